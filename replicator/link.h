@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* link.h — one authenticated connection to a peer, carrying all sets the two share. The child dials its parent; after the
+ * hello it does not matter who dialled: frames flow both ways. TLS 1.3 through memory BIOs over io_uring; frames are
+ * queued and written in order. Loop thread only.
+ * A frame is u32 length (of what follows), u8 type, u8 flags, u16 set (index agreed in the hello), payload; little endian. */
+#ifndef REPLICATOR_LINK_H
+#define REPLICATOR_LINK_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "replicator/node.h"
+
+enum frame_type {
+	/* link.c */
+	FRAME_HELLO = 1,   /* versions, features, node number and name, sets with our epoch */
+	FRAME_PING = 2, FRAME_PONG = 3,
+	FRAME_ERROR = 4,   /* number + text; the sender closes after it */
+	FRAME_SET_UP = 5,  /* the sender routes this set over this link (parent/child), may come later than the hello */
+	FRAME_SET_DOWN = 6,
+	FRAME_STATE = 7,   /* flooded: node, set, visible and durable vector, state, reason (state.c) */
+	/* set data plane, 32 and up: ship.c receive.c resync.c */
+	FRAME_SUBSCRIBE = 32, /* my vector (and durable vector), resumable partial contents */
+	FRAME_BATCH = 33,     /* start of a batch: number, count of changes, bytes */
+	FRAME_CHANGE = 34,    /* encoded change + how its content travels */
+	FRAME_DATA = 35,      /* content bytes of the current change */
+	FRAME_CHANGE_END = 36,/* hash of the content */
+	FRAME_BATCH_END = 37, /* vector after it */
+	FRAME_ACK = 38,       /* visible vector, durable vector */
+	FRAME_NEED = 39,      /* of a change: send it another way (whole, from offset, …) */
+	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50, FRAME_RESYNC_FILE = 51, FRAME_RESYNC_DATA = 52,
+	FRAME_RESYNC_FILE_END = 53, FRAME_RESYNC_END = 54,
+};
+#define FRAME_PAYLOAD_MAX (256u << 10) /* every type; content is cut into pieces of at most 128 KiB */
+#define LINK_QUEUE_HIGH (2u << 20)     /* stop producing content above this many queued bytes … */
+#define LINK_QUEUE_LOW (512u << 10)    /* … until set_link_drained() below this */
+
+struct link;
+const char *link_peer_name(const struct link *l);
+uint32_t link_peer_number(const struct link *l);
+/* Queue one frame for a set; head and body are copied (two parts so that the caller need not join them). Never blocks; memory is
+ * bounded by the caller minding link_queued(). A dead link swallows it. */
+void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t flags, const void *head, size_t head_len,
+	const void *body, size_t body_len);
+size_t link_queued(const struct link *l);
+/* Stop/resume reading from the peer (back-pressure of a full receiver). Counted. */
+void link_pause(struct link *l);
+void link_resume(struct link *l);
+/* End the link: tells the peer (FRAME_ERROR), logs, closes; set_link_down() follows from the loop. It is dialled again later. */
+void link_fail(struct link *l, int errnum, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* set.h — one set on this node: its journal reader, vectors, peers, what is being shipped and applied.
+ * The link layer calls set_link_* and set_frame; the control layer calls the status functions. Loop thread only. */
+#ifndef REPLICATOR_SET_H
+#define REPLICATOR_SET_H
+
+#include "replicator/link.h"
+
+struct set;
+/* Needs the store and RUN; a set that is not mounted yet is fine (state not_mounted; retried by inotify on RUN/SET). */
+int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret, struct cdm_error *err);
+void set_free(struct set **s); /* after its links are down; waits for its workers */
+const char *set_name(const struct set *s);
+/* A new route/policy (borrowed until the next call). Also pokes the mount to reload its policy. */
+void set_route(struct set *s, const struct route *route);
+const struct route *set_get_route(const struct set *s);
+
+/* The link carries this set now (both sides said SET_UP; the peer is a member). towards_parent: we chose it as parent. */
+void set_link_up(struct set *s, struct link *l, bool towards_parent);
+void set_link_down(struct set *s, struct link *l);
+/* A frame of type >= 32. 0, or -errno with err: the link is ended with that message. */
+int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len,
+	struct cdm_error *err);
+void set_link_drained(struct set *s, struct link *l); /* its queue fell below LINK_QUEUE_LOW */
+
+struct set_state { /* this node's own state in the set, flooded by state.c */
+	struct cdm_vector visible, durable;  /* borrowed, valid until the next loop step */
+	char state[16];          /* "ok", "paused", "resync", "not_mounted" */
+	char reason_code[32], reason[256];
+};
+void set_get_state(struct set *s, struct set_state *ret);
+/* Called by the set whenever set_get_state would answer differently. */
+void state_changed(struct set *s);
+/* What of this node's journal is beyond `vector`: number of changes, their bytes, wall time (ns) of the oldest. Bounded work
+ * (a ring of recent changes; beyond it counts are lower bounds from the journal). */
+struct set_pending { uint64_t changes, bytes; int64_t oldest_ns; };
+void set_pending(struct set *s, const struct cdm_vector *vector, struct set_pending *ret);
+/* Run done(arg, upto) once every close before this call has its SAVE in the journal and that was read (barrier of the mount). */
+typedef void set_barrier_fn(void *arg, int error, const struct cdm_vector *upto);
+void set_barrier(struct set *s, set_barrier_fn *done, void *arg);
+/* Version of a path, open/excluded state for "why"; fills a JSON object. */
+json_t *set_why(struct set *s, const char *path);
+json_t *set_stats(struct set *s);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* watch.h — what the watcher tells the server over the SOCK_SEQPACKET pair that the holder keeps open (design.md 4
+ * "Closing is seen by fanotify"). One datagram is 1 … WATCH_BATCH_MAX messages, in the order of the closes. The server never answers.
+ *
+ * A message only says when to look, never what changed. Before a CLOSED message is sent the watcher has closed its own
+ * descriptor of the file, which makes the kernel write out pages that a finished writable mapping left dirty: the WRITE requests
+ * of them come before the message. The file may have been removed or opened again by the time the message is read. */
+#ifndef CDMFS_WATCH_H
+#define CDMFS_WATCH_H
+
+#include <stdint.h>
+
+enum watch_kind {
+	WATCH_CLOSED = 1, /* a descriptor or mapping that could write `node` was the last of its open file */
+	WATCH_LOST = 2,   /* closes may have gone unseen (the watcher was restarted, or the kernel's queue overflowed): look at every
+			   * unsaved file after a time-out. First message of a watcher that is not the first of its mount. */
+};
+
+struct watch_message { /* native endian; both ends run on one machine and come from one program */
+	uint32_t kind;    /* enum watch_kind */
+	uint32_t writers; /* CLOSED: 1 = another writer is left, 0 = nobody can write it at the moment of looking */
+	uint64_t node;    /* CLOSED: FUSE node id */
+	int32_t pid;      /* CLOSED: process that closed it, 0 = unknown */
+	uint32_t spare;
+};
+
+#define WATCH_BATCH_MAX 128
+
+#endif

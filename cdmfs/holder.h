@@ -9,7 +9,8 @@
  *
  * Ready: the child writes one byte (CDM_CHILD_READY) to its ready descriptor when it does its work, and closes it. Before
  * that the server must have answered INIT (first start: the holder has mounted already, INIT waits in the queue) or
- * replayed the saved one and asked for resending (--resume). End of file without the byte: it failed and has logged why.
+ * replayed the saved one and asked for resending (--resume). If it cannot start it reports the error there instead (child_failed)
+ * and does not log it: the holder says it where the person looks, also with --daemon. End of file without either: a crash.
  *
  * Signals the holder sends: SIGTERM to the server: a clean end, whether the mount is still there or not. SIGUSR2 to the server: a
  * polite restart: take no more requests, answer those in work, leave the tail alive, exit with CDM_EXIT_HANDOVER. SIGTERM to the
@@ -18,13 +19,14 @@
 #define CDMFS_HOLDER_H
 
 #include <stdbool.h>
+#include "common/error.h"
 
 #define CDM_CHILD_READY 'R'
 
 /* Exit statuses of the server. Any other end (signal, abort) is a crash: the next one resumes. */
 enum cdm_child_exit {
 	CDM_EXIT_CLEAN = 0,     /* after SIGTERM, or the filesystem was unmounted (ENODEV): the journal is closed with CLEAN */
-	CDM_EXIT_REFUSED = 1,   /* cannot serve; logged why. At the first start the holder gives up, later it tries again (back-off) */
+	CDM_EXIT_REFUSED = 1,   /* cannot serve, child_failed said why. At the first start the holder gives up, later it tries again */
 	CDM_EXIT_HANDOVER = 75, /* after SIGUSR2: start the next at once */
 };
 
@@ -39,7 +41,11 @@ struct child_options {
 /* Tell the holder that this child does its work: writes the byte, closes the descriptor, sets it to -1. */
 void child_ready(struct child_options *options);
 
-/* The bodies of the children. Return the exit status. server_main is declared in server.h. */
+/* Or why it cannot. Returns CDM_EXIT_REFUSED, so that `return child_failed(options, &err)` ends it. Without a ready descriptor the
+ * error is logged. */
+int child_failed(struct child_options *options, const struct cdm_error *err);
+
+/* The bodies of the children. Return the exit status. server.h declares int server_main(struct child_options *options). */
 int watcher_main(struct child_options *options);
 int holder_main(int argc, char **argv);
 

@@ -60,8 +60,8 @@ struct cdm_announcement { /* shared memory, fixed layout, native endian */
 };
 
 struct cdm_lane {
-	_Atomic int32_t tid;    /* 0 = free; the applying thread */
-	uint32_t spare;
+	_Atomic uint64_t owner; /* 0 = free; low half: the applying thread's id, high half: when it started (ids are reused) */
+	_Atomic uint64_t seen_ms; /* the owner was alive then (CLOCK_MONOTONIC) */
 	_Atomic uint64_t head;  /* announcements made (replicator) */
 	_Atomic uint64_t taken; /* announcements taken (server) */
 	struct cdm_announcement slots[CDM_LANE_SLOTS];
@@ -83,13 +83,16 @@ void cdm_announce_close(struct cdm_announce_map **m);
 struct cdm_lane *cdm_lane_claim(struct cdm_announce_map *m);
 void cdm_lane_release(struct cdm_lane *lane);
 /* Announce one call with its records (each change with its handle; record i uses changes[i]). `a` gives the fields up to `bytes`.
- * Returns the slot number for cdm_lane_result, or -EAGAIN when the lane is full (make the announced calls first). */
+ * Returns the slot number for cdm_lane_result, or -EAGAIN when the lane is full (make the announced calls first), or
+ * -EMSGSIZE when these records do not fit even an empty lane. */
 int cdm_lane_announce(struct cdm_lane *lane, const struct cdm_announcement *a, const struct cdm_change *changes, size_t count);
 /* After the system call returned: the answer. A call that failed before it reached the server leaves it READY: then it is withdrawn here
- * and its state returned as CDM_AN_READY. */
+ * and its state returned as CDM_AN_READY. BUSY likewise: a WRITE of which not all has come. Read each slot's answer before the lane
+ * has gone once around (CDM_LANE_SLOTS announcements). */
 enum cdm_announce_state cdm_lane_result(struct cdm_lane *lane, int slot, struct cdm_announcement *ret);
 
-/* Server side. find: by the request's thread id (NULL = not an applying thread). peek: next READY or BUSY one, NULL = none. */
+/* Server side. find: by the request's thread id (NULL = not an applying thread, also when the id was reused since). peek: next READY or
+ * BUSY one, NULL = none. */
 struct cdm_lane *cdm_lane_find(struct cdm_announce_map *m, pid_t tid);
 struct cdm_announcement *cdm_lane_peek(struct cdm_lane *lane);
 /* An announcement already taken by this request number (resent)? */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* filter.h — patterns that name paths (M8, the part of day one). A pattern without '/' matches the last component at any
  * depth; with '/', the whole path from the set's root. `*`, `?`, `[…]` do not cross '/', `**` does. A pattern that matches a
- * directory matches everything below it. Bytes, no locale. */
+ * directory matches everything below it. Bytes, no locale. A leading '/' anchors a pattern at the set's root; a '/' at the end
+ * changes nothing. `\` takes the next character literally; `[!…]` and `[^…]` negate. */
 #ifndef CDM_FILTER_H
 #define CDM_FILTER_H
 

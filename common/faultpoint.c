@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/faultpoint.h"
+
+#ifdef CDM_FAULTPOINTS
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+bool cdm_faultpoints_armed;
+static const char *from_environment, *from_file;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct counted { /* under lock: the point asked for and how often it was passed */
+	char wanted[128];
+	unsigned long passes;
+} environment_count, file_count;
+
+static void __attribute__((constructor)) faultpoint_init(void)
+{
+	from_environment = getenv("CDMFS_FAULTPOINT");
+	from_file = getenv("CDMFS_FAULTPOINT_FILE");
+	cdm_faultpoints_armed = from_environment || from_file;
+}
+
+/* Is `wanted` ("NAME[:N]") this point, and is this its Nth pass? */
+static bool is_due(struct counted *c, const char *wanted, const char *name)
+{
+	if (strcmp(c->wanted, wanted) != 0) {
+		c->passes = 0;
+		strncpy(c->wanted, wanted, sizeof c->wanted - 1);
+	}
+	size_t len = strcspn(wanted, ":\n");
+	if (strlen(name) != len || strncmp(wanted, name, len) != 0)
+		return false;
+	unsigned long due = wanted[len] == ':' ? strtoul(wanted + len + 1, NULL, 10) : 1;
+	return ++c->passes == due;
+}
+
+static bool read_wanted(char *out, size_t room)
+{
+	int fd = open(from_file, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t n = read(fd, out, room - 1);
+	close(fd);
+	if (n <= 0)
+		return false;
+	out[n] = 0;
+	return true;
+}
+
+void cdm_faultpoint_pass(const char *name)
+{
+	int saved = errno;
+	char wanted[sizeof file_count.wanted];
+	pthread_mutex_lock(&lock);
+	if (from_environment && is_due(&environment_count, from_environment, name))
+		kill(getpid(), SIGKILL);
+	if (from_file && read_wanted(wanted, sizeof wanted) && is_due(&file_count, wanted, name) && unlink(from_file) == 0)
+		kill(getpid(), SIGKILL);
+	pthread_mutex_unlock(&lock);
+	errno = saved;
+}
+#endif

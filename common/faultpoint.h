@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* faultpoint.h — named places at which a test can kill the process.
+ *
+ * cdm_faultpoint("journal.appended_not_synced") costs nothing unless the build has -DCDM_FAULTPOINTS and the
+ * environment names a point. Then the process kills itself with SIGKILL at the Nth pass (default: the first) of it:
+ *   CDMFS_FAULTPOINT="NAME[:N]"     from the process's start; each new process that inherits it dies, too
+ *   CDMFS_FAULTPOINT_FILE=PATH      the file holds "NAME[:N]" and may appear, change or go while the process runs; passes
+ *                                   count from then on. It is removed by the process that dies of it: it kills once.
+ * Any thread. Names are "module.what_was_done_what_was_not"; each is used at one place only. */
+#ifndef CDM_FAULTPOINT_H
+#define CDM_FAULTPOINT_H
+
+#ifdef CDM_FAULTPOINTS
+#include <stdbool.h>
+extern bool cdm_faultpoints_armed; /* one of the two variables is set */
+void cdm_faultpoint_pass(const char *name);
+#define cdm_faultpoint(name) (__builtin_expect(cdm_faultpoints_armed, 0) ? cdm_faultpoint_pass(name) : (void)0)
+#else
+#define cdm_faultpoint(name) ((void)0)
+#endif
+
+#endif

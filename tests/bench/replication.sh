@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# replication.sh [NODES] [BENCH…] — a lab of NODES (default 4) nodes in network namespaces on a journaled ext4 in memory; what a
+# person sees from the outside: latency, in-place change, rename, a tree of real files, sustained saves; bytes on the wire per
+# link, CPU of all programs, and rsync doing the same in the same run. BENCH: latency inplace rename tree sustained (default all).
+# BUILD names the build directory (default build). SECONDS_SUSTAINED (default 60). Needs root, rsync, jq.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/../.." && pwd)
+build=${BUILD:-$here/build}
+nodes=${1:-4}
+shift || true
+benches=${*:-latency inplace rename tree sustained}
+bench=$build/tests/bench/bench_replication lab=$build/tests/lab/lab stat=$build/cdmfs/cdmfs-stat
+work=$(mktemp -d /dev/shm/cdm-bench-XXXXXX)
+finish() {
+	"$lab" down --dir "$work/fs/lab" >/dev/null 2>&1 || true
+	umount "$work/fs" 2>/dev/null || umount -l "$work/fs" 2>/dev/null || true
+	rm -rf "$work"
+}
+trap finish EXIT
+truncate -s 14G "$work/img" && mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$work/img" && mkdir "$work/fs" && mount -o loop "$work/img" "$work/fs"
+
+"$lab" up --nodes "$nodes" --dir "$work/fs/lab" --netns
+status() { "$lab" status --json --dir "$work/fs/lab"; }
+source=$(status | jq -r '.nodes[0].mount')
+mapfile -t targets < <(status | jq -r '.nodes[1:][].mount')
+
+wire() { # bytes sent + received by each node's interface, one line
+	local ns dev
+	status | jq -r '.nodes[] | .netns + " " + .ifname' | while read -r ns dev; do
+		ip -n "$ns" -s -j link show dev "$dev" | jq '.[0].stats64 | .rx.bytes + .tx.bytes'
+	done | tr '\n' ' '
+}
+cpu() { # CPU seconds of all programs of the lab so far
+	local pids
+	pids=$(status | jq -r '.master.pid, (.nodes[].pids[])' | sort -u)
+	for p in $pids; do cat "/proc/$p/stat" 2>/dev/null || true; done | sed 's/^.*) //' | awk -v hz="$(getconf CLK_TCK)" '{s += $12 + $13} END {printf "%.2f\n", s / hz}'
+}
+memory() { status | jq -r '.nodes[1].pids[]' | while read -r p; do awk '/^Pss:/ {s += $2} END {print s + 0}' "/proc/$p/smaps_rollup" 2>/dev/null || true; done | awk '{s += $1} END {printf "%.1f MiB\n", s / 1024}'; }
+measured() { # title command…: runs it, says the bytes and CPU it took
+	local title=$1 before after c0 c1
+	shift
+	before=$(wire) c0=$(cpu)
+	"$@"
+	after=$(wire) c1=$(cpu)
+	paste <(tr ' ' '\n' <<<"$before") <(tr ' ' '\n' <<<"$after") | awk -v t="$title" -v c="$(echo "$c1 - $c0" | bc)" \
+		'NF == 2 {d = $2 - $1; s = s " " d} END {print "  " t ": bytes at each node" s ", CPU " c " s"}'
+}
+seconds() { date +%s.%N; }
+wait_all() { "$lab" run n1 --dir "$work/fs/lab" -- "$stat" www --wait --timeout 300 >/dev/null; }
+
+run_tree() {
+	local package=openjdk-17-doc t0 t1 c0 c1
+	mkdir -p "$work/fs/tree"
+	(cd "$work" && apt-get -qq download "$package" >/dev/null 2>&1 && dpkg -x "$package"*.deb "$work/fs/tree")
+	find "$work/fs/tree" -type l -delete
+	echo "tree: $(find "$work/fs/tree" -type f | wc -l) files, $(du -sm "$work/fs/tree" | cut -f1) MiB"
+	c0=$(cpu) t0=$(seconds)
+	cp -a "$work/fs/tree" "$source/tree"
+	t1=$(seconds)
+	wait_all
+	c1=$(cpu)
+	echo "  cdmfs: copy $(echo "$t1 - $t0" | bc) s, then durable on all after $(echo "$(seconds) - $t1" | bc) s; CPU of all programs $(echo "$c1 - $c0" | bc) s"
+	for t in "${targets[@]}"; do rsync -naHAXic --delete --modify-window=-1 "$source/tree/" "$t/tree/" | head -3; done
+	t0=$(seconds)
+	for i in "${!targets[@]}"; do
+		mkdir -p "$work/fs/plain-$i" && rsync -aHAX "$work/fs/tree/" "$work/fs/plain-$i/" &
+	done
+	wait
+	echo "  rsync to ${#targets[@]} plain directories side by side: $(echo "$(seconds) - $t0" | bc) s"
+	rm -rf "$work"/fs/plain-* "$work"/*.deb
+}
+
+for b in $benches; do
+	case $b in
+	latency) measured "200 saves of 10 KiB" "$bench" latency "$source" "${targets[@]}" ;;
+	inplace) measured "1 GiB and 10 changes of 4 KiB" "$bench" inplace "$source" "${targets[@]}"
+		measured "one more 4 KiB change" bash -c 'printf "%4096s" x | dd of="$0/big.bin" bs=4096 seek=777 conv=notrunc status=none; "$1" run n1 --dir "$2" -- "$3" www --wait --timeout 60 >/dev/null' "$source" "$lab" "$work/fs/lab" "$stat"
+		rm -f "$source/big.bin"; wait_all ;;
+	rename) measured "5,000 files and 5 renames" "$bench" rename "$source" "${targets[@]}"
+		measured "one more rename" bash -c 'mv "$0/many-5" "$0/many-6"; "$1" run n1 --dir "$2" -- "$3" www --wait --timeout 60 >/dev/null' "$source" "$lab" "$work/fs/lab" "$stat" ;;
+	tree) measured "tree" run_tree ;;
+	sustained) echo "memory of a node before: $(memory)"
+		measured "sustained" "$bench" sustained "$source" "${targets[@]}" seconds="${SECONDS_SUSTAINED:-60}"
+		echo "memory of a node after: $(memory)" ;;
+	*) echo "unknown benchmark $b" >&2; exit 2 ;;
+	esac
+done
+echo "memory of a node: $(memory)"
+c0=$(cpu); timeout 10 tail -f /dev/null || true
+echo "idle for 10 s: CPU $(echo "$(cpu) - $c0" | bc) s"

@@ -1,39 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* watch.h — what the watcher and the server tell each other (docs/internals.md 2).
+/* watch.h — what the watcher tells the server over the SOCK_SEQPACKET pair that the holder keeps open (design.md 4
+ * "Closing is seen by fanotify"). One datagram is 1 … WATCH_BATCH_MAX messages, in the order of the closes. In the
+ * other direction the server only sends CHECKs, without ever blocking.
  *
- * They hold the two ends of one SOCK_SEQPACKET pair (--watch-fd); the holder keeps both ends open too, so what is queued
- * outlives either of them. One packet is 1 … WATCH_BATCH_MAX messages, native endian. Unknown kinds are ignored.
- *
- * The watcher finds a file's node id without asking the server: name_to_handle_at(fd, "", AT_EMPTY_PATH) on the event's
- * descriptor gives the kernel's FUSE handle (type 0x81; three or more u32): id = (u64)word[0] << 32 | word[1]. For a CHECK it
- * opens the same handle (word[2] = generation = 0) with open_by_handle_at on the full mount, O_RDONLY | O_NONBLOCK, and tries
- * the read lease.
- *
- * Sending never blocks the server: CHECKs that do not fit are sent again later. The watcher may block in sending.
- *
- * How the server ends: SIGTERM, or ENODEV on /dev/fuse (the mount is gone): for good: everything unsaved is saved, the journal
- * is closed with CLEAN. SIGUSR1: hand over: it finishes the requests in hand, leaves all state in RUN/SET for
- * `--resume`, and exits 0. Any other end (a signal) is a crash: start it again with `--resume`. It exits 1 when it cannot serve (the message says why).
- * Ready to serve: the server writes one WATCH_READY message to its end, after each start; the holder or the watcher may read it. */
+ * A message only says when to look, never what changed. Before a CLOSED message is sent the watcher has closed its own
+ * descriptor of the file, which makes the kernel write out pages that a finished writable mapping left dirty: the WRITE requests
+ * of them come before the message. The file may have been removed or opened again by the time the message is read. */
 #ifndef CDMFS_WATCH_H
 #define CDMFS_WATCH_H
 
 #include <stdint.h>
 
 enum watch_kind {
-	WATCH_REST = 1,  /* watcher → server: a written file was closed (or checked) and has no writer left */
-	WATCH_BUSY = 2,  /* watcher → server: answer to CHECK: there is a writer */
-	WATCH_GONE = 3,  /* watcher → server: answer to CHECK: the kernel does not know this node (any more) */
-	WATCH_CHECK = 4, /* server → watcher: does this node have a writer? Answered by REST, BUSY or GONE */
-	WATCH_READY = 5, /* server → watcher: a server has begun to serve; node = its process id */
+	WATCH_CLOSED = 1, /* a descriptor or mapping that could write `node` was the last of its open file */
+	WATCH_CHECK = 3,  /* server → watcher: may anybody write `node` now? (a file changed by path, or no close was seen for long.) Open it by its
+			   * handle on the full mount, O_RDONLY | O_NONBLOCK (type 0x81, u32 words: node >> 32, node, 0), try the lease, and answer
+			   * with CLOSED, pid 0; a node that cannot be opened has no writer. Without an answer the server waits for seconds. */
+	WATCH_LOST = 2,   /* closes may have gone unseen (the watcher was restarted, or the kernel's queue overflowed): look at every
+			   * unsaved file after a time-out. First message of a watcher that is not the first of its mount. */
 };
 
-struct watch_message {
-	uint32_t kind; /* enum watch_kind */
+struct watch_message { /* native endian; both ends run on one machine and come from one program */
+	uint32_t kind;    /* enum watch_kind */
+	uint32_t writers; /* CLOSED: 1 = another writer is left, 0 = nobody can write it at the moment of looking */
+	uint64_t node;    /* CLOSED, CHECK: FUSE node id */
+	int32_t pid;      /* CLOSED: process that closed it, 0 = unknown */
 	uint32_t spare;
-	uint64_t node; /* FUSE node id */
-} __attribute__((packed));
+};
 
-#define WATCH_BATCH_MAX 64
+#define WATCH_BATCH_MAX 128
 
 #endif

@@ -119,14 +119,17 @@ struct cdm_change {
 	/* owned by a decoded change; see cdm_change_fini */
 	struct cdm_range *ranges_mem;
 	struct cdm_vector context_mem, vector_mem;
+	uint8_t *bytes_mem;        /* the bytes it points into, where nobody else keeps them (cdm_journal_peek) */
 };
 
 /* Wire form: everything but the journal-only part. encode returns bytes, decode bytes read or -EBADMSG; decode checks
- * every length and that paths are relative, normal and free of "..", ".", empty components and NUL. */
+ * every length and that paths are relative, normal and free of "..", ".", empty components and NUL (an empty path is the root
+ * or an unnamed file, where the operation allows it). encoded_max and encode return 0 for a change that decode would refuse.
+ * Absent strings are decoded as "". A decoded change with a context or vector points into itself: do not copy the struct. */
 size_t cdm_change_encoded_max(const struct cdm_change *c);
 size_t cdm_change_encode(const struct cdm_change *c, uint8_t *out);
 int cdm_change_decode(const uint8_t *in, size_t len, struct cdm_change *ret);
-void cdm_change_fini(struct cdm_change *c); /* frees ranges_mem, context_mem, vector_mem */
+void cdm_change_fini(struct cdm_change *c); /* frees ranges_mem, context_mem, vector_mem, bytes_mem */
 
 /* 0, or -EBADMSG: is this a path that may be used beneath a set's root? Also refuses ".cdmfs" as first component. */
 int cdm_path_check(const char *path, size_t len);

@@ -24,6 +24,8 @@ struct watch_message { /* native endian; both ends run on one machine and come f
 	uint32_t kind;    /* enum watch_kind */
 	uint32_t writers; /* CLOSED: 1 = another writer is left, 0 = nobody can write it at the moment of looking */
 	uint64_t node;    /* CLOSED, CHECK: FUSE node id */
+	int64_t time_ns;  /* CLOSED: CLOCK_MONOTONIC just before it was looked for writers, 0 = unknown. A WRITE after that is of a writer
+			   * who came later, whose close will be told, too */
 	int32_t pid;      /* CLOSED: process that closed it, 0 = unknown */
 	uint32_t spare;
 };

@@ -85,7 +85,9 @@ int cdm_announce_open(const char *run_dir, struct cdm_announce_map **ret, struct
 	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return cdm_fail(err, errno, "open %s", path);
-	return map_file(fd, path, ret, err); /* closing drops the lock, the mapping stays */
+	int r = map_file(fd, path, ret, err);
+	flock(fd, LOCK_UN); /* closing would not: the mapping keeps the open file */
+	return r;
 }
 
 void cdm_announce_close(struct cdm_announce_map **m)

@@ -2,7 +2,7 @@
 /* link.h — one authenticated connection to a peer, carrying all sets the two share. The child dials its parent; after the
  * hello it does not matter who dialled: frames flow both ways. TLS 1.3 through memory BIOs over io_uring; frames are
  * queued and written in order. Loop thread only.
- * A frame is u32 length (of what follows), u8 type, u8 flags, u16 set (index agreed in the hello), payload; little endian. */
+ * A frame is u32 length (of what follows), u8 type, u8 flags, u16 set (the sender's index of it, told by its SET_UP), payload; little endian. */
 #ifndef REPLICATOR_LINK_H
 #define REPLICATOR_LINK_H
 
@@ -13,7 +13,7 @@
 
 enum frame_type {
 	/* link.c */
-	FRAME_HELLO = 1,   /* versions, features, node number and name, sets with our epoch */
+	FRAME_HELLO = 1,   /* versions, features, node number and name, clock */
 	FRAME_PING = 2, FRAME_PONG = 3,
 	FRAME_ERROR = 4,   /* number + text; the sender closes after it */
 	FRAME_SET_UP = 5,  /* the sender routes this set over this link (parent/child), may come later than the hello */

@@ -12,6 +12,12 @@
 struct link;
 struct set;
 struct master_link;
+struct route_table;
+struct dialer;
+struct listener;
+struct state_table;
+struct control;
+struct ssl_ctx_st;
 
 struct member { /* a node that may exchange a set, from routes.json */
 	char *name, *addr, *group, *region;
@@ -38,7 +44,19 @@ struct node {
 	struct set **sets; size_t set_count;
 	struct link **links; size_t link_count;
 	struct master_link *master;
+	struct route_table *routes;   /* route.c */
+	struct dialer *dialer;        /* link_dial.c */
+	struct listener *listener;    /* link_dial.c */
+	struct state_table *states;   /* state.c */
+	struct control *control;      /* control.c */
+	struct ssl_ctx_st *tls_client, *tls_server;
+	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
 };
+/* Reads configuration and identity, makes loop-owned parts (not the sets). node_free ends links first, then the rest. */
+int node_new(const char *config, struct node **ret, struct cdm_error *err);
+void node_free(struct node **node);
+/* Sets of the configuration that are not there yet (start, SIGHUP). Returns how many could not be started. */
+int node_add_sets(struct node *node);
 struct set *node_set(struct node *node, const char *name);
 
 #endif

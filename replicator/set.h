@@ -11,7 +11,8 @@ struct set;
 int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret, struct cdm_error *err);
 void set_free(struct set **s); /* after its links are down; waits for its workers */
 const char *set_name(const struct set *s);
-/* A new route/policy (borrowed until the next call). Also pokes the mount to reload its policy. */
+struct node *set_node(const struct set *s); /* it was made for */
+/* A new route/policy (borrowed until the next call; one without members when the routes do not name the set). Also pokes the mount to reload its policy. */
 void set_route(struct set *s, const struct route *route);
 const struct route *set_get_route(const struct set *s);
 

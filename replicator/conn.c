@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/conn.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CONN_MAGIC 0xc0117ec7u
+#define RECV_BYTES (128u << 10)
+#define SEND_BYTES (96u << 10)
+#define ENCRYPT_BYTES (64u << 10)  /* plain bytes encrypted per send */
+#define IN_STEP (32u << 10)        /* free room wanted before plain bytes are read */
+#define OUT_KEEP (256u << 10)      /* an empty send queue larger than this is given back */
+#define FINISH_MS 1000
+#define USER_TIMEOUT_MS 15000
+
+struct buffer { /* bytes [start, end) of a growing piece of memory */
+	uint8_t *mem;
+	size_t start, end, room;
+};
+
+enum conn_state { CONN_CONNECTING, CONN_HANDSHAKE, CONN_OPEN, CONN_FINISHING, CONN_CLOSED };
+
+struct conn {
+	uint32_t magic;
+	struct cdm_loop *loop;
+	const struct conn_ops *ops;
+	void *arg;
+	int fd;
+	unsigned refs; /* the owner, each submission, each post */
+	enum conn_state state;
+	struct cdm_tls *tls;
+	struct sockaddr_storage addr;
+
+	uint8_t *recv_buf, *send_buf;
+	size_t send_len, send_done;
+	struct cdm_io *connect_io, *recv_io, *send_io;
+	struct buffer in, out;
+	size_t need;
+	unsigned pauses;
+	bool flush_posted, advance_posted, shut;
+	struct cdm_timer *finish_timer;
+
+	int64_t last_in_ms, last_out_ms;
+	uint64_t sent, received;
+	struct cdm_error why;
+};
+
+static void conn_flush(struct conn *c);
+static void post_flush(struct conn *c);
+static void conn_advance(struct conn *c);
+
+static void *must(void *p)
+{
+	if (!p)
+		abort();
+	return p;
+}
+
+/* --- buffers --- */
+
+static size_t buffer_len(const struct buffer *b)
+{
+	return b->end - b->start;
+}
+
+static uint8_t *buffer_reserve(struct buffer *b, size_t len)
+{
+	if (b->room - b->end >= len)
+		return b->mem + b->end;
+	size_t used = buffer_len(b);
+	if (b->start > 0 && (b->room - used >= len) && used <= b->room / 2) {
+		memmove(b->mem, b->mem + b->start, used);
+	} else {
+		size_t room = b->room ? b->room : 4096;
+		while (room - used < len)
+			room *= 2;
+		uint8_t *mem = must(malloc(room));
+		if (used)
+			memcpy(mem, b->mem + b->start, used);
+		free(b->mem);
+		b->mem = mem;
+		b->room = room;
+	}
+	b->start = 0;
+	b->end = used;
+	return b->mem + b->end;
+}
+
+static void buffer_consume(struct buffer *b, size_t len)
+{
+	b->start += len;
+	if (b->start == b->end)
+		b->start = b->end = 0;
+}
+
+static void buffer_fini(struct buffer *b)
+{
+	free(b->mem);
+	*b = (struct buffer){0};
+}
+
+/* --- life --- */
+
+static void conn_unref(struct conn *c)
+{
+	assert(c->magic == CONN_MAGIC && c->refs > 0);
+	if (--c->refs > 0)
+		return;
+	if (c->fd >= 0)
+		close(c->fd);
+	cdm_tls_free(&c->tls);
+	buffer_fini(&c->in);
+	buffer_fini(&c->out);
+	free(c->recv_buf);
+	free(c->send_buf);
+	c->magic = 0;
+	free(c);
+}
+
+static void closed_post(void *arg)
+{
+	struct conn *c = arg;
+	c->ops->closed(c->arg, &c->why);
+	conn_unref(c); /* the owner's */
+	conn_unref(c); /* the post's */
+}
+
+void conn_abort(struct conn *c, const struct cdm_error *why)
+{
+	if (c->state == CONN_CLOSED)
+		return;
+	if (why && !c->why.number)
+		c->why = *why;
+	c->state = CONN_CLOSED;
+	cdm_timer_cancel(&c->finish_timer);
+	struct cdm_io *ios[] = {c->connect_io, c->recv_io, c->send_io};
+	for (size_t i = 0; i < sizeof ios / sizeof *ios; i++)
+		if (ios[i])
+			cdm_loop_cancel(c->loop, ios[i]);
+	shutdown(c->fd, SHUT_RDWR);
+	c->refs++;
+	cdm_loop_post(c->loop, closed_post, c);
+}
+
+static void finish_timeout(void *arg)
+{
+	struct conn *c = arg;
+	c->finish_timer = NULL;
+	conn_abort(c, NULL);
+}
+
+/* Send what waits, then FIN, then read and drop until the peer's FIN, so that no reset overtakes our last words. */
+static void finish_begin(struct conn *c, const struct cdm_error *why)
+{
+	if (why && !c->why.number)
+		c->why = *why;
+	c->state = CONN_FINISHING;
+	c->finish_timer = cdm_loop_after(c->loop, FINISH_MS, finish_timeout, c);
+	post_flush(c);
+}
+
+void conn_finish(struct conn *c, const struct cdm_error *why)
+{
+	if (c->state == CONN_CLOSED || c->state == CONN_FINISHING)
+		return;
+	if (c->state != CONN_OPEN) {
+		conn_abort(c, why);
+		return;
+	}
+	finish_begin(c, why);
+	if (!c->recv_io)
+		conn_advance(c); /* it was paused */
+}
+
+static void set_socket_options(int fd)
+{
+	int one = 1, user_ms = USER_TIMEOUT_MS;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
+}
+
+static struct conn *conn_new(struct cdm_loop *loop, SSL_CTX *ctx, int fd, bool server, const char *host,
+	const struct conn_ops *ops, void *arg)
+{
+	struct conn *c = must(calloc(1, sizeof *c));
+	c->magic = CONN_MAGIC;
+	c->loop = loop;
+	c->ops = ops;
+	c->arg = arg;
+	c->fd = fd;
+	c->refs = 1;
+	c->tls = must(cdm_tls_new(ctx, server, host));
+	c->last_in_ms = c->last_out_ms = cdm_now_ms();
+	set_socket_options(fd);
+	return c;
+}
+
+static void buffers_new(struct conn *c)
+{
+	c->recv_buf = must(malloc(RECV_BYTES));
+	c->send_buf = must(malloc(SEND_BYTES));
+}
+
+static void connected(void *arg, int result)
+{
+	struct conn *c = arg;
+	c->connect_io = NULL;
+	if (c->state == CONN_CONNECTING) {
+		if (result < 0) {
+			struct cdm_error err;
+			cdm_fail(&err, -result, "connect");
+			conn_abort(c, &err);
+		} else {
+			c->state = CONN_HANDSHAKE;
+			c->last_in_ms = cdm_now_ms();
+			buffers_new(c);
+			conn_advance(c);
+		}
+	}
+	conn_unref(c);
+}
+
+struct conn *conn_connect(struct cdm_loop *loop, SSL_CTX *ctx, const struct sockaddr *addr, socklen_t addr_len, const char *host,
+	const struct conn_ops *ops, void *arg, struct cdm_error *err)
+{
+	int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
+	if (fd < 0) {
+		cdm_fail(err, errno, "make a socket");
+		return NULL;
+	}
+	struct conn *c = conn_new(loop, ctx, fd, false, host, ops, arg);
+	memcpy(&c->addr, addr, addr_len);
+	c->refs++;
+	c->connect_io = cdm_loop_connect(loop, fd, (const struct sockaddr *)&c->addr, addr_len, connected, c);
+	return c;
+}
+
+struct conn *conn_accept(struct cdm_loop *loop, SSL_CTX *ctx, int fd, const struct conn_ops *ops, void *arg)
+{
+	struct conn *c = conn_new(loop, ctx, fd, true, NULL, ops, arg);
+	c->state = CONN_HANDSHAKE;
+	buffers_new(c);
+	conn_advance(c);
+	return c;
+}
+
+/* --- sending --- */
+
+static void flush_post(void *arg)
+{
+	struct conn *c = arg;
+	c->flush_posted = false;
+	conn_flush(c);
+	conn_unref(c);
+}
+
+static void post_flush(struct conn *c)
+{
+	if (c->flush_posted || c->send_io)
+		return;
+	c->flush_posted = true;
+	c->refs++;
+	cdm_loop_post(c->loop, flush_post, c);
+}
+
+void conn_send(struct conn *c, const void *bytes, size_t len)
+{
+	if (c->state == CONN_CLOSED || (c->state == CONN_FINISHING && len > 0))
+		return;
+	if (len > 0) {
+		memcpy(buffer_reserve(&c->out, len), bytes, len);
+		c->out.end += len;
+	}
+	post_flush(c);
+}
+
+static void sent(void *arg, int result)
+{
+	struct conn *c = arg;
+	c->send_io = NULL;
+	if (c->state != CONN_CLOSED) {
+		if (result <= 0) {
+			struct cdm_error err;
+			cdm_fail(&err, result ? -result : EPIPE, "send");
+			conn_abort(c, &err);
+		} else {
+			c->send_done += (size_t)result;
+			c->sent += (uint64_t)result;
+			c->last_out_ms = cdm_now_ms();
+			conn_flush(c);
+		}
+	}
+	conn_unref(c);
+}
+
+static void send_rest(struct conn *c)
+{
+	c->refs++;
+	c->send_io = cdm_loop_send(c->loop, c->fd, c->send_buf + c->send_done, c->send_len - c->send_done, sent, c);
+}
+
+static bool encrypt_some(struct conn *c)
+{
+	size_t len = buffer_len(&c->out);
+	if ((c->state != CONN_OPEN && c->state != CONN_FINISHING) || len == 0)
+		return true;
+	if (len > ENCRYPT_BYTES)
+		len = ENCRYPT_BYTES;
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (cdm_tls_write(c->tls, c->out.mem + c->out.start, len, &err) < 0) {
+		conn_abort(c, &err);
+		return false;
+	}
+	buffer_consume(&c->out, len);
+	if (buffer_len(&c->out) == 0 && c->out.room > OUT_KEEP)
+		buffer_fini(&c->out);
+	return true;
+}
+
+static void conn_flush(struct conn *c)
+{
+	if (c->send_io || c->state == CONN_CLOSED || c->state == CONN_CONNECTING)
+		return;
+	if (c->send_done < c->send_len) {
+		send_rest(c);
+		return;
+	}
+	if (cdm_tls_out_waiting(c->tls) == 0 && !encrypt_some(c))
+		return;
+	c->send_done = 0;
+	c->send_len = cdm_tls_out_take(c->tls, c->send_buf, SEND_BYTES);
+	if (c->send_len > 0)
+		send_rest(c);
+	else if (c->state == CONN_FINISHING && !c->shut && buffer_len(&c->out) == 0) {
+		c->shut = true;
+		shutdown(c->fd, SHUT_WR);
+	}
+	if (c->state == CONN_OPEN && c->ops->drained)
+		c->ops->drained(c->arg, buffer_len(&c->out));
+}
+
+size_t conn_queued(const struct conn *c)
+{
+	return buffer_len(&c->out) + (c->send_len - c->send_done);
+}
+
+/* --- receiving --- */
+
+static void received(void *arg, int result)
+{
+	struct conn *c = arg;
+	c->recv_io = NULL;
+	if (c->state != CONN_CLOSED) {
+		if (result > 0) {
+			c->last_in_ms = cdm_now_ms();
+			c->received += (uint64_t)result;
+			if (c->state != CONN_FINISHING)
+				cdm_tls_feed(c->tls, c->recv_buf, (size_t)result);
+			conn_advance(c);
+		} else {
+			struct cdm_error err;
+			if (result == 0)
+				cdm_fail_plain(&err, ECONNRESET, "the peer closed the connection");
+			else
+				cdm_fail(&err, -result, "receive");
+			conn_abort(c, &err);
+		}
+	}
+	conn_unref(c);
+}
+
+static void handshake_step(struct conn *c)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r = cdm_tls_handshake(c->tls, &err);
+	if (r < 0) {
+		finish_begin(c, &err); /* the alert tells the peer */
+		return;
+	}
+	if (r == 1) {
+		c->state = CONN_OPEN;
+		c->ops->ready(c->arg);
+	}
+	post_flush(c);
+}
+
+/* Hand plain bytes to the owner until there are no more or it paused. */
+static void decrypt_and_deliver(struct conn *c)
+{
+	while (c->state == CONN_OPEN && c->pauses == 0) {
+		if (buffer_len(&c->in) > 0 && buffer_len(&c->in) >= c->need) {
+			c->need = 0;
+			size_t used = c->ops->bytes(c->arg, c->in.mem + c->in.start, buffer_len(&c->in));
+			buffer_consume(&c->in, used);
+			if (c->state != CONN_OPEN || c->pauses > 0)
+				return;
+		}
+		size_t len = buffer_len(&c->in), want = c->need > len && c->need - len > IN_STEP ? c->need - len : IN_STEP;
+		uint8_t *to = buffer_reserve(&c->in, want);
+		struct cdm_error err = CDM_ERROR_INIT;
+		ssize_t n = cdm_tls_read(c->tls, to, c->in.room - c->in.end, &err);
+		if (n < 0)
+			conn_abort(c, &err);
+		if (n <= 0)
+			return;
+		c->in.end += (size_t)n;
+	}
+}
+
+static void conn_advance(struct conn *c)
+{
+	if (c->state == CONN_HANDSHAKE)
+		handshake_step(c);
+	if (c->state == CONN_OPEN)
+		decrypt_and_deliver(c);
+	if (c->state == CONN_CLOSED || c->state == CONN_CONNECTING || c->recv_io)
+		return;
+	if (c->pauses > 0 && c->state == CONN_OPEN)
+		return;
+	c->refs++;
+	c->recv_io = cdm_loop_recv(c->loop, c->fd, c->recv_buf, RECV_BYTES, received, c);
+}
+
+void conn_need(struct conn *c, size_t len)
+{
+	c->need = len;
+}
+
+void conn_pause(struct conn *c)
+{
+	c->pauses++;
+}
+
+static void advance_post(void *arg)
+{
+	struct conn *c = arg;
+	c->advance_posted = false;
+	if (c->state != CONN_CLOSED && !c->recv_io)
+		conn_advance(c);
+	else if (c->state == CONN_OPEN)
+		decrypt_and_deliver(c); /* bytes may have been left behind when it paused */
+	conn_unref(c);
+}
+
+void conn_resume(struct conn *c)
+{
+	assert(c->pauses > 0);
+	if (--c->pauses > 0 || c->advance_posted || c->state == CONN_CLOSED)
+		return;
+	c->advance_posted = true;
+	c->refs++;
+	cdm_loop_post(c->loop, advance_post, c);
+}
+
+bool conn_paused(const struct conn *c)
+{
+	return c->pauses > 0;
+}
+
+int conn_peer(const struct conn *c, struct cdm_tls_name *ret, struct cdm_error *err)
+{
+	return cdm_tls_peer(c->tls, ret, err);
+}
+
+int64_t conn_last_in_ms(const struct conn *c)
+{
+	return c->last_in_ms;
+}
+
+int64_t conn_last_out_ms(const struct conn *c)
+{
+	return c->last_out_ms;
+}
+
+void conn_counters(const struct conn *c, uint64_t *ret_sent, uint64_t *ret_received)
+{
+	*ret_sent = c->sent;
+	*ret_received = c->received;
+}
+
+int conn_split_address(const char *text, char host[256], char port[16], struct cdm_error *err)
+{
+	const char *colon = strrchr(text, ':');
+	const char *from = text;
+	size_t len = colon ? (size_t)(colon - text) : 0;
+	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
+		from++;
+		len -= 2;
+	} else if (colon && memchr(text, ':', len)) {
+		return cdm_fail_plain(err, EINVAL, "address %s: an IPv6 address wants brackets, as in [::1]:7441", text);
+	}
+	char *end = NULL;
+	long number = colon ? strtol(colon + 1, &end, 10) : 0;
+	if (!colon || len == 0 || len >= 256 || end == colon + 1 || *end || number < 0 || number > 65535)
+		return cdm_fail_plain(err, EINVAL, "address %s: not HOST:PORT", text);
+	memcpy(host, from, len);
+	host[len] = 0;
+	snprintf(port, 16, "%ld", number);
+	return 0;
+}

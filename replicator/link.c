@@ -1,0 +1,639 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/links.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/cursor.h"
+#include "common/log.h"
+#include "common/tls.h"
+#include "replicator/conn.h"
+#include "replicator/route.h"
+#include "replicator/set.h"
+#include "replicator/state.h"
+#include "replicator/wire_codec.h"
+
+#define LINK_MAGIC 0x11e7c0deu
+#define HELLO_MS 10000     /* connect, TLS and hello together */
+#define TICK_MS 5000
+#define PING_AFTER_MS 4500 /* nothing received for so long: ask */
+#define DEAD_AFTER_MS 15000
+#define KNOWN_FEATURES 0u
+
+struct attach { /* one set on this link */
+	struct set *set;
+	bool asked;      /* we want the peer as parent: SET_UP sent */
+	bool up;         /* both agreed; the set knows */
+	bool has_index;
+	uint16_t peer_index;
+};
+
+enum link_state { LINK_DIAL, LINK_HELLO, LINK_UP, LINK_ENDING };
+
+struct link {
+	uint32_t magic;
+	struct node *node;
+	struct conn *conn;
+	enum link_state state;
+	bool dialled, busy_queue;
+	char name[WIRE_NAME_MAX + 1]; /* dialled: whom we want; then whom the certificate named */
+	uint32_t number;              /* 0 before the certificate was seen */
+	uint64_t instance;
+	struct sockaddr_storage from;
+	struct cdm_timer *timer;      /* hello deadline, then the tick */
+	struct attach *attaches;
+	size_t attach_count;
+	struct cdm_error why;
+};
+
+static const struct conn_ops link_conn_ops;
+
+/* --- sets on the link --- */
+
+static struct attach *attach_find(const struct link *l, const struct set *set)
+{
+	for (size_t i = 0; i < l->attach_count; i++)
+		if (l->attaches[i].set == set)
+			return &l->attaches[i];
+	return NULL;
+}
+
+static struct attach *attach_get(struct link *l, struct set *set)
+{
+	struct attach *a = attach_find(l, set);
+	if (a)
+		return a;
+	l->attaches = realloc(l->attaches, (l->attach_count + 1) * sizeof *a);
+	if (!l->attaches)
+		abort();
+	a = &l->attaches[l->attach_count++];
+	*a = (struct attach){.set = set};
+	return a;
+}
+
+static struct attach *attach_by_index(struct link *l, uint16_t index)
+{
+	for (size_t i = 0; i < l->attach_count; i++)
+		if (l->attaches[i].has_index && l->attaches[i].peer_index == index)
+			return &l->attaches[i];
+	return NULL;
+}
+
+static uint16_t own_index(const struct link *l, const struct set *set)
+{
+	for (size_t i = 0; i < l->node->set_count; i++)
+		if (l->node->sets[i] == set)
+			return (uint16_t)i;
+	return UINT16_MAX;
+}
+
+static void attach_up(struct link *l, struct attach *a)
+{
+	if (a->up)
+		return;
+	a->up = true;
+	struct set *set = a->set;
+	bool towards_parent = a->asked;
+	cdm_log(set_up, cdm_str("peer", l->name), cdm_str("set", set_name(set)), cdm_str("as", towards_parent ? "parent" : "child"));
+	set_link_up(set, l, towards_parent);
+	state_link_up(l->node, set, l);
+	route_set_up(l->node, set, l);
+}
+
+static void attach_down(struct link *l, struct attach *a, const char *why)
+{
+	bool was = a->up;
+	a->up = a->asked = false;
+	if (!was)
+		return;
+	struct set *set = a->set;
+	cdm_log(set_down, cdm_str("peer", l->name), cdm_str("set", set_name(set)), cdm_str("msg", why));
+	set_link_down(set, l);
+	state_link_down(l->node, set, l);
+}
+
+/* --- sending --- */
+
+static void send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
+	const void *body, size_t body_len)
+{
+	uint8_t header[WIRE_HEADER];
+	assert(head_len + body_len <= FRAME_PAYLOAD_MAX);
+	if (!l->conn || l->state == LINK_DIAL)
+		return;
+	struct wire_header h = {.payload = (uint32_t)(head_len + body_len), .type = type, .flags = flags, .set = set};
+	wire_header_encode(&h, header);
+	conn_send(l->conn, header, sizeof header);
+	if (head_len)
+		conn_send(l->conn, head, head_len);
+	if (body_len)
+		conn_send(l->conn, body, body_len);
+	if (conn_queued(l->conn) >= LINK_QUEUE_LOW)
+		l->busy_queue = true;
+}
+
+void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t flags, const void *head, size_t head_len,
+	const void *body, size_t body_len)
+{
+	const struct attach *a = attach_find(l, set);
+	if (l->state == LINK_UP && a && a->up)
+		send_frame(l, (uint8_t)type, flags, own_index(l, set), head, head_len, body, body_len);
+}
+
+static void send_error(struct link *l, int errnum, const char *text)
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	struct wire_error e = {.number = wire_errno_of(errnum)};
+	snprintf(e.text, sizeof e.text, "%s", text);
+	size_t n = wire_error_encode(&e, out);
+	send_frame(l, FRAME_ERROR, 0, 0, out, n, NULL, 0);
+}
+
+static void send_set_up(struct link *l, const struct set *set, bool child)
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	const struct route *r = route_of(l->node, set_name(set));
+	struct wire_set_up s = {.child = child, .epoch = r ? r->epoch : 0};
+	snprintf(s.name, sizeof s.name, "%s", set_name(set));
+	size_t n = wire_set_up_encode(&s, out);
+	send_frame(l, FRAME_SET_UP, 0, own_index(l, set), out, n, NULL, 0);
+}
+
+static void send_set_down(struct link *l, const char *name, int errnum, const char *why)
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	struct wire_set_down s = {.why.number = wire_errno_of(errnum)};
+	snprintf(s.name, sizeof s.name, "%s", name);
+	snprintf(s.why.text, sizeof s.why.text, "%s", why);
+	size_t n = wire_set_down_encode(&s, out);
+	send_frame(l, FRAME_SET_DOWN, 0, 0, out, n, NULL, 0);
+}
+
+static void send_hello(struct link *l)
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	struct wire_hello h = {.version = WIRE_VERSION, .min_version = WIRE_VERSION, .features = KNOWN_FEATURES,
+		.number = l->node->id->number, .instance = l->node->instance, .clock = cdm_clock_now()};
+	snprintf(h.name, sizeof h.name, "%s", l->node->id->node);
+	size_t n = wire_hello_encode(&h, out);
+	send_frame(l, FRAME_HELLO, 0, 0, out, n, NULL, 0);
+}
+
+/* --- ending --- */
+
+static void end_with(struct link *l, const struct cdm_error *why, bool tell)
+{
+	if (l->state == LINK_ENDING)
+		return;
+	if (tell)
+		send_error(l, why->number, why->text);
+	l->state = LINK_ENDING;
+	l->why = *why;
+	cdm_timer_cancel(&l->timer);
+	conn_finish(l->conn, why);
+}
+
+void link_fail(struct link *l, int errnum, const char *fmt, ...)
+{
+	struct cdm_error why = {.number = errnum > 0 ? errnum : EIO};
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(why.text, sizeof why.text, fmt, ap);
+	va_end(ap);
+	if (l->state != LINK_ENDING)
+		cdm_log_err(link_failed, &why, cdm_str("peer", l->name));
+	end_with(l, &why, true);
+}
+
+void link_end(struct link *l, const char *why)
+{
+	struct cdm_error err = {.number = ESHUTDOWN};
+	snprintf(err.text, sizeof err.text, "%s", why);
+	end_with(l, &err, true);
+}
+
+static void link_closed(void *arg, const struct cdm_error *why)
+{
+	struct link *l = arg;
+	struct node *node = l->node;
+	bool was_up = l->state == LINK_UP || (l->state == LINK_ENDING && l->instance);
+	if (!l->why.number)
+		l->why = *why;
+	l->state = LINK_ENDING;
+	l->conn = NULL;
+	cdm_timer_cancel(&l->timer);
+	for (size_t i = 0; i < l->attach_count; i++)
+		attach_down(l, &l->attaches[i], l->why.text);
+	for (size_t i = 0; i < node->link_count; i++)
+		if (node->links[i] == l)
+			node->links[i] = node->links[--node->link_count];
+	if (was_up)
+		cdm_log(link_down, cdm_str("peer", l->name), cdm_str("msg", l->why.text));
+	else if (!l->dialled)
+		cdm_log(link_refused, cdm_str("peer", l->name), cdm_str("msg", l->why.text));
+	dialer_link_gone(node, l, l->name, &l->why);
+	free(l->attaches);
+	l->magic = 0;
+	free(l);
+}
+
+static void hello_timeout(void *arg)
+{
+	struct link *l = arg;
+	l->timer = NULL;
+	struct cdm_error why;
+	cdm_fail_plain(&why, ETIMEDOUT, "no hello within %d s", HELLO_MS / 1000);
+	l->why = why;
+	l->state = LINK_ENDING;
+	conn_abort(l->conn, &why);
+}
+
+static void tick(void *arg)
+{
+	struct link *l = arg;
+	int64_t now = cdm_now_ms(), idle = now - conn_last_in_ms(l->conn);
+	l->timer = NULL;
+	if (conn_paused(l->conn))
+		idle = 0; /* we do not read: its silence says nothing */
+	if (idle >= DEAD_AFTER_MS) {
+		struct cdm_error why;
+		cdm_fail_plain(&why, ETIMEDOUT, "nothing heard for %d s", DEAD_AFTER_MS / 1000);
+		l->why = why;
+		conn_abort(l->conn, &why);
+		return;
+	}
+	if (idle >= PING_AFTER_MS || now - conn_last_out_ms(l->conn) >= PING_AFTER_MS) {
+		uint8_t stamp[8] = {0};
+		send_frame(l, FRAME_PING, 0, 0, stamp, sizeof stamp, NULL, 0);
+	}
+	l->timer = cdm_loop_after(l->node->loop, TICK_MS, tick, l);
+}
+
+/* --- beginning --- */
+
+static struct link *link_new(struct node *node)
+{
+	struct link *l = calloc(1, sizeof *l);
+	struct link **links = realloc(node->links, (node->link_count + 1) * sizeof *links);
+	if (!l || !links)
+		abort();
+	node->links = links;
+	node->links[node->link_count++] = l;
+	l->magic = LINK_MAGIC;
+	l->node = node;
+	l->timer = cdm_loop_after(node->loop, HELLO_MS, hello_timeout, l);
+	return l;
+}
+
+int link_dial(struct node *node, const char *name, const struct sockaddr *addr, socklen_t addr_len, struct link **ret,
+	struct cdm_error *err)
+{
+	struct link *l = link_new(node);
+	l->dialled = true;
+	snprintf(l->name, sizeof l->name, "%s", name);
+	l->conn = conn_connect(node->loop, node->tls_client, addr, addr_len, NULL, &link_conn_ops, l, err);
+	if (!l->conn) {
+		node->link_count--;
+		cdm_timer_cancel(&l->timer);
+		free(l);
+		return -EMFILE;
+	}
+	*ret = l;
+	return 0;
+}
+
+struct link *link_accept(struct node *node, int fd, const struct sockaddr_storage *from)
+{
+	struct link *l = link_new(node);
+	l->from = *from;
+	l->conn = conn_accept(node->loop, node->tls_server, fd, &link_conn_ops, l);
+	return l;
+}
+
+static void link_ready(void *arg)
+{
+	struct link *l = arg;
+	struct cdm_tls_name peer;
+	struct cdm_error err = CDM_ERROR_INIT;
+	l->state = LINK_HELLO;
+	int r = conn_peer(l->conn, &peer, &err);
+	if (r == 0 && peer.number == 0)
+		r = cdm_fail_plain(&err, EACCES, "the certificate of %s is not a node's", peer.name);
+	else if (r == 0 && peer.number == l->node->id->number)
+		r = cdm_fail_plain(&err, EACCES, "the certificate is our own (node %s): is this node running twice?", peer.name);
+	else if (r == 0 && l->dialled && strcmp(peer.name, l->name) != 0)
+		r = cdm_fail_plain(&err, EACCES, "dialled %s, but the certificate there is of %s", l->name, peer.name);
+	if (r < 0) {
+		link_fail(l, -r, "%s", err.text);
+		return;
+	}
+	snprintf(l->name, sizeof l->name, "%s", peer.name);
+	l->number = peer.number;
+	send_hello(l);
+}
+
+/* Two links to one peer: the newer replaces an older one of the same dialler, else the one dialled by the lower number stays.
+ * Returns whether `l` may go on. */
+static bool settle_duplicate(struct link *l)
+{
+	uint32_t me = l->node->id->number;
+	uint32_t dialler = l->dialled ? me : l->number;
+	for (size_t i = 0; i < l->node->link_count; i++) {
+		struct link *other = l->node->links[i];
+		if (other == l || other->state != LINK_UP || other->number != l->number)
+			continue;
+		uint32_t other_dialler = other->dialled ? me : other->number;
+		if (dialler > other_dialler && other->instance == l->instance) {
+			struct cdm_error why;
+			cdm_fail_plain(&why, EALREADY, "there is already a link between us");
+			end_with(l, &why, true);
+			return false;
+		}
+		link_end(other, "replaced by a newer link");
+	}
+	return true;
+}
+
+static int take_hello(struct link *l, const uint8_t *payload, size_t len)
+{
+	struct wire_hello h;
+	if (l->state != LINK_HELLO || wire_hello_decode(payload, len, &h) < 0) {
+		link_fail(l, EPROTO, "a hello that is not one, or a second one");
+		return -EPROTO;
+	}
+	if (h.number != l->number || strcmp(h.name, l->name) != 0) {
+		link_fail(l, EACCES, "the hello says %s (%u), the certificate %s (%u)", h.name, h.number, l->name, l->number);
+		return -EACCES;
+	}
+	if (h.min_version > WIRE_VERSION || h.version < WIRE_VERSION || (h.required & ~KNOWN_FEATURES)) {
+		link_fail(l, EPROTONOSUPPORT, "protocol %u (at least %u), required features %x; this node speaks %u: upgrade the older of both",
+			h.version, h.min_version, h.required, WIRE_VERSION);
+		return -EPROTONOSUPPORT;
+	}
+	if (!route_shares_set(l->node, l->number, l->name)) {
+		link_fail(l, EACCES, "node %s (%u) is no member of any set that %s knows", l->name, l->number, l->node->id->node);
+		return -EACCES;
+	}
+	l->instance = h.instance ? h.instance : 1;
+	if (!cdm_clock_observe(h.clock))
+		cdm_log(clock_ahead, cdm_str("peer", l->name), cdm_int("ahead_ms", (cdm_clock_to_ns(h.clock) - cdm_wall_ns()) / 1000000));
+	if (!settle_duplicate(l))
+		return -EALREADY;
+	l->state = LINK_UP;
+	cdm_timer_cancel(&l->timer);
+	l->timer = cdm_loop_after(l->node->loop, TICK_MS, tick, l);
+	cdm_log(link_up, cdm_str("peer", l->name), cdm_str("dialled", l->dialled ? "here" : "there"));
+	dialer_link_up(l->node, l);
+	route_link_up(l->node, l);
+	return 0;
+}
+
+/* --- frames --- */
+
+static void take_error(struct link *l, const uint8_t *payload, size_t len)
+{
+	struct wire_error e;
+	if (wire_error_decode(payload, len, &e) < 0) {
+		link_fail(l, EPROTO, "an error frame that cannot be read");
+		return;
+	}
+	struct cdm_error why;
+	cdm_fail_plain(&why, wire_errno_to(e.number), "%s says: %s", l->name, e.text);
+	end_with(l, &why, false);
+}
+
+static void take_set_up(struct link *l, uint16_t index, const uint8_t *payload, size_t len)
+{
+	struct wire_set_up s;
+	if (wire_set_up_decode(payload, len, &s) < 0) {
+		link_fail(l, EPROTO, "a SET_UP that cannot be read");
+		return;
+	}
+	struct set *set = node_set(l->node, s.name);
+	const struct route *r = set ? route_of(l->node, s.name) : NULL;
+	const struct member *m = r ? route_member_number(r, l->number) : NULL;
+	if (!set || !r) {
+		send_set_down(l, s.name, set ? EAGAIN : ENOENT, set ? "no route for this set here yet" : "this node does not hold the set");
+		return;
+	}
+	if (!m || strcmp(m->name, l->name) != 0) {
+		send_set_down(l, s.name, EACCES, "not a member of this set");
+		return;
+	}
+	struct attach *a = attach_get(l, set);
+	const struct attach *same = attach_by_index(l, index);
+	if (same && same != a) {
+		link_fail(l, EPROTO, "one index for two sets");
+		return;
+	}
+	a->has_index = true;
+	a->peer_index = index;
+	if (s.child)
+		send_set_up(l, set, false);
+	else if (!a->asked)
+		return; /* we changed our mind meanwhile; our SET_DOWN is on its way */
+	attach_up(l, a);
+}
+
+static void take_set_down(struct link *l, const uint8_t *payload, size_t len)
+{
+	struct wire_set_down s;
+	if (wire_set_down_decode(payload, len, &s) < 0) {
+		link_fail(l, EPROTO, "a SET_DOWN that cannot be read");
+		return;
+	}
+	struct set *set = node_set(l->node, s.name);
+	struct attach *a = set ? attach_find(l, set) : NULL;
+	if (!a)
+		return;
+	bool asked = a->asked;
+	attach_down(l, a, s.why.text);
+	if (asked)
+		route_set_refused(l->node, set, l, wire_errno_to(s.why.number), s.why.text);
+}
+
+static void take_set_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
+{
+	struct attach *a = attach_by_index(l, h->set);
+	if (!a) {
+		link_fail(l, EPROTO, "a frame for a set that was never named");
+		return;
+	}
+	if (!a->up)
+		return; /* sent before the peer saw our SET_DOWN */
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r = h->type == FRAME_STATE ? state_frame(l->node, a->set, l, payload, h->payload, &err)
+				       : set_frame(a->set, l, h->type, h->flags, payload, h->payload, &err);
+	if (r < 0)
+		link_fail(l, -r, "%s", err.text[0] ? err.text : "a frame that cannot be used");
+}
+
+static void take_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
+{
+	if (l->state == LINK_HELLO && h->type != FRAME_HELLO && h->type != FRAME_ERROR) {
+		link_fail(l, EPROTO, "a frame of type %u before the hello", h->type);
+		return;
+	}
+	switch (h->type) {
+	case FRAME_HELLO:
+		take_hello(l, payload, h->payload);
+		break;
+	case FRAME_PING:
+		send_frame(l, FRAME_PONG, 0, 0, payload, h->payload, NULL, 0);
+		break;
+	case FRAME_PONG:
+		break;
+	case FRAME_ERROR:
+		take_error(l, payload, h->payload);
+		break;
+	case FRAME_SET_UP:
+		take_set_up(l, h->set, payload, h->payload);
+		break;
+	case FRAME_SET_DOWN:
+		take_set_down(l, payload, h->payload);
+		break;
+	default:
+		if (h->type == FRAME_STATE || (h->type >= FRAME_SUBSCRIBE && h->type <= FRAME_RESYNC_END))
+			take_set_frame(l, h, payload);
+		/* else one that may be skipped: wire_header_decode has seen to that */
+	}
+}
+
+static size_t link_bytes(void *arg, const uint8_t *bytes, size_t len)
+{
+	struct link *l = arg;
+	size_t at = 0;
+	while (len - at >= WIRE_HEADER && (l->state == LINK_HELLO || l->state == LINK_UP) && !conn_paused(l->conn)) {
+		struct wire_header h;
+		struct cdm_error err = CDM_ERROR_INIT;
+		if (wire_header_decode(bytes + at, &h, &err) < 0) {
+			link_fail(l, EPROTO, "%s", err.text);
+			return len;
+		}
+		if (len - at < WIRE_HEADER + h.payload) {
+			conn_need(l->conn, WIRE_HEADER + h.payload);
+			break;
+		}
+		take_frame(l, &h, bytes + at + WIRE_HEADER);
+		at += WIRE_HEADER + h.payload;
+	}
+	return at;
+}
+
+static void link_drained(void *arg, size_t queued)
+{
+	struct link *l = arg;
+	if (!l->busy_queue || queued >= LINK_QUEUE_LOW)
+		return;
+	l->busy_queue = false;
+	for (size_t i = 0; i < l->attach_count && l->state == LINK_UP; i++)
+		if (l->attaches[i].up)
+			set_link_drained(l->attaches[i].set, l);
+}
+
+static const struct conn_ops link_conn_ops = {
+	.ready = link_ready, .bytes = link_bytes, .drained = link_drained, .closed = link_closed,
+};
+
+/* --- what others ask --- */
+
+void link_attach(struct link *l, struct set *set)
+{
+	struct attach *a = attach_get(l, set);
+	if (l->state != LINK_UP || a->asked)
+		return;
+	a->asked = true;
+	send_set_up(l, set, true);
+}
+
+void link_detach(struct link *l, struct set *set, const char *why)
+{
+	struct attach *a = attach_find(l, set);
+	if (l->state != LINK_UP || !a || (!a->up && !a->asked))
+		return;
+	send_set_down(l, set_name(set), ESHUTDOWN, why);
+	attach_down(l, a, why);
+}
+
+bool link_carries(const struct link *l, const struct set *set)
+{
+	const struct attach *a = attach_find(l, set);
+	return a && a->up && l->state == LINK_UP;
+}
+
+bool link_attaching(const struct link *l, const struct set *set)
+{
+	const struct attach *a = attach_find(l, set);
+	return a && a->asked;
+}
+
+bool link_serves_any(const struct link *l)
+{
+	for (size_t i = 0; i < l->attach_count; i++)
+		if (l->attaches[i].up || l->attaches[i].asked)
+			return true;
+	return false;
+}
+
+struct link *link_find_up(struct node *node, const char *peer)
+{
+	for (size_t i = 0; i < node->link_count; i++)
+		if (node->links[i]->state == LINK_UP && strcmp(node->links[i]->name, peer) == 0)
+			return node->links[i];
+	return NULL;
+}
+
+bool link_is_up(const struct link *l)
+{
+	return l->state == LINK_UP;
+}
+
+bool link_is_half_open(const struct link *l)
+{
+	return !l->dialled && !l->instance;
+}
+
+bool link_dialled(const struct link *l)
+{
+	return l->dialled;
+}
+
+const struct sockaddr_storage *link_from(const struct link *l)
+{
+	return &l->from;
+}
+
+const char *link_peer_name(const struct link *l)
+{
+	return l->name;
+}
+
+uint32_t link_peer_number(const struct link *l)
+{
+	return l->number;
+}
+
+size_t link_queued(const struct link *l)
+{
+	return l->conn ? conn_queued(l->conn) : 0;
+}
+
+void link_counters(const struct link *l, uint64_t *ret_sent, uint64_t *ret_received)
+{
+	*ret_sent = *ret_received = 0;
+	if (l->conn)
+		conn_counters(l->conn, ret_sent, ret_received);
+}
+
+void link_pause(struct link *l)
+{
+	if (l->conn)
+		conn_pause(l->conn);
+}
+
+void link_resume(struct link *l)
+{
+	if (l->conn)
+		conn_resume(l->conn);
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/route.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/log.h"
+#include "replicator/master_link.h"
+#include "replicator/set.h"
+
+#define PATIENCE_MS 2000       /* without the set on the parent of now: try the next */
+#define REFUSED_RETRY_MS 500
+#define REFUSED_MEMORY_MS 10000 /* a parent that refused the set is not gone back to before this */
+
+static void parent_step(struct held *h);
+
+static const char *candidate(const struct held *h, size_t at)
+{
+	if (at == 0)
+		return h->route.parent;
+	return at <= h->route.alternate_count ? h->route.alternates[at - 1] : NULL;
+}
+
+const char *parent_now(const struct held *h)
+{
+	return candidate(h, h->at);
+}
+
+const char *parent_why(const struct held *h)
+{
+	return h->why;
+}
+
+void parent_fini(struct held *h)
+{
+	cdm_timer_cancel(&h->patience);
+	cdm_timer_cancel(&h->retry);
+}
+
+/* --- what is to be dialled --- */
+
+static void add_wanted(struct wanted **list, size_t *count, const struct held *h, const char *name)
+{
+	const struct member *m = name ? route_member(&h->route, name) : NULL;
+	if (!m || !m->addr || m->number == h->node->id->number)
+		return;
+	for (size_t i = 0; i < *count; i++)
+		if (strcmp((*list)[i].name, name) == 0)
+			return;
+	struct wanted *grown = realloc(*list, (*count + 1) * sizeof *grown);
+	if (!grown)
+		abort();
+	*list = grown;
+	(*list)[(*count)++] = (struct wanted){.name = m->name, .addr = m->addr};
+}
+
+static void want_links(struct node *node)
+{
+	struct wanted *list = NULL;
+	size_t count = 0;
+	struct held *h;
+	for (size_t i = 0; (h = route_held(node, i)); i++) {
+		if (!node_set(node, h->route.set))
+			continue;
+		add_wanted(&list, &count, h, parent_now(h));
+		add_wanted(&list, &count, h, h->route.parent);
+	}
+	dialer_want(node, list, count);
+	free(list);
+}
+
+/* --- choosing --- */
+
+static void choose(struct held *h, size_t at, const char *reason)
+{
+	h->at = at;
+	cdm_timer_cancel(&h->patience);
+	cdm_timer_cancel(&h->retry);
+	const char *now = parent_now(h);
+	cdm_log(parent_changed, cdm_str("set", h->route.set), cdm_str("parent", now ? now : "(none)"), cdm_str("msg", reason));
+	master_tell_parent(h->node, h->route.set, now, reason);
+	want_links(h->node);
+	parent_step(h);
+}
+
+static void out_of_patience(void *arg)
+{
+	struct held *h = arg;
+	char reason[512];
+	h->patience = NULL;
+	const char *now = parent_now(h), *why = h->why[0] ? h->why : dialer_why(h->node, now);
+	snprintf(reason, sizeof reason, "%s: %s", now, why ? why : "cannot be reached");
+	if (h->route.alternate_count == 0)
+		return; /* nobody else; the dialler goes on */
+	choose(h, (h->at + 1) % (h->route.alternate_count + 1), reason);
+}
+
+static void retry_now(void *arg)
+{
+	struct held *h = arg;
+	h->retry = NULL;
+	parent_step(h);
+}
+
+static bool primary_is_back(const struct held *h)
+{
+	return h->at != 0 && h->route.parent && link_find_up(h->node, h->route.parent) &&
+		(!h->primary_refused_ms || cdm_now_ms() - h->primary_refused_ms > REFUSED_MEMORY_MS);
+}
+
+static void detach_others(struct held *h, struct set *set, const struct link *keep)
+{
+	for (size_t i = 0; i < h->node->link_count; i++) {
+		struct link *l = h->node->links[i];
+		if (l != keep && link_attaching(l, set))
+			link_detach(l, set, "another parent by now");
+	}
+}
+
+/* Bring one set closer to being carried by its parent of now. */
+static void parent_step(struct held *h)
+{
+	struct set *set = node_set(h->node, h->route.set);
+	if (!set)
+		return;
+	if (primary_is_back(h)) {
+		choose(h, 0, "the parent of the table can be reached again");
+		return;
+	}
+	const char *now = parent_now(h);
+	struct link *l = now ? link_find_up(h->node, now) : NULL;
+	detach_others(h, set, l);
+	if (!now)
+		return;
+	if (l && !link_attaching(l, set) && !h->retry)
+		link_attach(l, set);
+	if (l && link_attaching(l, set) && link_carries(l, set)) {
+		cdm_timer_cancel(&h->patience);
+		h->why[0] = 0;
+	} else if (!h->patience) {
+		h->patience = cdm_loop_after(h->node->loop, PATIENCE_MS, out_of_patience, h);
+	}
+}
+
+void parent_step_all(struct node *node)
+{
+	struct held *h;
+	want_links(node);
+	for (size_t i = 0; (h = route_held(node, i)); i++)
+		parent_step(h);
+}
+
+void route_link_up(struct node *node, struct link *l)
+{
+	struct held *h;
+	for (size_t i = 0; (h = route_held(node, i)); i++)
+		parent_step(h);
+}
+
+void route_link_gone(struct node *node)
+{
+	struct held *h;
+	for (size_t i = 0; (h = route_held(node, i)); i++)
+		parent_step(h);
+}
+
+void route_set_up(struct node *node, struct set *set, struct link *l)
+{
+	struct held *h = route_held_find(node, set_name(set));
+	if (h)
+		parent_step(h);
+}
+
+void route_set_refused(struct node *node, struct set *set, struct link *l, int errnum, const char *why)
+{
+	struct held *h = route_held_find(node, set_name(set));
+	const char *now = h ? parent_now(h) : NULL;
+	if (!now || strcmp(now, link_peer_name(l)) != 0)
+		return;
+	if (strcmp(h->why, why) != 0)
+		cdm_log(set_refused, cdm_str("peer", now), cdm_str("set", h->route.set), cdm_str("msg", why));
+	snprintf(h->why, sizeof h->why, "%s", why);
+	if (h->at == 0)
+		h->primary_refused_ms = cdm_now_ms();
+	if (!h->retry)
+		h->retry = cdm_loop_after(node->loop, REFUSED_RETRY_MS, retry_now, h);
+	if (!h->patience)
+		h->patience = cdm_loop_after(node->loop, PATIENCE_MS, out_of_patience, h);
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/route.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "common/log.h"
+#include "replicator/set.h"
+#include "replicator/state.h"
+
+#define ROUTES_FILE "routes.json"
+#define ROUTES_BYTES_MAX (16u << 20)
+#define SETS_MAX 256
+#define MEMBERS_MAX 20000
+
+struct route_table {
+	uint64_t epoch;
+	struct held **held;
+	size_t count;
+};
+
+/* --- lookups --- */
+
+const struct member *route_member(const struct route *r, const char *name)
+{
+	for (size_t i = 0; i < r->member_count; i++)
+		if (strcmp(r->members[i].name, name) == 0)
+			return &r->members[i];
+	return NULL;
+}
+
+const struct member *route_member_number(const struct route *r, uint32_t number)
+{
+	for (size_t i = 0; i < r->member_count; i++)
+		if (r->members[i].number == number)
+			return &r->members[i];
+	return NULL;
+}
+
+struct held *route_held(const struct node *node, size_t index)
+{
+	return node->routes && index < node->routes->count ? node->routes->held[index] : NULL;
+}
+
+struct held *route_held_find(const struct node *node, const char *set)
+{
+	struct held *h;
+	for (size_t i = 0; (h = route_held(node, i)); i++)
+		if (strcmp(h->route.set, set) == 0)
+			return h;
+	return NULL;
+}
+
+const struct route *route_of(const struct node *node, const char *set)
+{
+	const struct held *h = route_held_find(node, set);
+	return h ? &h->route : NULL;
+}
+
+uint64_t route_epoch(const struct node *node)
+{
+	return node->routes ? node->routes->epoch : 0;
+}
+
+bool route_shares_set(const struct node *node, uint32_t number, const char *name)
+{
+	const struct held *h;
+	for (size_t i = 0; (h = route_held(node, i)); i++) {
+		const struct member *m = route_member_number(&h->route, number);
+		if (m && strcmp(m->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* --- memory --- */
+
+static void strings_fini(char **list, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(list[i]);
+	free(list);
+}
+
+static void route_fini(struct route *r)
+{
+	free(r->set);
+	free(r->parent);
+	strings_fini(r->alternates, r->alternate_count);
+	strings_fini(r->children, r->child_count);
+	for (size_t i = 0; i < r->member_count; i++) {
+		free(r->members[i].name);
+		free(r->members[i].addr);
+		free(r->members[i].group);
+		free(r->members[i].region);
+	}
+	free(r->members);
+	*r = (struct route){0};
+}
+
+static void table_free(struct route_table **pt)
+{
+	struct route_table *t = *pt;
+	*pt = NULL;
+	if (!t)
+		return;
+	for (size_t i = 0; i < t->count; i++) {
+		parent_fini(t->held[i]);
+		route_fini(&t->held[i]->route);
+		free(t->held[i]);
+	}
+	free(t->held);
+	free(t);
+}
+
+static void *must(void *p)
+{
+	if (!p)
+		abort();
+	return p;
+}
+
+/* --- from JSON --- */
+
+static char *copy_text(const json_t *j, size_t max)
+{
+	const char *s = json_string_value(j);
+	return s && *s && json_string_length(j) <= max && strlen(s) == json_string_length(j) ? must(strdup(s)) : NULL;
+}
+
+static int parse_names(const json_t *list, char ***ret, size_t *ret_count)
+{
+	size_t count = json_array_size(list);
+	if (list && !json_is_null(list) && !json_is_array(list))
+		return -EBADMSG;
+	if (count > MEMBERS_MAX)
+		return -EBADMSG;
+	*ret = must(calloc(count + 1, sizeof **ret));
+	for (size_t i = 0; i < count; i++) {
+		(*ret)[i] = copy_text(json_array_get(list, i), 255);
+		if (!(*ret)[i])
+			return -EBADMSG;
+		*ret_count = i + 1;
+	}
+	return 0;
+}
+
+static enum cdm_role parse_role(const char *s)
+{
+	if (s && strcmp(s, "source") == 0)
+		return CDM_ROLE_SOURCE;
+	if (s && strcmp(s, "target") == 0)
+		return CDM_ROLE_TARGET;
+	return s && strcmp(s, "both") == 0 ? CDM_ROLE_BOTH : CDM_ROLE_NONE;
+}
+
+static int parse_member(const json_t *j, struct member *m)
+{
+	json_int_t number = json_integer_value(json_object_get(j, "number"));
+	const char *state = json_string_value(json_object_get(j, "state"));
+	m->name = copy_text(json_object_get(j, "name"), 255);
+	m->addr = copy_text(json_object_get(j, "addr"), 300);
+	m->group = copy_text(json_object_get(j, "group"), 255);
+	m->region = copy_text(json_object_get(j, "region"), 255);
+	m->role = parse_role(json_string_value(json_object_get(j, "role")));
+	m->drained = state && strcmp(state, "drained") == 0;
+	if (!m->name || number <= 0 || number > UINT32_MAX)
+		return -EBADMSG;
+	m->number = (uint32_t)number;
+	return 0;
+}
+
+static int parse_route(const json_t *j, uint64_t epoch, struct route *r)
+{
+	const json_t *parent = json_object_get(j, "parent"), *members = json_object_get(j, "members");
+	r->epoch = epoch;
+	r->set = copy_text(json_object_get(j, "name"), 255);
+	r->parent = copy_text(parent, 255);
+	if (!r->set || (parent && !json_is_null(parent) && !r->parent))
+		return -EBADMSG;
+	if (parse_names(json_object_get(j, "alternates"), &r->alternates, &r->alternate_count) < 0 ||
+		parse_names(json_object_get(j, "children"), &r->children, &r->child_count) < 0)
+		return -EBADMSG;
+	size_t count = json_array_size(members);
+	if (!json_is_array(members) || count > MEMBERS_MAX)
+		return -EBADMSG;
+	r->members = must(calloc(count + 1, sizeof *r->members));
+	for (size_t i = 0; i < count; i++) {
+		r->member_count = i + 1;
+		if (parse_member(json_array_get(members, i), &r->members[i]) < 0)
+			return -EBADMSG;
+	}
+	return 0;
+}
+
+static int table_parse(struct node *node, const json_t *j, struct route_table **ret, struct cdm_error *err)
+{
+	const json_t *sets = json_object_get(j, "sets"), *epoch = json_object_get(j, "epoch");
+	const char *name = json_string_value(json_object_get(j, "node"));
+	if (!json_is_integer(epoch) || !json_is_array(sets) || json_array_size(sets) > SETS_MAX)
+		return cdm_fail_plain(err, EBADMSG, "routes: no epoch, or no list of at most %d sets", SETS_MAX);
+	if (!name || strcmp(name, node->id->node) != 0)
+		return cdm_fail_plain(err, EBADMSG, "routes: made for node %s, this is %s", name ? name : "(none)", node->id->node);
+	struct route_table *t = must(calloc(1, sizeof *t));
+	t->epoch = (uint64_t)json_integer_value(epoch);
+	t->held = must(calloc(json_array_size(sets) + 1, sizeof *t->held));
+	for (size_t i = 0; i < json_array_size(sets); i++) {
+		struct held *h = must(calloc(1, sizeof *h));
+		h->node = node;
+		t->held[t->count++] = h;
+		if (parse_route(json_array_get(sets, i), t->epoch, &h->route) < 0) {
+			table_free(&t);
+			return cdm_fail_plain(err, EBADMSG, "routes: set number %zu cannot be read", i + 1);
+		}
+	}
+	*ret = t;
+	return 0;
+}
+
+/* --- taking over --- */
+
+/* A set without a row in the table gets an empty route: no members, nothing ships. */
+static const struct route no_route = {.set = (char *)""};
+
+void route_apply_set(struct node *node, struct set *set)
+{
+	const struct route *r = route_of(node, set_name(set));
+	set_route(set, r ? r : &no_route);
+}
+
+/* End the sets' transport on links whose peer is no member any more. */
+static void drop_strangers(struct node *node)
+{
+	for (size_t i = 0; i < node->link_count; i++) {
+		struct link *l = node->links[i];
+		for (size_t k = 0; k < node->set_count; k++) {
+			const struct route *r = route_of(node, set_name(node->sets[k]));
+			const struct member *m = r ? route_member_number(r, link_peer_number(l)) : NULL;
+			if (link_carries(l, node->sets[k]) && !m)
+				link_detach(l, node->sets[k], "no longer a member of this set");
+		}
+	}
+}
+
+/* The alternate in use stays in use when the set's parent and alternates are what they were. */
+static void keep_choice(struct held *h, const struct held *before)
+{
+	const char *a = h->route.parent, *b = before->route.parent;
+	bool same = h->route.alternate_count == before->route.alternate_count && !a == !b && (!a || strcmp(a, b) == 0);
+	for (size_t i = 0; same && i < h->route.alternate_count; i++)
+		same = strcmp(h->route.alternates[i], before->route.alternates[i]) == 0;
+	if (same) {
+		h->at = before->at;
+		h->primary_refused_ms = before->primary_refused_ms;
+	}
+}
+
+static void table_use(struct node *node, struct route_table *t)
+{
+	struct route_table *before = node->routes;
+	for (size_t i = 0; i < t->count; i++) {
+		const struct held *h = route_held_find(node, t->held[i]->route.set);
+		if (h)
+			keep_choice(t->held[i], h);
+	}
+	node->routes = t;
+	for (size_t i = 0; i < node->set_count; i++)
+		route_apply_set(node, node->sets[i]);
+	table_free(&before);
+	drop_strangers(node);
+	parent_step_all(node);
+	state_members_changed(node);
+}
+
+static int table_store(struct node *node, const json_t *j, struct cdm_error *err)
+{
+	_cleanup_close_ int dir = open(node->conf->state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return cdm_fail(err, errno, "open %s", node->conf->state);
+	json_t *copy = json_copy((json_t *)j);
+	json_object_del(copy, "type");
+	json_object_del(copy, "v");
+	char *text = json_dumps(copy, JSON_COMPACT);
+	json_decref(copy);
+	if (!text)
+		return cdm_fail(err, ENOMEM, "write %s", ROUTES_FILE);
+	int r = cdm_replace_file(dir, ROUTES_FILE, text, strlen(text), 0600, err);
+	free(text);
+	return r;
+}
+
+int route_take(struct node *node, const json_t *table, struct cdm_error *err)
+{
+	struct route_table *t = NULL;
+	int r = table_parse(node, table, &t, err);
+	if (r < 0)
+		return r;
+	if (t->epoch < route_epoch(node))
+		cdm_log(route_older, cdm_uint("epoch", t->epoch), cdm_uint("held", route_epoch(node)));
+	cdm_log(route_new, cdm_uint("epoch", t->epoch), cdm_uint("sets", t->count));
+	r = table_store(node, table, err); /* before it is used: the mount reads it when the set pokes it */
+	table_use(node, t);
+	return r;
+}
+
+int route_new(struct node *node, struct cdm_error *err)
+{
+	_cleanup_close_ int dir = open(node->conf->state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return cdm_fail(err, errno, "open %s", node->conf->state);
+	_cleanup_free_ char *text = NULL;
+	size_t len = 0;
+	int r = cdm_read_file(dir, ROUTES_FILE, ROUTES_BYTES_MAX, &text, &len, err);
+	if (r == -ENOENT) {
+		node->routes = must(calloc(1, sizeof *node->routes));
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	json_error_t jerr;
+	json_t *j = json_loadb(text, len, JSON_REJECT_DUPLICATES, &jerr);
+	if (!j) {
+		cdm_fail_plain(err, EBADMSG, "%s/%s line %d: %s", node->conf->state, ROUTES_FILE, jerr.line, jerr.text);
+		cdm_hint(err, "remove the file: the master sends the routes again");
+		return -EBADMSG;
+	}
+	r = table_parse(node, j, &node->routes, err);
+	json_decref(j);
+	return r;
+}
+
+void route_free(struct node *node)
+{
+	table_free(&node->routes);
+}

@@ -206,10 +206,11 @@ int lab_open(const char *dir, bool change, struct lab **ret, struct cdm_error *e
 {
 	if (geteuid() != 0)
 		return cdm_fail_plain(err, EPERM, "a lab mounts filesystems: run this as root");
+	*ret = NULL;
 	int r = lab_attach(dir, change, ret, err);
-	if (r < 0)
+	if (r < 0 && r != -ENOENT)
 		return r;
-	if (faccessat((*ret)->dir_fd, "lab.json", F_OK, 0) < 0) {
+	if (r < 0 || faccessat((*ret)->dir_fd, "lab.json", F_OK, 0) < 0) {
 		lab_close(ret);
 		cdm_fail_plain(err, ENOENT, "%s holds no lab", dir);
 		cdm_hint(err, "`lab up --dir %s` makes one", dir);

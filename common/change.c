@@ -385,6 +385,15 @@ bad:
 	return -EBADMSG;
 }
 
+int cdm_change_decode_head(const uint8_t *in, size_t len, enum cdm_op *ret_op, struct cdm_dot *ret_dot)
+{
+	struct cdm_reader r = cdm_reader_of(in, len);
+	*ret_op = cdm_get_u8(&r);
+	cdm_get_bytes(&r, 11);
+	*ret_dot = get_dot(&r);
+	return r.bad ? -EBADMSG : 0;
+}
+
 void cdm_change_fini(struct cdm_change *c)
 {
 	free(c->ranges_mem);

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* stat.h — the parts of cdmfs-stat: what was asked (options, target), the control socket of the replicator (client, docs/internals.md 5),
+ * and how answers are shown (format, status, wait, why). One thread; everything lives as long as the program. */
+#ifndef CDMFS_STAT_H
+#define CDMFS_STAT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <jansson.h>
+#include "common/conf.h"
+#include "common/error.h"
+
+enum stat_exit { STAT_GOOD = 0, STAT_FAILED = 1, STAT_USAGE = 2, STAT_NOT_IN_SYNC = 3, STAT_TIMEOUT = 4 };
+
+struct stat_options { /* strings point into argv */
+	const char *subject; /* SET, PATH or MOUNT; NULL = all sets */
+	const char *node, *group, *config;
+	bool json, watch, wait, fail_fast;
+	double timeout_s;    /* < 0: none */
+	double min_percent;
+};
+/* 0: go on; 1: --help or --version was answered; -EINVAL: usage error. */
+int stat_options_parse(int argc, char **argv, struct stat_options *ret, struct cdm_error *err);
+
+struct stat_target {
+	const struct cdm_set_conf *set; /* NULL: all */
+	char *path;                     /* relative to the set's root, or NULL: the whole set */
+};
+/* Which set, and which file in it, the person means. */
+int stat_target_find(const struct cdm_conf *conf, const char *subject, struct stat_target *ret, struct cdm_error *err);
+void stat_target_fini(struct stat_target *t);
+
+struct stat_client {
+	int fd;
+	char *buf;
+	size_t used, room; /* of buf; a line and what came behind it */
+};
+int stat_client_open(const struct cdm_conf *conf, struct stat_client *ret, struct cdm_error *err);
+void stat_client_close(struct stat_client *c);
+/* Takes the request. */
+int stat_client_send(struct stat_client *c, json_t *request, struct cdm_error *err);
+/* Next answer; the caller decrefs. timeout_ms -1: none; -ETIMEDOUT. An answer that is an error becomes one. */
+int stat_client_read(struct stat_client *c, int timeout_ms, json_t **ret, struct cdm_error *err);
+/* send + read. */
+int stat_client_ask(struct stat_client *c, json_t *request, json_t **ret, struct cdm_error *err);
+
+/* What is asked: the actions. Exit code, or -errno with err. `sets` (names) has at least one entry. */
+int stat_status(const struct cdm_conf *conf, const struct stat_options *o, const json_t *sets, struct cdm_error *err);
+int stat_watch(const struct cdm_conf *conf, const struct stat_options *o, const json_t *sets, struct cdm_error *err);
+int stat_wait(const struct cdm_conf *conf, const struct stat_options *o, const json_t *sets, const char *path, struct cdm_error *err);
+int stat_why(const struct cdm_conf *conf, const struct stat_options *o, const struct stat_target *t, struct cdm_error *err);
+
+/* A request about one set; NULL node and group are left away. `path` (may be NULL) in "path", or in "path_hex" when it is not UTF-8. */
+json_t *stat_request(const char *cmd, const char *set, const char *path);
+void stat_print_json(const json_t *answer); /* one line, without what only the protocol needs */
+/* Does the node count for --node and --group? */
+bool stat_is_asked(const struct stat_options *o, const json_t *node);
+const char *stat_text(const json_t *object, const char *key); /* "" when it is missing */
+
+/* Text for people. The writers return `out`. */
+enum stat_colour { STAT_PLAIN, STAT_GREEN, STAT_YELLOW, STAT_RED };
+bool stat_has_colours(void); /* standard output is a terminal that shows them and NO_COLOR is not set */
+void stat_colour_begin(enum stat_colour colour);
+void stat_colour_end(enum stat_colour colour);
+/* Control bytes and what is not UTF-8 as \xNN; never more than room - 1 bytes. */
+char *stat_escape(const char *s, char *out, size_t room);
+void stat_put(const char *s); /* escaped, whole */
+char *stat_format_count(uint64_t n, char *out, size_t room);      /* 8,120 */
+char *stat_format_bytes(uint64_t n, char *out, size_t room);      /* 3.1 MiB */
+char *stat_format_duration(double seconds, char *out, size_t room); /* 0.04 s, 41 s, 2 h */
+char *stat_format_time(int64_t ns, char *out, size_t room);       /* 12:00:01.204Z, with the date when not today */
+/* The files that are open for writing and so not counted: strings, or objects with path and since_ns. */
+void stat_print_open(const json_t *open);
+
+#endif

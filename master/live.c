@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "master/live.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "common/vector.h"
+#include "master/policy.h"
+
+struct live {
+	struct master *master;
+	struct live_node **nodes; /* by number */
+	size_t room;
+	int64_t start_ms;
+};
+
+struct live *live_new(struct master *m)
+{
+	struct live *l = calloc(1, sizeof *l);
+	if (l) {
+		l->master = m;
+		l->start_ms = master_now_ms();
+	}
+	return l;
+}
+
+void live_free(struct live **pl)
+{
+	struct live *l = *pl;
+	*pl = NULL;
+	if (!l)
+		return;
+	for (size_t i = 0; i < l->room; i++) {
+		if (!l->nodes[i])
+			continue;
+		json_decref(l->nodes[i]->hello_sets);
+		json_decref(l->nodes[i]->sets);
+		json_decref(l->nodes[i]->parents);
+		free(l->nodes[i]);
+	}
+	free(l->nodes);
+	free(l);
+}
+
+static struct live_node *find(const struct live *l, uint32_t number)
+{
+	return number < l->room ? l->nodes[number] : NULL;
+}
+
+const struct live_node *live_find(const struct live *l, uint32_t number)
+{
+	return find(l, number);
+}
+
+/* Numbers come from the registry, so the table is as large as the installation ever was. */
+static struct live_node *find_or_add(struct live *l, uint32_t number)
+{
+	struct live_node *n = find(l, number);
+	if (n)
+		return n;
+	if (number >= l->room) {
+		size_t room = number + 64;
+		struct live_node **grown = realloc(l->nodes, room * sizeof *grown);
+		if (!grown)
+			return NULL;
+		memset(grown + l->room, 0, (room - l->room) * sizeof *grown);
+		l->nodes = grown;
+		l->room = room;
+	}
+	n = calloc(1, sizeof *n);
+	if (!n)
+		return NULL;
+	n->number = number;
+	n->sets = json_object();
+	n->parents = json_object();
+	l->nodes[number] = n;
+	return n;
+}
+
+void live_hello(struct live *l, uint32_t number, const json_t *hello)
+{
+	struct live_node *n = find_or_add(l, number);
+	if (!n)
+		return;
+	const char *version = json_string_value(json_object_get(hello, "version"));
+	snprintf(n->version, sizeof n->version, "%s", version ? version : "");
+	n->connected = true;
+	n->since_ms = master_now_ms();
+	n->seen = time(NULL);
+	n->epoch = (uint64_t)json_integer_value(json_object_get(hello, "epoch"));
+	json_decref(n->hello_sets);
+	n->hello_sets = json_incref(json_object_get(hello, "sets"));
+	json_object_clear(n->sets);
+	json_object_clear(n->parents);
+}
+
+void live_lost(struct live *l, uint32_t number)
+{
+	struct live_node *n = find(l, number);
+	if (!n || !n->connected)
+		return;
+	n->connected = false;
+	n->since_ms = master_now_ms();
+}
+
+void live_status(struct live *l, uint32_t number, const json_t *status)
+{
+	struct live_node *n = find(l, number);
+	if (!n)
+		return;
+	n->seen = time(NULL);
+	size_t i;
+	json_t *set;
+	bool appeared = false;
+	json_array_foreach(json_object_get(status, "sets"), i, set) {
+		const char *name = json_string_value(json_object_get(set, "name"));
+		if (!name || !model_set(registry_model(l->master->registry), name))
+			continue; /* bounded: only sets that exist are kept */
+		appeared |= !json_object_get(n->sets, name);
+		json_object_set(n->sets, name, set);
+	}
+	if (appeared)
+		policy_poke(l->master->policy);
+}
+
+void live_parent(struct live *l, uint32_t number, const char *set, const char *parent)
+{
+	struct live_node *n = find(l, number);
+	if (n && model_set(registry_model(l->master->registry), set))
+		json_object_set_new(n->parents, set, parent ? json_string(parent) : json_null());
+}
+
+void live_confirmed(struct live *l, uint32_t number, uint64_t epoch)
+{
+	struct live_node *n = find(l, number);
+	if (!n)
+		return;
+	n->epoch = epoch;
+	json_object_clear(n->parents); /* it follows the table again */
+}
+
+static bool lists_set(const struct live_node *n, const char *set)
+{
+	size_t i;
+	json_t *item;
+	json_array_foreach(n->hello_sets, i, item) {
+		const char *name = json_string_value(json_object_get(item, "name"));
+		if (name && strcmp(name, set) == 0)
+			return true;
+	}
+	return json_object_get(n->sets, set) != NULL;
+}
+
+bool live_is_up(const struct live *l, const struct model_node *n, const char *set)
+{
+	const struct live_node *ln = find(l, n->number);
+	int64_t now = master_now_ms();
+	if (!ln) /* not heard of yet: known from before, it gets the time to come back after our start */
+		return n->last_seen > 0 && now - l->start_ms < LIVE_START_MS;
+	if (!ln->connected && now - ln->since_ms >= LIVE_LOST_MS)
+		return false;
+	return lists_set(ln, set);
+}
+
+int64_t live_next_change_ms(const struct live *l)
+{
+	int64_t now = master_now_ms(), next = l->start_ms + LIVE_START_MS - now;
+	for (size_t i = 0; i < l->room; i++) {
+		if (!l->nodes[i] || l->nodes[i]->connected)
+			continue;
+		int64_t left = l->nodes[i]->since_ms + LIVE_LOST_MS - now;
+		if (left > 0 && (next <= 0 || left < next))
+			next = left;
+	}
+	return next > 0 ? next : 0;
+}
+
+size_t live_connected_count(const struct live *l)
+{
+	size_t count = 0;
+	for (size_t i = 0; i < l->room; i++)
+		count += l->nodes[i] && l->nodes[i]->connected;
+	return count;
+}
+
+/* --- answers ---------------------------------------------------------------------------------------------------- */
+
+static const char *text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+	return s ? s : "";
+}
+
+/* Everything that any node of the set has, by what they said last. */
+static void merge_visible(const struct live *l, const struct model *m, const struct model_set *s, struct cdm_vector *all)
+{
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct live_node *ln = s->role[i] ? find(l, m->nodes[i].number) : NULL;
+		struct cdm_vector v = {0};
+		const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
+		if (status && cdm_vector_parse(text_of(status, "vector"), &v) == 0)
+			cdm_vector_merge(all, &v);
+		cdm_vector_fini(&v);
+	}
+}
+
+struct judged { const char *state, *code; char reason[200]; };
+
+static void judge(const struct live *l, const struct model_node *n, const struct model_set *s, enum cdm_role role, const struct cdm_vector *all,
+	struct judged *j)
+{
+	const struct live_node *ln = find(l, n->number);
+	const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
+	const char *state = text_of(status, "state");
+	*j = (struct judged){.state = "down", .code = "no_contact"};
+	if (!ln || !ln->connected) {
+		char at[32];
+		int64_t seen = ln ? ln->seen : n->last_seen;
+		master_format_time(seen, at);
+		snprintf(j->reason, sizeof j->reason, seen ? "no contact since %s" : "not seen yet; start its cdm-replicator%.0s", at);
+		return;
+	}
+	j->code = text_of(status, "reason_code");
+	snprintf(j->reason, sizeof j->reason, "%s", text_of(status, "reason"));
+	struct cdm_vector durable = {0};
+	bool has_all = status && cdm_vector_parse(text_of(status, "durable"), &durable) == 0 && cdm_vector_covers_all(&durable, all);
+	cdm_vector_fini(&durable);
+	if (n->state == NODE_DRAINED)
+		j->state = "drained";
+	else if (!status)
+		j->state = "behind", j->code = "not_mounted", snprintf(j->reason, sizeof j->reason, "no [set %s] in its node.conf, or not reported yet", s->name);
+	else if (strcmp(state, "paused") == 0 || strcmp(state, "resync") == 0)
+		j->state = strcmp(state, "paused") == 0 ? "paused" : "resync";
+	else if (role == CDM_ROLE_SOURCE && has_all)
+		j->state = "source";
+	else
+		j->state = has_all ? "in sync" : "behind";
+}
+
+json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s)
+{
+	struct cdm_vector all = {0};
+	json_t *nodes = json_array();
+	bool in_sync = true;
+	merge_visible(l, m, s, &all);
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct model_node *n = &m->nodes[i];
+		if (!s->role[i])
+			continue;
+		struct judged j;
+		judge(l, n, s, s->role[i], &all, &j);
+		const struct live_node *ln = find(l, n->number);
+		const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
+		if (n->state != NODE_DRAINED && strcmp(j.state, "in sync") != 0 && strcmp(j.state, "source") != 0)
+			in_sync = false;
+		json_array_append_new(nodes, json_pack("{s:s, s:s, s:f, s:I, s:I, s:s, s:s, s:s}", "name", n->name, "state", j.state, "lag_s",
+			json_number_value(json_object_get(status, "lag_s")), "pending_changes", json_integer_value(json_object_get(status, "pending_changes")),
+			"pending_bytes", json_integer_value(json_object_get(status, "pending_bytes")), "reason_code", j.code, "reason", j.reason, "group",
+			m->groups[n->group].name));
+	}
+	cdm_vector_fini(&all);
+	return json_pack("{s:i, s:s, s:b, s:o}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", nodes);
+}
+
+json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n)
+{
+	const struct live_node *ln = find(l, n->number);
+	const struct model_group *g = &m->groups[n->group];
+	int64_t seen = ln ? ln->seen : n->last_seen;
+	char at[32];
+	master_format_time(seen, at);
+	json_t *sets = json_array();
+	const char *name;
+	json_t *status;
+	json_object_foreach(ln ? ln->sets : NULL, name, status)
+		json_array_append(sets, status);
+	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:b, s:o, s:s, s:I, s:o}", "name", n->name, "number", (json_int_t)n->number, "group", g->name,
+		"region", m->regions[g->region].name, "role", role_name(n->role), "state", node_state_name(n->state), "capacity", (json_int_t)n->capacity, "addr",
+		n->addr, "connected", ln && ln->connected, "last_seen", seen ? json_string(at) : json_null(), "version", ln ? ln->version : "", "epoch",
+		(json_int_t)(ln ? ln->epoch : 0), "sets", sets);
+}

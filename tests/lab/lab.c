@@ -103,6 +103,7 @@ void lab_close(struct lab **lab)
 	free(l->build);
 	free(l->rate);
 	free(l->sources);
+	free(l->journal);
 	free(l->url);
 	free(l->agents);
 	free(l);
@@ -333,6 +334,7 @@ static int prepare(struct lab *lab, const struct lab_options *o, struct cdm_erro
 	lab->netns = o->netns;
 	lab->rate = o->rate ? lab_format("%s", o->rate) : NULL;
 	lab->sources = o->sources ? lab_format("%s", o->sources) : NULL;
+	lab->journal = o->journal ? lab_format("%s", o->journal) : NULL;
 	lab->delay_us = o->delay_us;
 	lab->groups = o->groups ?: 1;
 	lab->regions = o->regions ?: 1;
@@ -426,7 +428,6 @@ int lab_up(const struct lab_options *options, struct lab **ret, struct cdm_error
 		lab_close(&lab);
 		return r;
 	}
-	lab->say = options->say;
 	if (!again)
 		r = prepare(lab, options, err);
 	if (r == 0)

@@ -112,8 +112,9 @@ static int node_files(struct lab *lab, const struct lab_node *node, struct cdm_e
 			return cdm_fail(err, errno, "create %s", path);
 	}
 	_cleanup_free_ char *conf = lab_format("[node]\nstate = %s/state\nrun = %s/run\nlisten = %s:%u\nadvertise = %s:%u\n"
-					       "[set " LAB_SET "]\nstore = %s\nmountpoint = %s\n",
-		node->dir, node->dir, node->addr, node->port, node->addr, node->port, node->store, node->mount);
+					       "[set " LAB_SET "]\nstore = %s\nmountpoint = %s\n%s%s%s",
+		node->dir, node->dir, node->addr, node->port, node->addr, node->port, node->store, node->mount,
+		lab->journal ? "journal = " : "", lab->journal ?: "", lab->journal ? "\n" : "");
 	_cleanup_close_ int fd = open(node->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return cdm_fail(err, errno, "open %s", node->dir);

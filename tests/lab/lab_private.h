@@ -26,7 +26,7 @@ struct lab {
 	char *build; /* where the programs were built; "" = on PATH */
 	int dir_fd;  /* holds the lock */
 	bool netns;
-	char *rate, *sources;
+	char *rate, *sources, *journal;
 	int64_t delay_us;
 	unsigned groups, regions;
 	unsigned subnet; /* 10.(subnet >> 8).(subnet & 255).0/24 */
@@ -35,7 +35,6 @@ struct lab {
 	struct lab_process master;
 	struct lab_node *nodes[LAB_NODES_MAX];
 	unsigned node_count;
-	FILE *say;
 };
 
 /* lab.c */

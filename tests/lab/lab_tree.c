@@ -198,13 +198,11 @@ static void compare_content(struct compare *c, const char *a, const char *b, con
 			differ(c, rel, "cannot read at %lld: %s", (long long)offset, strerror((int)-(na < 0 ? na : nb)));
 			return;
 		}
-		ssize_t common = na < nb ? na : nb, k = 0;
-		if (memcmp(c->buf_a, c->buf_b, (size_t)common) != 0)
-			while (c->buf_a[k] == c->buf_b[k])
-				k++;
-		if (na != nb || k < common) {
-			if (k < common || common < (ssize_t)COMPARE_BYTES)
-				differ(c, rel, "content differs at byte %lld", (long long)offset + k);
+		ssize_t common = na < nb ? na : nb, equal = 0;
+		while (equal < common && c->buf_a[equal] == c->buf_b[equal])
+			equal++;
+		if (equal < common || na != nb) {
+			differ(c, rel, "content differs at byte %lld", (long long)(offset + equal));
 			return;
 		}
 		if (na < (ssize_t)COMPARE_BYTES)

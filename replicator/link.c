@@ -236,6 +236,7 @@ static void link_closed(void *arg, const struct cdm_error *why)
 	free(l->attaches);
 	l->magic = 0;
 	free(l);
+	node_link_gone(node);
 }
 
 static void hello_timeout(void *arg)

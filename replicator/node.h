@@ -51,12 +51,19 @@ struct node {
 	struct control *control;      /* control.c */
 	struct ssl_ctx_st *tls_client, *tls_server;
 	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
+	bool stopping;
+	struct cdm_conf **old_confs; size_t old_conf_count; /* before SIGHUP: sets may still borrow from them */
 };
-/* Reads configuration and identity, makes loop-owned parts (not the sets). node_free ends links first, then the rest. */
+/* Reads configuration and identity, makes loop-owned parts (not the sets). */
 int node_new(const char *config, struct node **ret, struct cdm_error *err);
+/* Say goodbye to everybody; the loop stops when all links are gone. Then node_free. */
+void node_stop(struct node *node);
+void node_link_gone(struct node *node); /* from link.c: one less in links */
 void node_free(struct node **node);
-/* Sets of the configuration that are not there yet (start, SIGHUP). Returns how many could not be started. */
+/* Sets of the configuration that are not there yet (start, reload). Returns how many could not be started. */
 int node_add_sets(struct node *node);
+/* Read the configuration again: new sets are added; the rest needs a restart. */
+int node_reload(struct node *node, struct cdm_error *err);
 struct set *node_set(struct node *node, const char *name);
 
 #endif

@@ -121,7 +121,7 @@ static void detach_others(struct held *h, struct set *set, const struct link *ke
 static void parent_step(struct held *h)
 {
 	struct set *set = node_set(h->node, h->route.set);
-	if (!set)
+	if (!set || h->node->stopping)
 		return;
 	if (primary_is_back(h)) {
 		choose(h, 0, "the parent of the table can be reached again");
@@ -145,6 +145,8 @@ static void parent_step(struct held *h)
 void parent_step_all(struct node *node)
 {
 	struct held *h;
+	if (node->stopping)
+		return;
 	want_links(node);
 	for (size_t i = 0; (h = route_held(node, i)); i++)
 		parent_step(h);
@@ -173,7 +175,7 @@ void route_set_up(struct node *node, struct set *set, struct link *l)
 
 void route_set_refused(struct node *node, struct set *set, struct link *l, int errnum, const char *why)
 {
-	struct held *h = route_held_find(node, set_name(set));
+	struct held *h = node->stopping ? NULL : route_held_find(node, set_name(set));
 	const char *now = h ? parent_now(h) : NULL;
 	if (!now || strcmp(now, link_peer_name(l)) != 0)
 		return;

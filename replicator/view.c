@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/view.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "replicator/links.h"
+#include "replicator/route.h"
+
+json_t *view_text(const char *bytes)
+{
+	json_t *j = json_string(bytes);
+	if (j)
+		return j;
+	size_t len = strlen(bytes), n = 0;
+	char *out = malloc(len * 4 + 1);
+	if (!out)
+		abort();
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)bytes[i];
+		n += (size_t)sprintf(out + n, c >= 0x80 ? "\\x%02x" : "%c", c);
+	}
+	j = json_string(out);
+	free(out);
+	return j;
+}
+
+bool view_counts(const struct peer_state *p)
+{
+	return (p->member->role & CDM_ROLE_TARGET) && !p->member->drained;
+}
+
+static void say(struct view_node *v, const char *code, const char *reason)
+{
+	snprintf(v->reason_code, sizeof v->reason_code, "%s", code);
+	snprintf(v->reason, sizeof v->reason, "%s", reason);
+}
+
+static void say_no_contact(struct view_node *v, const struct peer_state *p)
+{
+	char when[32];
+	struct tm tm;
+	time_t t = (time_t)(p->heard_wall_ns / 1000000000);
+	v->state = "down";
+	if (!p->heard_wall_ns) {
+		say(v, "no_contact", "not heard of since this node started");
+		return;
+	}
+	gmtime_r(&t, &tm);
+	strftime(when, sizeof when, time(NULL) - t < 86400 ? "%H:%MZ" : "%Y-%m-%d %H:%MZ", &tm);
+	snprintf(v->reason, sizeof v->reason, "no contact since %s", when);
+	snprintf(v->reason_code, sizeof v->reason_code, "no_contact");
+}
+
+static void measure(struct set *set, const struct peer_state *p, struct view_node *v)
+{
+	struct set_state own = {0};
+	struct set_pending pending = {0};
+	set_get_state(set, &own);
+	v->in_sync = p->self || (p->known && cdm_vector_covers_all(p->durable, &own.visible));
+	if (v->in_sync)
+		return;
+	set_pending(set, p->durable, &pending);
+	v->pending_changes = pending.changes;
+	v->pending_bytes = pending.bytes;
+	if (pending.oldest_ns) {
+		int64_t age = cdm_wall_ns() - pending.oldest_ns;
+		v->lag_s = age > 0 ? (double)age / 1e9 : 0;
+	}
+}
+
+void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
+{
+	*ret = (struct view_node){.state = "in sync"};
+	measure(set, p, ret);
+	if (p->down) {
+		say_no_contact(ret, p);
+		ret->in_sync = false;
+	} else if (p->member->drained) {
+		ret->state = "drained";
+	} else if (strcmp(p->state, "ok") != 0) {
+		ret->state = strcmp(p->state, "resync") == 0 ? "resync" : "paused";
+		say(ret, p->reason_code[0] ? p->reason_code : p->state, p->reason);
+		ret->in_sync = ret->in_sync && strcmp(p->state, "paused") != 0 && strcmp(p->state, "resync") != 0;
+	} else if (p->member->role == CDM_ROLE_SOURCE) {
+		ret->state = "source";
+		say(ret, p->reason_code, p->reason);
+	} else {
+		ret->state = ret->in_sync ? "in sync" : "behind";
+		say(ret, p->reason_code, p->reason);
+	}
+}
+
+struct listing {
+	struct set *set;
+	json_t *nodes;
+	bool in_sync;
+};
+
+static void list_node(void *arg, const struct peer_state *p)
+{
+	struct listing *l = arg;
+	struct view_node v;
+	view_of(l->set, p, &v);
+	if (view_counts(p) && !v.in_sync)
+		l->in_sync = false;
+	json_t *j = json_object();
+	json_object_set_new(j, "name", view_text(p->member->name));
+	json_object_set_new(j, "state", json_string(v.state));
+	json_object_set_new(j, "lag_s", json_real(v.lag_s));
+	json_object_set_new(j, "pending_changes", json_integer((json_int_t)v.pending_changes));
+	json_object_set_new(j, "pending_bytes", json_integer((json_int_t)v.pending_bytes));
+	json_object_set_new(j, "reason_code", view_text(v.reason_code));
+	json_object_set_new(j, "reason", view_text(v.reason));
+	json_object_set_new(j, "group", view_text(p->member->group ? p->member->group : ""));
+	json_array_append_new(l->nodes, j);
+}
+
+json_t *view_status(struct node *node, struct set *set)
+{
+	struct listing l = {.set = set, .nodes = json_array(), .in_sync = true};
+	if (state_each(node, set, list_node, &l) == 0)
+		l.in_sync = false;
+	json_t *j = json_object(), *stats = set_stats(set), *open = json_object_get(stats, "open");
+	json_object_set_new(j, "apiVersion", json_integer(1));
+	json_object_set_new(j, "set", json_string(set_name(set)));
+	json_object_set_new(j, "in_sync", json_boolean(l.in_sync));
+	json_object_set_new(j, "nodes", l.nodes);
+	if (json_is_array(open))
+		json_object_set(j, "open", open);
+	else
+		json_object_set_new(j, "open", json_array());
+	json_decref(stats);
+	return j;
+}
+
+static json_t *links_of(struct node *node, struct set *set)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < node->link_count; i++) {
+		const struct link *l = node->links[i];
+		uint64_t sent, received;
+		if (!link_carries(l, set) && !link_attaching(l, set))
+			continue;
+		link_counters(l, &sent, &received);
+		json_array_append_new(list, json_pack("{s:s, s:b, s:I, s:I}", "peer", link_peer_name(l), "up", link_carries(l, set),
+			"sent_bytes", (json_int_t)sent, "received_bytes", (json_int_t)received));
+	}
+	return list;
+}
+
+static json_t *count_of(json_t *stats, const char *key)
+{
+	return json_integer(json_integer_value(json_object_get(stats, key)));
+}
+
+json_t *view_own(struct node *node, struct set *set)
+{
+	struct set_state now = {0};
+	struct set_pending pending = {0};
+	set_get_state(set, &now);
+	set_pending(set, &now.durable, &pending);
+	_cleanup_free_ char *visible = cdm_vector_format(&now.visible), *durable = cdm_vector_format(&now.durable);
+	json_t *j = json_object(), *stats = set_stats(set);
+	const struct held *h = route_held_find(node, set_name(set));
+	int64_t age = pending.oldest_ns ? cdm_wall_ns() - pending.oldest_ns : 0;
+	json_object_set_new(j, "name", json_string(set_name(set)));
+	json_object_set_new(j, "state", view_text(now.state));
+	json_object_set_new(j, "reason_code", view_text(now.reason_code));
+	json_object_set_new(j, "reason", view_text(now.reason[0] || !h ? now.reason : parent_why(h)));
+	json_object_set_new(j, "vector", json_string(visible ? visible : ""));
+	json_object_set_new(j, "durable", json_string(durable ? durable : ""));
+	json_object_set_new(j, "lag_s", json_real(age > 0 ? (double)age / 1e9 : 0));
+	json_object_set_new(j, "pending_changes", json_integer((json_int_t)pending.changes));
+	json_object_set_new(j, "pending_bytes", json_integer((json_int_t)pending.bytes));
+	json_object_set_new(j, "open", json_integer((json_int_t)json_array_size(json_object_get(stats, "open"))));
+	json_object_set_new(j, "conflicts", count_of(stats, "conflicts"));
+	json_object_set_new(j, "quarantined", count_of(stats, "quarantined"));
+	json_object_set_new(j, "links", links_of(node, set));
+	json_decref(stats);
+	return j;
+}

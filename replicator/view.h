@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* view.h — what is known of a set, put into JSON for people and programs: the control socket's status and the agent's report.
+ * Loop thread only. */
+#ifndef REPLICATOR_VIEW_H
+#define REPLICATOR_VIEW_H
+
+#include "replicator/state.h"
+
+/* Status words of a node in a set (internals.md 5). */
+struct view_node {
+	const char *state;       /* source, in sync, behind, paused, resync, down, drained */
+	char reason_code[32], reason[300];
+	double lag_s;
+	uint64_t pending_changes, pending_bytes;
+	bool in_sync;
+};
+void view_of(struct set *set, const struct peer_state *p, struct view_node *ret);
+/* Does it count for "in sync" and for waiting: a target that is not drained. */
+bool view_counts(const struct peer_state *p);
+
+json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "end" */
+json_t *view_own(struct node *node, struct set *set);    /* internals.md 4: one element of an agent's "status" */
+/* Any bytes as a JSON string: what is not UTF-8 is shown as \xNN. Never NULL. */
+json_t *view_text(const char *bytes);
+
+#endif

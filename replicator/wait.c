@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "replicator/control.h"
+#include "replicator/view.h"
+
+#define TIMEOUT_DEFAULT_S 60.0
+#define TIMEOUT_MAX_S (7 * 86400.0)
+
+struct wait {
+	struct node *node;
+	struct set *set;
+	struct client *client;   /* NULL: cancelled, waits for its barrier only to be freed */
+	char *group, *only;      /* only these; NULL = all */
+	double min_percent;
+	bool fail_fast, has_upto, barrier_out;
+	struct cdm_vector upto;
+	int64_t start_ns;
+	struct cdm_timer *timer;
+	struct state_watch watch;
+};
+
+struct tally {
+	struct wait *wait;
+	unsigned have, of, down;
+	json_t *lack;
+};
+
+static void wait_free(struct wait *w)
+{
+	cdm_timer_cancel(&w->timer);
+	cdm_vector_fini(&w->upto);
+	free(w->group);
+	free(w->only);
+	free(w);
+}
+
+static void count_node(void *arg, const struct peer_state *p)
+{
+	struct tally *t = arg;
+	const struct wait *w = t->wait;
+	struct view_node v;
+	if (!view_counts(p) || (w->group && (!p->member->group || strcmp(p->member->group, w->group) != 0)) ||
+		(w->only && strcmp(p->member->name, w->only) != 0))
+		return;
+	t->of++;
+	if (w->has_upto && !p->down && cdm_vector_covers_all(p->durable, &w->upto)) {
+		t->have++;
+		return;
+	}
+	view_of(w->set, p, &v);
+	t->down += p->down;
+	json_array_append_new(t->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason",
+		view_text(v.reason[0] ? v.reason : v.state)));
+}
+
+/* "1.1:88": the last change of this node that is waited for. */
+static json_t *upto_text(const struct wait *w)
+{
+	struct cdm_dot own = {0};
+	char text[64] = "";
+	for (size_t i = 0; i < w->upto.count; i++)
+		if (CDM_ORIGIN_NODE(w->upto.entries[i].origin) == w->node->id->number && w->upto.entries[i].origin >= own.origin)
+			own = w->upto.entries[i];
+	if (!cdm_dot_is_none(own))
+		cdm_dot_format(own, text);
+	return json_string(text);
+}
+
+static void finish(struct wait *w, const char *result, struct tally *t)
+{
+	struct client *c = w->client;
+	json_t *stats = set_stats(w->set), *open = json_object_get(stats, "open");
+	json_t *answer = json_pack("{s:i, s:s, s:o, s:i, s:i, s:f, s:O}", "apiVersion", 1, "result", result, "upto", upto_text(w), "have",
+		(int)t->have, "of", (int)t->of, "seconds", (double)(cdm_now_ns() - w->start_ns) / 1e9, "lack", t->lack);
+	json_object_set_new(answer, "open", json_is_array(open) ? json_incref(open) : json_array());
+	json_decref(stats);
+	client_answer(c, answer, true);
+	state_unwatch(w->node, &w->watch);
+	w->client = NULL;
+	cdm_timer_cancel(&w->timer);
+	if (!w->barrier_out)
+		wait_free(w);
+	client_wait_over(c);
+}
+
+/* Look again; answers if it is decided. over: the time is up. */
+static void step(struct wait *w, bool over)
+{
+	struct tally t = {.wait = w, .lack = json_array()};
+	state_each(w->node, w->set, count_node, &t);
+	double need = ceil((double)t.of * w->min_percent / 100.0 - 1e-9);
+	if (w->has_upto && t.of > 0 && t.have >= need)
+		finish(w, "ok", &t);
+	else if (w->fail_fast && t.of - t.down < need)
+		finish(w, "down", &t);
+	else if (over)
+		finish(w, "timeout", &t);
+	json_decref(t.lack);
+}
+
+static void changed(void *arg, struct set *set)
+{
+	struct wait *w = arg;
+	if (set == w->set)
+		step(w, false);
+}
+
+static void timed_out(void *arg)
+{
+	struct wait *w = arg;
+	w->timer = NULL;
+	step(w, true);
+}
+
+static void barrier_done(void *arg, int error, const struct cdm_vector *upto)
+{
+	struct wait *w = arg;
+	w->barrier_out = false;
+	if (!w->client) {
+		wait_free(w);
+		return;
+	}
+	if (error) {
+		struct client *c = w->client;
+		state_unwatch(w->node, &w->watch);
+		client_refuse(c, "the mount does not say what is saved (%s): is the set mounted?", strerrordesc_np(abs(error)));
+		wait_free(w);
+		client_wait_over(c);
+		return;
+	}
+	w->has_upto = true;
+	cdm_vector_copy(&w->upto, upto);
+	step(w, false);
+}
+
+static void barrier_start(void *arg)
+{
+	struct wait *w = arg;
+	if (w->client)
+		set_barrier(w->set, barrier_done, w);
+	else
+		wait_free(w);
+}
+
+static char *copy_or_null(const json_t *j)
+{
+	const char *s = json_string_value(j);
+	return s ? strdup(s) : NULL;
+}
+
+struct wait *wait_start(struct node *node, struct set *set, struct client *c, const json_t *request)
+{
+	const json_t *timeout = json_object_get(request, "timeout_s"), *percent = json_object_get(request, "min_percent");
+	double seconds = json_is_number(timeout) ? json_number_value(timeout) : TIMEOUT_DEFAULT_S;
+	struct wait *w = calloc(1, sizeof *w);
+	if (!w)
+		abort();
+	w->node = node;
+	w->set = set;
+	w->client = c;
+	w->group = copy_or_null(json_object_get(request, "group"));
+	w->only = copy_or_null(json_object_get(request, "node"));
+	w->fail_fast = json_is_true(json_object_get(request, "fail_fast"));
+	w->min_percent = json_is_number(percent) ? json_number_value(percent) : 100;
+	if (!(w->min_percent >= 0 && w->min_percent <= 100))
+		w->min_percent = 100;
+	if (!(seconds >= 0 && seconds <= TIMEOUT_MAX_S))
+		seconds = TIMEOUT_MAX_S;
+	struct tally t = {.wait = w, .lack = json_array()};
+	state_each(node, set, count_node, &t);
+	json_decref(t.lack);
+	if (t.of == 0) {
+		client_refuse(c, "set %s has no target%s%s%s%s that counts", set_name(set), w->group ? " in group " : "",
+			w->group ? w->group : "", w->only ? " named " : "", w->only ? w->only : "");
+		wait_free(w);
+		return NULL;
+	}
+	w->start_ns = cdm_now_ns();
+	w->watch = (struct state_watch){.fn = changed, .arg = w};
+	state_watch(node, &w->watch);
+	w->timer = cdm_loop_after(node->loop, (int64_t)(seconds * 1000), timed_out, w);
+	w->barrier_out = true;
+	cdm_loop_post(node->loop, barrier_start, w); /* so that no answer comes before the client knows of us */
+	return w;
+}
+
+void wait_cancel(struct wait **pw)
+{
+	struct wait *w = *pw;
+	*pw = NULL;
+	if (!w)
+		return;
+	w->client = NULL;
+	cdm_timer_cancel(&w->timer);
+	state_unwatch(w->node, &w->watch);
+	if (!w->barrier_out)
+		wait_free(w);
+}

@@ -15,7 +15,7 @@
 #define CONF_DEFAULT_PATH "/etc/cdmfs/node.conf"
 #define CONF_BYTES_MAX (1u << 20)
 #define CONF_SETS_MAX 256
-#define SET_NAME_MAX 64
+#define SET_NAME_MAX 63 /* as the master takes them */
 #define JOURNAL_BYTES_MIN (4ull << 20)
 
 enum section { SECTION_NONE, SECTION_NODE, SECTION_SET };
@@ -54,7 +54,7 @@ static bool is_set_name(const char *name)
 {
 	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
 	size_t len = strlen(name);
-	return len > 0 && len <= SET_NAME_MAX && strspn(name, allowed) == len && name[0] != '.' && name[0] != '-';
+	return len > 0 && len <= SET_NAME_MAX && strspn(name, allowed) == len && !strchr("._-", name[0]);
 }
 
 static int finish_set(struct parser *p)

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* barrier.c — "everything closed before now has its SAVE in the journal": a file is written and closed on the full mount; its
+ * close passes the watcher behind all earlier ones, and the server answers it with a BARRIER record (internals.md 2). */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "replicator/set_internal.h"
+
+#define BARRIER_MS 10000
+
+struct barrier {
+	struct barrier *next;
+	struct set *set;
+	char name[48];
+	int result;
+	bool working, settled; /* the file is being made; the answer was given */
+	set_barrier_fn *done;
+	void *arg;
+	struct cdm_timer *timer;
+};
+
+static void barrier_unchain(struct barrier *b)
+{
+	for (struct barrier **at = &b->set->barriers; *at; at = &(*at)->next) {
+		if (*at == b) {
+			*at = b->next;
+			return;
+		}
+	}
+}
+
+static void barrier_settle(struct barrier *b, int error)
+{
+	struct set *s = b->set;
+	if (!b->settled) {
+		b->settled = true;
+		cdm_timer_cancel(&b->timer);
+		b->done(b->arg, error, error ? NULL : &s->follow.visible);
+	}
+	if (b->working)
+		return; /* freed when the worker is done with it */
+	barrier_unchain(b);
+	free(b);
+}
+
+static void barrier_work(void *arg)
+{
+	struct barrier *b = arg;
+	char path[600];
+	snprintf(path, sizeof path, "%s/full/staging/%s", b->set->run_dir, b->name);
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		b->result = -errno;
+		return;
+	}
+	close(fd);
+	b->result = unlink(path) < 0 ? -errno : 0;
+}
+
+static void barrier_made(void *arg)
+{
+	struct barrier *b = arg;
+	b->set->posted--;
+	b->working = false;
+	if (b->settled || b->result < 0 || b->set->stopping)
+		barrier_settle(b, b->result < 0 ? b->result : -ECANCELED);
+}
+
+static void barrier_late(void *arg)
+{
+	struct barrier *b = arg;
+	b->timer = NULL;
+	barrier_settle(b, -ETIMEDOUT);
+}
+
+void set_barrier(struct set *s, set_barrier_fn *done, void *arg)
+{
+	struct barrier *b = calloc(1, sizeof *b);
+	if (!b)
+		abort();
+	b->set = s;
+	b->done = done;
+	b->arg = arg;
+	snprintf(b->name, sizeof b->name, ".barrier-%d-%" PRIu64, (int)getpid(), ++s->barrier_number);
+	b->next = s->barriers;
+	s->barriers = b;
+	if (!s->mounted) {
+		barrier_settle(b, -ENOTCONN);
+		return;
+	}
+	b->working = true;
+	s->posted++;
+	b->timer = cdm_loop_after(s->node->loop, BARRIER_MS, barrier_late, b);
+	cdm_worker_submit(s->walker, barrier_work, barrier_made, b);
+}
+
+void barrier_seen(struct set *s, const char *name, size_t len)
+{
+	for (struct barrier *b = s->barriers; b; b = b->next) {
+		if (strlen(b->name) == len && memcmp(b->name, name, len) == 0) {
+			barrier_settle(b, 0);
+			return;
+		}
+	}
+}
+
+void barrier_fail_all(struct set *s, int error)
+{
+	for (struct barrier *b = s->barriers, *next; b; b = next) {
+		next = b->next;
+		barrier_settle(b, error);
+	}
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* conflict.c — which of two versions of a name stays (design.md 6): the higher of (clock, origin, number), on every node,
+ * whatever the order of arrival. A version that its successor's origin had seen is replaced silently; otherwise the loser is
+ * kept in .cdmfs/conflicts/ and reported. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include "common/io.h"
+#include "replicator/publish.h"
+
+struct cdm_version change_version(const struct cdm_change *c)
+{
+	if (!cdm_dot_is_none(c->version.dot))
+		return c->version;
+	return (struct cdm_version){.dot = c->dot, .clock = c->clock};
+}
+
+static struct cdm_version incoming_version(const struct incoming *in)
+{
+	const struct carried *k = &in->carried;
+	if ((k->kind == CONTENT_WHOLE || k->kind == CONTENT_RANGES) && !cdm_dot_is_none(k->stamp.content.dot))
+		return k->stamp.content;
+	return change_version(&k->change);
+}
+
+enum verdict conflict_decide(const struct incoming *in, const struct cdm_announcement *found)
+{
+	struct cdm_version mine = incoming_version(in);
+	if (!found->found_exists)
+		return ABSENT;
+	if (found->found_is_dir)
+		return TYPE_CLASH;
+	if (cdm_dot_equal(mine.dot, found->found.dot))
+		return SAME;
+	if (cdm_dot_is_none(found->found.dot))
+		return INCOMING_WINS_KEEP_OLD;
+	if (cdm_version_compare(&mine, &found->found) < 0)
+		return LOCAL_WINS;
+	bool seen = !found->found_unsaved &&
+		(mine.dot.origin == found->found.dot.origin || cdm_vector_covers(&in->context, found->found.dot));
+	return seen ? INCOMING_WINS : INCOMING_WINS_KEEP_OLD;
+}
+
+void conflict_report(struct publisher *pub, const char *path, size_t len, struct cdm_version loser, const char *what)
+{
+	char dot[64], shown[512];
+	cdm_dot_format(loser.dot, dot);
+	snprintf(shown, sizeof shown, "%.*s", (int)(len < 500 ? len : 500), path);
+	cdm_log(conflict_kept, cdm_str("set", set_name(pub->set)), cdm_str("path", shown), cdm_str("loser", dot), cdm_str("what", what));
+	count_up(&pub->set->counters.conflicts, 1);
+}
+
+/* "dir%2Fname@1.1:77": '/' and '%' escaped; too long names keep their end and get a hash. */
+static void kept_name(const char *path, size_t len, struct cdm_version version, char out[CDM_NAME_LEN_MAX + 1])
+{
+	char dot[64], escaped[CDM_NAME_LEN_MAX + 1];
+	cdm_dot_format(version.dot, dot);
+	size_t room = CDM_NAME_LEN_MAX - strlen(dot) - 1 - 17, n = 0, from = len;
+	while (from > 0) { /* how much of the end fits? */
+		size_t wants = path[from - 1] == '/' || path[from - 1] == '%' ? 3 : 1;
+		if (n + wants > room)
+			break;
+		n += wants;
+		from--;
+	}
+	n = 0;
+	for (size_t i = from; i < len; i++) {
+		if (path[i] == '/' || path[i] == '%')
+			n += (size_t)sprintf(escaped + n, "%%%02X", (unsigned char)path[i]);
+		else
+			escaped[n++] = path[i];
+	}
+	size_t at = from ? (size_t)sprintf(out, "%016" PRIx64 "-", (uint64_t)XXH3_64bits(path, len)) : 0;
+	memcpy(out + at, escaped, n); /* n <= room */
+	out[at + n] = '@';
+	strcpy(out + at + n + 1, dot);
+}
+
+void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version)
+{
+	char name[CDM_NAME_LEN_MAX + 1];
+	kept_name(path, len, version, name);
+	if (renameat(pub->set->staging_fd, staged, pub->set->conflicts_fd, name) < 0) {
+		struct cdm_error err = CDM_ERROR_INIT;
+		cdm_fail(&err, errno, "keep the losing version as conflicts/%s", name);
+		cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
+		return;
+	}
+	conflict_report(pub, path, len, version, "received version");
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* content.h — reading one object of the store for shipping: opened by handle, checked by its stamp before and after, cut
+ * into pieces, holes left out. Nothing here blocks on more than a stat: reading the pieces is the caller's (io_uring). */
+#ifndef REPLICATOR_CONTENT_H
+#define REPLICATOR_CONTENT_H
+
+#include <sys/stat.h>
+#include <xxhash.h>
+#include "replicator/data_frames.h"
+#include "replicator/fold.h"
+
+struct content {
+	int fd;
+	struct carried carried;      /* change borrowed from the item; names, stamp, attributes, xattrs filled */
+	struct bytes xattr_bytes;    /* what carried.xattrs points into */
+	struct cdm_range *extents;   /* what is to be sent, sorted */
+	size_t extent_count, extent_at;
+	uint64_t extent_done;        /* bytes of the current extent already handed out */
+	XXH3_state_t *hash;
+};
+
+/* Open what the item names by its handle. 0; -ESTALE: it is gone; -EAGAIN: it has another version by now (it will be saved
+ * again); else -errno with err. For SAVE a regular file, for others only the attributes. */
+int content_open(int store_fd, const struct item *item, struct content **ret, struct cdm_error *err);
+void content_close(struct content **c);
+
+/* Next piece to read: 1 and where, 0 at the end. */
+int content_next(struct content *c, uint64_t *ret_offset, uint32_t *ret_len);
+/* Account for a piece that was read (and will be sent), in order. */
+void content_hashed(struct content *c, uint64_t offset, const void *data, uint32_t len);
+void content_digest(struct content *c, uint8_t ret[16]);
+/* Does it still have the version it was opened with? */
+bool content_is_same(const struct content *c);
+
+/* The hash both ends make of pieces: XXH3-128 over offset (le64) and bytes of each. */
+void content_hash_piece(XXH3_state_t *hash, uint64_t offset, const void *data, uint32_t len);
+
+/* Is this extended attribute one that replicates? */
+bool content_xattr_replicates(const char *name);
+/* Names of a user/group here, "" if it has none; cached. */
+const char *content_user_name(uint32_t uid);
+const char *content_group_name(uint32_t gid);
+
+#endif

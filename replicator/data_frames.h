@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* data_frames.h — payloads of the set data plane's frames (wire_protocol.md, "Set data plane"): the one place that knows their bytes.
+ * encode functions append to a struct bytes; decode functions check everything and point into the payload they were given.
+ * Pure: no thread, no state. */
+#ifndef REPLICATOR_DATA_FRAMES_H
+#define REPLICATOR_DATA_FRAMES_H
+
+#include "common/change.h"
+
+/* A growing byte buffer. {0} is empty. Allocation failure aborts (bounded by the callers' limits). */
+struct bytes {
+	uint8_t *data;
+	size_t len, room;
+};
+void bytes_fini(struct bytes *b);
+uint8_t *bytes_add(struct bytes *b, size_t len); /* room for len more bytes, uninitialised */
+void bytes_put(struct bytes *b, const void *data, size_t len);
+void bytes_put_u8(struct bytes *b, uint8_t v);
+void bytes_put_u16(struct bytes *b, uint16_t v);
+void bytes_put_u32(struct bytes *b, uint32_t v);
+void bytes_put_u64(struct bytes *b, uint64_t v);
+
+/* A cursor over received bytes; after the first short read `bad` stays set and everything reads as zero. */
+struct reading {
+	const uint8_t *data;
+	size_t len, at;
+	bool bad;
+};
+uint8_t reading_u8(struct reading *r);
+uint16_t reading_u16(struct reading *r);
+uint32_t reading_u32(struct reading *r);
+uint64_t reading_u64(struct reading *r);
+const uint8_t *reading_bytes(struct reading *r, size_t len); /* NULL when short */
+
+#define FRAME_PIECE_MAX (128u << 10)    /* content bytes in one frame */
+#define FRAME_XATTRS_MAX 1024           /* xattrs of one object */
+#define FRAME_XATTR_BYTES_MAX (1u << 20) /* and their bytes together */
+#define FRAME_OWNER_MAX 64              /* bytes of a user or group name */
+#define FRAME_BATCH_CHANGES_MAX 4096
+#define FRAME_BATCH_INLINE_MAX (24u << 20) /* inline content of one batch: more is a protocol error */
+#define FRAME_BATCHES_IN_FLIGHT 4
+
+/* SUBSCRIBE, ACK: two vectors; SUBSCRIBE adds flags and the partial contents it could go on with. */
+enum subscribe_flags {
+	SUBSCRIBE_EMPTY = 1,  /* I have nothing of this set yet: if your journal is not the whole story, walk the trees with me */
+	SUBSCRIBE_RESYNC = 2, /* my own journal was lost: walk the trees in any case */
+};
+struct partial {
+	struct cdm_dot dot;
+	uint64_t bytes; /* content bytes, in the order sent, that are there */
+	uint64_t hash;  /* XXH3-64 of them, so that a changed source is noticed */
+};
+#define FRAME_PARTIALS_MAX 64
+struct subscribe {
+	uint8_t flags;
+	struct cdm_vector visible, durable; /* owned by the decoded struct: subscribe_fini */
+	struct partial partials[FRAME_PARTIALS_MAX];
+	size_t partial_count;
+};
+void subscribe_encode(const struct subscribe *s, struct bytes *out);
+int subscribe_decode(const uint8_t *in, size_t len, struct subscribe *ret);
+void subscribe_fini(struct subscribe *s);
+
+struct batch_head { /* BATCH, BATCH_END */
+	uint64_t number;
+	uint32_t changes;
+	uint64_t bytes;
+};
+void batch_head_encode(const struct batch_head *h, struct bytes *out);
+int batch_head_decode(const uint8_t *in, size_t len, struct batch_head *ret);
+
+struct ack {
+	uint64_t batch; /* newest batch that is visible; 0 = none in this link's life */
+	struct cdm_vector visible, durable;
+};
+void ack_encode(const struct ack *a, struct bytes *out);
+int ack_decode(const uint8_t *in, size_t len, struct ack *ret);
+void ack_fini(struct ack *a);
+
+enum content_kind {
+	CONTENT_NONE = 0,
+	CONTENT_WHOLE = 1,   /* everything; what no piece covers is a hole */
+	CONTENT_RANGES = 2,  /* pieces on top of the base version */
+	CONTENT_ATTRS = 3,   /* object attributes only (directories) */
+};
+enum carried_flags {
+	CARRIED_INLINE = 1, /* pieces and hash follow in the same frame */
+	CARRIED_ANSWER = 2, /* answer to NEED, not part of a batch */
+	CARRIED_GONE = 4,   /* with ANSWER: nothing is there */
+};
+struct carried_xattr {
+	const char *name; /* NUL-terminated */
+	const uint8_t *value;
+	uint32_t value_len;
+};
+struct carried { /* CHANGE: one change and what travels with it */
+	enum content_kind kind;
+	uint8_t flags;
+	struct cdm_change change;    /* carried_fini */
+	const char *user, *group;    /* names of the owner where the sender knows them, else "" */
+	size_t user_len, group_len;
+	/* kind != NONE: */
+	struct cdm_stamp stamp;
+	uint32_t mode, uid, gid;
+	uint64_t size, rdev;
+	int64_t mtime_ns;
+	struct carried_xattr *xattrs; /* owned by the decoded struct */
+	size_t xattr_count;
+	uint64_t content_bytes;       /* of all pieces together */
+	uint64_t content_skipped;     /* resumed: so many of them are with the receiver already */
+	const uint8_t *pieces;        /* INLINE: walk with piece_next */
+	size_t pieces_len;
+	uint8_t hash[16];             /* INLINE */
+};
+/* Encodes all but pieces and hash; with CARRIED_INLINE the caller appends pieces (piece_encode_head + bytes), then 16 bytes of hash. */
+void carried_encode(const struct carried *c, struct bytes *out);
+int carried_decode(const uint8_t *in, size_t len, struct carried *ret);
+void carried_fini(struct carried *c);
+
+struct piece { /* DATA, and inline content */
+	uint64_t offset;
+	const uint8_t *data;
+	uint32_t len;
+};
+void piece_encode_head(uint64_t offset, uint32_t len, struct bytes *out);
+/* Next of inline pieces: 1, 0 at the end, -EBADMSG. *at starts at 0. */
+int piece_next(const uint8_t *pieces, size_t len, size_t *at, struct piece *ret);
+int piece_decode(const uint8_t *in, size_t len, struct piece *ret); /* a DATA frame: exactly one piece */
+
+enum content_end { CONTENT_OK = 0, CONTENT_SUPERSEDED = 1, CONTENT_FAILED = 2 };
+struct change_end {
+	uint8_t result; /* enum content_end */
+	uint8_t hash[16];
+};
+void change_end_encode(const struct change_end *e, struct bytes *out);
+int change_end_decode(const uint8_t *in, size_t len, struct change_end *ret);
+
+struct need { /* NEED: send what is at this path whole; the answer carries `ticket` as its change's number */
+	uint64_t ticket;
+	const char *path;
+	size_t path_len;
+};
+void need_encode(const struct need *n, struct bytes *out);
+int need_decode(const uint8_t *in, size_t len, struct need *ret);
+
+#endif

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/fold.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#define HOLD_NEW_MS 3
+#define HOLD_TEMPORARY_MS 100
+
+struct item *item_new(const struct cdm_change *c, int64_t now_ms)
+{
+	struct item *item = calloc(1, sizeof *item);
+	size_t max = cdm_change_encoded_max(c);
+	if (!item || !(item->buf = malloc(max)))
+		abort();
+	size_t n = cdm_change_encode(c, item->buf);
+	if (cdm_change_decode(item->buf, n, &item->change) < 0) { /* what the journal gave us always encodes well */
+		item_free(item);
+		return NULL;
+	}
+	item->change.handle = c->handle;
+	item->change.position = c->position;
+	item->change.next_position = c->next_position;
+	item->read_ms = now_ms;
+	if (c->op == CDM_OP_SAVE) {
+		if (c->flags & (CDM_CH_WHOLE | CDM_CH_NEW) || !c->range_count)
+			item->bytes = c->attr.size;
+		else
+			for (size_t i = 0; i < c->range_count; i++)
+				item->bytes += c->ranges[i].length;
+	}
+	return item;
+}
+
+void item_free(struct item *item)
+{
+	if (!item)
+		return;
+	cdm_change_fini(&item->change);
+	free(item->buf);
+	free(item->buf2);
+	free(item);
+}
+
+bool item_is_whole_save(const struct item *item)
+{
+	return item->change.op == CDM_OP_SAVE && item->change.flags & (CDM_CH_WHOLE | CDM_CH_NEW);
+}
+
+/* --- what is pending per path: a hash table from path to index, rebuilt for each fold --- */
+
+struct pending {
+	struct item **items;
+	struct slot {
+		uint64_t hash;
+		int32_t index; /* -1 = free or closed */
+		bool used;
+	} *slots;
+	size_t mask;
+};
+
+static uint64_t hash_path(const char *path, size_t len)
+{
+	return XXH3_64bits(path, len);
+}
+
+static struct slot *pending_slot(struct pending *p, const char *path, size_t len)
+{
+	uint64_t hash = hash_path(path, len);
+	size_t i = hash & p->mask;
+	for (; p->slots[i].used; i = (i + 1) & p->mask) {
+		if (p->slots[i].hash != hash)
+			continue;
+		if (p->slots[i].index < 0)
+			return &p->slots[i];
+		const struct cdm_change *c = &p->items[p->slots[i].index]->change;
+		if (c->path_len == len && memcmp(c->path, path, len) == 0)
+			return &p->slots[i];
+	}
+	p->slots[i] = (struct slot){.hash = hash, .index = -1, .used = true};
+	return &p->slots[i];
+}
+
+static struct item *pending_find(struct pending *p, const char *path, size_t len)
+{
+	struct slot *s = pending_slot(p, path, len);
+	return s->index < 0 ? NULL : p->items[s->index];
+}
+
+static void pending_set(struct pending *p, const char *path, size_t len, size_t index)
+{
+	pending_slot(p, path, len)->index = (int32_t)index;
+}
+
+static void pending_close(struct pending *p, const char *path, size_t len)
+{
+	pending_slot(p, path, len)->index = -1;
+}
+
+static bool is_at_or_below(const char *path, size_t len, const char *dir, size_t dir_len)
+{
+	return len >= dir_len && memcmp(path, dir, dir_len) == 0 && (len == dir_len || path[dir_len] == '/');
+}
+
+static void pending_close_below(struct pending *p, const char *dir, size_t len)
+{
+	for (size_t i = 0; i <= p->mask; i++) {
+		struct slot *s = &p->slots[i];
+		if (!s->used || s->index < 0)
+			continue;
+		const struct cdm_change *c = &p->items[s->index]->change;
+		if (is_at_or_below(c->path, c->path_len, dir, len))
+			s->index = -1;
+	}
+}
+
+static void pending_close_all(struct pending *p)
+{
+	for (size_t i = 0; i <= p->mask; i++)
+		p->slots[i].index = -1;
+}
+
+/* --- merging --- */
+
+/* `to` becomes the save that `from` was, at to's place in the order. */
+static void take_save(struct item *to, struct item *from)
+{
+	struct cdm_change *t = &to->change, *f = &from->change;
+	t->op = CDM_OP_SAVE;
+	t->flags = f->flags;
+	t->version = f->version;
+	t->base = f->base;
+	t->victim = f->victim;
+	t->attr = f->attr;
+	t->handle = f->handle;
+	t->name_len = t->value_len = 0;
+	cdm_change_fini(&(struct cdm_change){.ranges_mem = t->ranges_mem});
+	t->ranges_mem = f->ranges_mem;
+	t->ranges = f->ranges;
+	t->range_count = f->range_count;
+	f->ranges_mem = NULL;
+	f->ranges = NULL;
+	f->range_count = 0;
+	to->bytes = from->bytes;
+	from->gone = true;
+}
+
+/* Both are saves of one file: the later one says all of it. */
+static void join_saves(struct item *later, struct item *earlier)
+{
+	struct cdm_change *l = &later->change, *e = &earlier->change;
+	l->base = e->base;
+	if (cdm_dot_is_none(l->victim))
+		l->victim = e->victim;
+	l->flags |= e->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE);
+	earlier->gone = true;
+	if (item_is_whole_save(later)) {
+		later->bytes = l->attr.size;
+		return;
+	}
+	struct cdm_range *joined = calloc(CDM_RANGES_MAX + 1, sizeof *joined);
+	if (!joined)
+		abort();
+	size_t count = 0;
+	for (size_t i = 0; i < e->range_count && count <= CDM_RANGES_MAX; i++)
+		count = cdm_ranges_add(joined, count, e->ranges[i].offset, e->ranges[i].length);
+	for (size_t i = 0; i < l->range_count && count <= CDM_RANGES_MAX; i++)
+		count = cdm_ranges_add(joined, count, l->ranges[i].offset, l->ranges[i].length);
+	free(l->ranges_mem);
+	l->ranges_mem = joined;
+	l->ranges = joined;
+	l->range_count = count;
+	if (count > CDM_RANGES_MAX) {
+		l->flags |= CDM_CH_WHOLE;
+		l->range_count = 0;
+		later->bytes = l->attr.size;
+		return;
+	}
+	later->bytes = 0;
+	for (size_t i = 0; i < count; i++)
+		later->bytes += joined[i].length;
+}
+
+static void become_skip(struct item *item)
+{
+	item->change.op = CDM_OP_SKIP;
+	item->change.flags = 0;
+	item->bytes = 0;
+}
+
+static void fold_save(struct pending *p, size_t index)
+{
+	struct item *item = p->items[index];
+	struct cdm_change *c = &item->change;
+	struct item *before = pending_find(p, c->path, c->path_len);
+	if (before && before->change.op == CDM_OP_SAVE && cdm_handle_equal(&before->change.handle, &c->handle))
+		join_saves(item, before);
+	pending_set(p, c->path, c->path_len, index);
+}
+
+static void fold_attribute(struct pending *p, size_t index)
+{
+	struct item *item = p->items[index];
+	struct cdm_change *c = &item->change;
+	struct item *before = pending_find(p, c->path, c->path_len);
+	if (!before || !item_is_whole_save(before))
+		return;
+	take_save(item, before);
+	pending_set(p, c->path, c->path_len, index);
+}
+
+/* What was pending at the final name is replaced before anybody saw it: what the others have there is what it would have replaced. */
+static void replace_pending(struct pending *p, struct item *item, const char *path, size_t len)
+{
+	struct item *old = pending_find(p, path, len);
+	if (!old || old == item || old->change.op != CDM_OP_SAVE || old->change.flags & CDM_CH_LINKED)
+		return;
+	item->change.base = old->change.base;
+	if (old->change.flags & CDM_CH_NEW && cdm_dot_is_none(item->change.base))
+		item->change.base = old->change.victim;
+	old->gone = true;
+}
+
+static void rename_into_place(struct pending *p, size_t index, struct item *before)
+{
+	struct item *item = p->items[index];
+	struct cdm_change *c = &item->change;
+	struct cdm_dot victim = c->victim;
+	pending_close(p, c->path, c->path_len);
+	int64_t parent2 = c->parent2_mtime_ns;
+	const char *path2 = c->path2;
+	size_t path2_len = c->path2_len;
+	if (before->change.op == CDM_OP_SAVE) {
+		take_save(item, before);
+		c->base = victim;
+		if (cdm_dot_is_none(victim))
+			c->flags |= CDM_CH_NEW;
+		c->flags |= CDM_CH_WHOLE;
+	} else { /* SYMLINK: its target lies in its own buffer */
+		c->op = CDM_OP_SYMLINK;
+		c->flags = before->change.flags;
+		c->version = before->change.version;
+		c->attr = before->change.attr;
+		c->handle = before->change.handle;
+		c->value = before->change.value;
+		c->value_len = before->change.value_len;
+		free(item->buf2);
+		item->buf2 = before->buf2 ? before->buf2 : before->buf;
+		if (before->buf2)
+			before->buf2 = NULL;
+		else
+			before->buf = NULL;
+		c->base = victim;
+		before->gone = true;
+	}
+	c->victim = victim;
+	c->parent_mtime_ns = parent2;
+	c->parent2_mtime_ns = 0;
+	c->rename_flags = 0;
+	replace_pending(p, item, path2, path2_len);
+	c->path = path2;
+	c->path_len = path2_len;
+	c->path2 = NULL;
+	c->path2_len = 0;
+	pending_set(p, c->path, c->path_len, index);
+}
+
+static void fold_rename(struct pending *p, size_t index)
+{
+	struct cdm_change *c = &p->items[index]->change;
+	struct item *before = pending_find(p, c->path, c->path_len);
+	bool fresh = before && !(before->change.flags & CDM_CH_LINKED) && !(c->rename_flags & RENAME_EXCHANGE) &&
+		(before->change.op == CDM_OP_SYMLINK ||
+		 (before->change.op == CDM_OP_SAVE && before->change.flags & CDM_CH_NEW)) &&
+		cdm_dot_is_none(before->change.base) && cdm_dot_is_none(before->change.victim);
+	if (fresh) {
+		rename_into_place(p, index, before);
+		return;
+	}
+	pending_close_below(p, c->path, c->path_len);
+	pending_close_below(p, c->path2, c->path2_len);
+}
+
+static void fold_unlink(struct pending *p, size_t index)
+{
+	struct item *item = p->items[index];
+	struct cdm_change *c = &item->change;
+	struct item *before = pending_find(p, c->path, c->path_len);
+	bool several = before && (before->change.flags | c->flags) & CDM_CH_LINKED;
+	if (before && !several && before->change.op != CDM_OP_MKDIR) {
+		bool unknown = cdm_dot_is_none(before->change.base) && cdm_dot_is_none(before->change.victim) &&
+			(before->change.op != CDM_OP_SAVE || before->change.flags & CDM_CH_NEW);
+		before->gone = true;
+		if (unknown)
+			become_skip(item);
+	}
+	pending_close(p, c->path, c->path_len);
+}
+
+static void fold_rmdir(struct pending *p, size_t index)
+{
+	struct item *item = p->items[index];
+	struct cdm_change *c = &item->change;
+	struct item *before = pending_find(p, c->path, c->path_len);
+	pending_close_below(p, c->path, c->path_len);
+	if (!before || before->change.op != CDM_OP_MKDIR)
+		return;
+	for (size_t i = index; i-- > 0 && p->items[i] != before;) {
+		const struct cdm_change *between = &p->items[i]->change;
+		if (p->items[i]->gone || between->op == CDM_OP_SKIP)
+			continue;
+		if (is_at_or_below(between->path, between->path_len, c->path, c->path_len) ||
+			is_at_or_below(between->path2, between->path2_len, c->path, c->path_len))
+			return;
+	}
+	before->gone = true;
+	become_skip(item);
+}
+
+static void fold_one(struct pending *p, size_t index)
+{
+	struct cdm_change *c = &p->items[index]->change;
+	switch (c->op) {
+	case CDM_OP_SAVE:
+		fold_save(p, index);
+		break;
+	case CDM_OP_SETATTR:
+	case CDM_OP_SETXATTR:
+	case CDM_OP_REMOVEXATTR:
+		fold_attribute(p, index);
+		break;
+	case CDM_OP_RENAME:
+		fold_rename(p, index);
+		break;
+	case CDM_OP_UNLINK:
+		fold_unlink(p, index);
+		break;
+	case CDM_OP_RMDIR:
+		fold_rmdir(p, index);
+		break;
+	case CDM_OP_LINK:
+		pending_close(p, c->path, c->path_len);
+		pending_close(p, c->path2, c->path2_len);
+		break;
+	case CDM_OP_MKDIR:
+	case CDM_OP_SYMLINK:
+	case CDM_OP_MKNOD:
+		pending_set(p, c->path, c->path_len, index);
+		break;
+	default:
+		break;
+	}
+}
+
+/* A SKIP only moves the vector: any later change of its origin does that too. */
+static void drop_covered_skips(struct item **items, size_t count)
+{
+	cdm_origin seen = 0;
+	for (size_t i = count; i-- > 0;) {
+		if (items[i]->gone)
+			continue;
+		if (items[i]->change.op == CDM_OP_SKIP && items[i]->change.dot.origin == seen)
+			items[i]->gone = true;
+		seen = items[i]->change.dot.origin;
+	}
+}
+
+void fold_items(struct item **items, size_t count)
+{
+	struct pending p = {.items = items};
+	size_t size = 64;
+	while (size < 4 * count)
+		size *= 2;
+	p.mask = size - 1;
+	p.slots = calloc(size, sizeof *p.slots);
+	if (!p.slots)
+		abort();
+	cdm_origin origin = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (items[i]->change.dot.origin != origin)
+			pending_close_all(&p);
+		origin = items[i]->change.dot.origin;
+		fold_one(&p, i);
+	}
+	drop_covered_skips(items, count);
+	free(p.slots);
+}
+
+/* Names that programs give to files they are about to rename. */
+static bool looks_temporary(const char *path, size_t len)
+{
+	const char *name = path + len;
+	while (name > path && name[-1] != '/')
+		name--;
+	size_t n = (size_t)(path + len - name);
+	static const char *const endings[] = {".tmp", ".part", ".temp", ".new", ".swp", "~", ".lock"};
+	for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+		size_t e = strlen(endings[i]);
+		if (n > e && memcmp(name + n - e, endings[i], e) == 0)
+			return true;
+	}
+	if (n > 4 && (memcmp(name, "tmp_", 4) == 0 || memcmp(name, "sed", 3) == 0) && n <= 12)
+		return true;
+	const char *dot = memrchr(name, '.', n);
+	return n > 7 && name[0] == '.' && dot > name && (size_t)(name + n - dot) >= 5; /* ".index.html.Xa81Zq" */
+}
+
+int64_t fold_hold_ms(const struct item *newest)
+{
+	const struct cdm_change *c = &newest->change;
+	bool fresh = (c->op == CDM_OP_SAVE && c->flags & CDM_CH_NEW && cdm_dot_is_none(c->victim)) || c->op == CDM_OP_SYMLINK;
+	if (!fresh || c->flags & CDM_CH_RECEIVED)
+		return 0;
+	return looks_temporary(c->path, c->path_len) ? HOLD_TEMPORARY_MS : HOLD_NEW_MS;
+}

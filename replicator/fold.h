@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fold.h — coalescing of what is about to be shipped (design.md 4 "What a save looks like"): several saves of one file become
+ * one, a save that is renamed into place becomes a save of the final name, what came and went becomes nothing.
+ * Never across a rename or link of the path or of a directory above it, nor across a change of another origin.
+ * Changes only move forward (to a later dot of the same origin), and the last one of an origin is never dropped without a
+ * SKIP in its place: so a receiver's vector still means what it says. Pure logic over a list; no thread, no state. */
+#ifndef REPLICATOR_FOLD_H
+#define REPLICATOR_FOLD_H
+
+#include "common/change.h"
+
+struct item { /* one change on its way out */
+	struct cdm_change change;  /* points into buf (and buf2) */
+	uint8_t *buf, *buf2;
+	bool gone;                 /* folded away: freed by the caller */
+	int64_t read_ms;           /* when it was read from the journal */
+	uint64_t bytes;            /* estimate of its content */
+};
+
+/* A private copy of a change (handle and journal positions too). */
+struct item *item_new(const struct cdm_change *c, int64_t now_ms);
+void item_free(struct item *item);
+bool item_is_whole_save(const struct item *item);
+
+/* Fold items[0 … count), oldest first, none of them gone yet. May be called again with more behind. */
+void fold_items(struct item **items, size_t count);
+
+/* Should the newest item wait for what its program is probably about to do (a rename)? For how many ms since it was read; 0 = no. */
+int64_t fold_hold_ms(const struct item *newest);
+
+#endif

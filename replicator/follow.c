@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* follow.c — a set's own bookkeeping reader of its journal: what is visible here, the ring of recent changes, milestones
+ * for finding start positions, barriers. It alone waits on the journal's wake pipe and kicks the links. */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <fcntl.h>
+#include <unistd.h>
+#include "replicator/set_internal.h"
+
+#define STEP_RECORDS 2000       /* read at most so many before the loop gets its turn */
+#define MILESTONE_RECORDS 4096
+
+static void milestone_add(struct follow *f, uint64_t position)
+{
+	if (f->milestone_count == MILESTONES_MAX) { /* thin out: drop every second of the older ones */
+		size_t kept = 0;
+		for (size_t i = 0; i < MILESTONES_MAX; i++) {
+			if (i % 2 && i < MILESTONES_MAX - 2)
+				cdm_vector_fini(&f->milestones[i].vector);
+			else
+				f->milestones[kept++] = f->milestones[i];
+		}
+		f->milestone_count = kept;
+	}
+	struct milestone *m = &f->milestones[f->milestone_count++];
+	*m = (struct milestone){.position = position};
+	cdm_vector_copy(&m->vector, &f->visible);
+	f->since_milestone = 0;
+}
+
+static void milestones_clear(struct follow *f)
+{
+	for (size_t i = 0; i < f->milestone_count; i++)
+		cdm_vector_fini(&f->milestones[i].vector);
+	f->milestone_count = 0;
+}
+
+const struct milestone *follow_milestone(const struct set *s, const struct cdm_vector *covered_by)
+{
+	const struct follow *f = &s->follow;
+	for (size_t i = f->milestone_count; i-- > 0;)
+		if (cdm_vector_covers_all(covered_by, &f->milestones[i].vector))
+			return &f->milestones[i];
+	return NULL;
+}
+
+static uint64_t content_bytes(const struct cdm_change *c)
+{
+	if (c->op != CDM_OP_SAVE)
+		return 0;
+	if (c->flags & (CDM_CH_WHOLE | CDM_CH_NEW) || !c->range_count)
+		return c->attr.size;
+	uint64_t bytes = 0;
+	for (size_t i = 0; i < c->range_count; i++)
+		bytes += c->ranges[i].length;
+	return bytes;
+}
+
+bool change_ships(const struct cdm_change *c)
+{
+	if (!cdm_op_ships(c->op) || cdm_dot_is_none(c->dot))
+		return false;
+	if (c->flags & CDM_CH_LOCAL)
+		return c->op == CDM_OP_RENAME; /* out of the set: a removal; ship.c looks closer */
+	if (c->flags & CDM_CH_UNSAVED)
+		return c->flags & CDM_CH_COVERS && (c->op == CDM_OP_RENAME || c->op == CDM_OP_UNLINK);
+	return true;
+}
+
+static bool note_record(struct set *s, const struct cdm_change *c)
+{
+	struct follow *f = &s->follow;
+	bool own = CDM_ORIGIN_NODE(c->dot.origin) == s->node->id->number && !(c->flags & CDM_CH_RECEIVED);
+	if (own && !cdm_dot_is_none(c->dot))
+		f->own_raw = c->dot;
+	if (++f->since_milestone >= MILESTONE_RECORDS)
+		milestone_add(f, c->position);
+	if (c->op == CDM_OP_BARRIER) {
+		barrier_seen(s, c->path, c->path_len);
+		return false;
+	}
+	if (!change_ships(c))
+		return false;
+	if (!cdm_vector_raise(&f->visible, c->dot))
+		return false;
+	f->recent[f->recent_head++ % RECENT_MAX] = (struct recent){c->dot, content_bytes(c), cdm_clock_to_ns(c->clock)};
+	return true;
+}
+
+static void on_wake(void *arg, int result);
+
+static void wait_for_records(struct set *s)
+{
+	struct follow *f = &s->follow;
+	if (!f->wake && !s->stopping)
+		f->wake = cdm_loop_poll(s->node->loop, cdm_journal_reader_wake_fd(f->reader), POLLIN, on_wake, s);
+}
+
+/* The first record read after (re)opening: at LAST_MARK it is the mark (or CLEAN) that says what was applied before it. */
+static void note_start(struct set *s, const struct cdm_change *c)
+{
+	struct follow *f = &s->follow;
+	f->started = true;
+	if ((c->op == CDM_OP_MARK || c->op == CDM_OP_CLEAN) && c->vector) {
+		cdm_vector_merge(&f->visible, c->vector);
+		cdm_vector_merge(&s->durable.vector, c->vector);
+	}
+	milestone_add(f, c->position);
+}
+
+static void reopen(struct set *s)
+{
+	struct follow *f = &s->follow;
+	uint64_t position = cdm_journal_reader_position(f->reader);
+	follow_stop(s);
+	follow_start(s);
+	if (f->reader && cdm_journal_reader_seek(f->reader, position) == 0)
+		f->started = true;
+}
+
+static void follow_failed(struct set *s, int r)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (r == -ENODATA || r == -ESTALE) {
+		reopen(s);
+		return;
+	}
+	cdm_fail(&err, -r, "read the journal of set %s", set_name(s));
+	cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+	follow_stop(s);
+}
+
+static void step_again(void *arg)
+{
+	struct set *s = arg;
+	s->posted--;
+	follow_step(s);
+}
+
+void follow_step(struct set *s)
+{
+	struct follow *f = &s->follow;
+	if (!f->reader || f->stepping || s->stopping)
+		return;
+	f->stepping = true;
+	bool moved = false;
+	int r = 1;
+	struct cdm_change c;
+	for (int i = 0; i < STEP_RECORDS && (r = cdm_journal_reader_next(f->reader, &c)) == 1; i++) {
+		if (!f->started)
+			note_start(s, &c);
+		moved |= note_record(s, &c);
+	}
+	f->stepping = false;
+	if (r < 0) {
+		follow_failed(s, r);
+	} else if (r == 1 || cdm_journal_reader_arm(f->reader)) {
+		s->posted++;
+		cdm_loop_post(s->node->loop, step_again, s);
+	} else {
+		wait_for_records(s);
+	}
+	if (r == 0 && !s->ready)
+		set_ready(s);
+	for (struct peer *p = s->peers, *next; p; p = next) {
+		next = p->next;
+		ship_kick(p);
+	}
+	if (moved)
+		set_moved(s);
+}
+
+static void on_wake(void *arg, int result)
+{
+	struct set *s = arg;
+	s->follow.wake = NULL;
+	if (!s->follow.reader || s->stopping)
+		return;
+	char drain[4096];
+	while (read(cdm_journal_reader_wake_fd(s->follow.reader), drain, sizeof drain) == (ssize_t)sizeof drain)
+		;
+	follow_step(s);
+}
+
+void follow_start(struct set *s)
+{
+	struct follow *f = &s->follow;
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (f->reader)
+		return;
+	_cleanup_close_ int dir = openat(s->store_fd, ".cdmfs/journal", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0 || cdm_journal_reader_open(dir, s->run_dir, &f->reader, &err) < 0) {
+		if (dir < 0)
+			cdm_fail(&err, errno, "open the journal of set %s", set_name(s));
+		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+		return;
+	}
+	milestones_clear(f);
+	f->started = false;
+	if (cdm_journal_reader_seek(f->reader, CDM_JOURNAL_LAST_MARK) < 0)
+		cdm_journal_reader_seek(f->reader, 0);
+}
+
+void follow_stop(struct set *s)
+{
+	struct follow *f = &s->follow;
+	if (f->wake)
+		cdm_loop_cancel(s->node->loop, f->wake);
+	milestones_clear(f);
+	cdm_journal_reader_close(&f->reader);
+}

@@ -1,0 +1,478 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
+#include "replicator/publish.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+#include "common/io.h"
+
+#define RETRY_SPACE_MS 2000
+#define RETRY_MOUNT_MS 500
+#define NEED_TIMEOUT_MS 600000
+#define SKIPS_FLUSH (48u << 10) /* an xattr value may have 64 KiB */
+#define APPLY_TRIES 16
+#define FUSE_MAGIC 0x65735546
+
+/* --- messages to the loop --- */
+
+struct note { /* applier to loop */
+	struct set *set;
+	enum { NOTE_PAUSE, NOTE_NEED } kind;
+	char code[32], reason[256];
+	uint64_t ticket, peer_serial;
+	char *path;
+	size_t path_len;
+};
+
+static void note_arrives(void *arg)
+{
+	struct note *note = arg;
+	struct set *s = note->set;
+	if (note->kind == NOTE_PAUSE) {
+		set_pause_reason(s, note->code, note->reason);
+	} else {
+		struct peer *p = s->peers;
+		while (p && p->serial != note->peer_serial)
+			p = p->next;
+		if (p) {
+			struct need need = {.ticket = note->ticket, .path = note->path, .path_len = note->path_len};
+			struct bytes frame = {0};
+			need_encode(&need, &frame);
+			link_send(p->link, s, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);
+			bytes_fini(&frame);
+			count_up(&s->counters.needs_sent, 1);
+		} else {
+			publisher_peer_gone(s->publisher, note->peer_serial);
+		}
+	}
+	free(note->path);
+	free(note);
+}
+
+static void tell_pause(struct publisher *pub, const char *code, const char *reason)
+{
+	struct note *note = calloc(1, sizeof *note);
+	if (!note)
+		abort();
+	note->set = pub->set;
+	note->kind = NOTE_PAUSE;
+	snprintf(note->code, sizeof note->code, "%s", code);
+	snprintf(note->reason, sizeof note->reason, "%s", reason);
+	cdm_loop_post(pub->set->node->loop, note_arrives, note);
+}
+
+/* Wait on pub->wake for at most ms. False: stopping. */
+static bool wait_ms(struct publisher *pub, int64_t ms)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += ms / 1000;
+	until.tv_nsec += ms % 1000 * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	pthread_mutex_lock(&pub->lock);
+	if (!pub->stopping)
+		pthread_cond_timedwait(&pub->wake, &pub->lock, &until);
+	bool go_on = !pub->stopping;
+	pthread_mutex_unlock(&pub->lock);
+	return go_on;
+}
+
+struct incoming *publisher_need(struct publisher *pub, const char *path, size_t len, bool *ret_gone)
+{
+	struct note *note = calloc(1, sizeof *note);
+	*ret_gone = true;
+	if (!note || !(note->path = malloc(len + 1)))
+		abort();
+	memcpy(note->path, path, len);
+	note->path_len = len;
+	note->set = pub->set;
+	note->kind = NOTE_NEED;
+	pthread_mutex_lock(&pub->lock);
+	note->ticket = pub->ticket = ++pub->staged_number;
+	note->peer_serial = pub->ticket_peer = pub->job->peer_serial;
+	pub->answer = NULL;
+	pub->answer_gone = false;
+	cdm_loop_post(pub->set->node->loop, note_arrives, note);
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += NEED_TIMEOUT_MS / 1000;
+	int r = 0;
+	while (!pub->answer && !pub->answer_gone && !pub->stopping && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&pub->wake, &pub->lock, &until);
+	struct incoming *in = pub->answer;
+	pub->answer = NULL;
+	pub->ticket = 0;
+	pthread_mutex_unlock(&pub->lock);
+	*ret_gone = !in;
+	if (in && (in->superseded || in->carried.change.op == CDM_OP_SKIP)) {
+		incoming_free(in, pub->set->staging_fd);
+		in = NULL;
+	}
+	return in;
+}
+
+void publisher_answer(struct publisher *pub, struct incoming *in)
+{
+	pthread_mutex_lock(&pub->lock);
+	bool wanted = pub->ticket && in->carried.change.dot.number == pub->ticket && !pub->answer;
+	if (wanted) {
+		pub->answer = in;
+		pthread_cond_broadcast(&pub->wake);
+	}
+	pthread_mutex_unlock(&pub->lock);
+	if (!wanted)
+		incoming_free(in, pub->set->staging_fd);
+}
+
+void publisher_peer_gone(struct publisher *pub, uint64_t peer_serial)
+{
+	pthread_mutex_lock(&pub->lock);
+	if (pub->ticket && pub->ticket_peer == peer_serial) {
+		pub->answer_gone = true;
+		pthread_cond_broadcast(&pub->wake);
+	}
+	pthread_mutex_unlock(&pub->lock);
+}
+
+void publisher_stop(struct publisher *pub)
+{
+	pthread_mutex_lock(&pub->lock);
+	pub->stopping = true;
+	pthread_cond_broadcast(&pub->wake);
+	pthread_mutex_unlock(&pub->lock);
+}
+
+void publisher_seed(struct publisher *pub, const struct cdm_vector *applied)
+{
+	pthread_mutex_lock(&pub->lock);
+	cdm_vector_merge(&pub->seed, applied);
+	pub->seeded = true;
+	pthread_cond_broadcast(&pub->wake);
+	pthread_mutex_unlock(&pub->lock);
+}
+
+/* --- the mount --- */
+
+void publisher_forget_dirs(struct publisher *pub)
+{
+	for (size_t i = 0; i < DIRS_MAX; i++) {
+		if (!pub->dirs[i].path)
+			continue;
+		close(pub->dirs[i].fd);
+		free(pub->dirs[i].path);
+		pub->dirs[i] = (struct dir_entry){0};
+	}
+}
+
+void publisher_close(struct publisher *pub)
+{
+	publisher_forget_dirs(pub);
+	if (pub->lane)
+		cdm_lane_release(pub->lane);
+	pub->lane = NULL;
+	cdm_announce_close(&pub->map);
+	int *fds[] = {&pub->staging_fd, &pub->content_fd, &pub->full_fd};
+	for (size_t i = 0; i < 3; i++) {
+		if (*fds[i] >= 0)
+			close(*fds[i]);
+		*fds[i] = -1;
+	}
+}
+
+static int open_mount(struct publisher *pub, struct cdm_error *err)
+{
+	_cleanup_free_ char *path = NULL;
+	if (asprintf(&path, "%s/full", pub->set->run_dir) < 0)
+		return cdm_fail(err, ENOMEM, "open the mount");
+	struct statfs fs;
+	pub->full_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (pub->full_fd < 0 || fstatfs(pub->full_fd, &fs) < 0)
+		return cdm_fail(err, errno, "open %s", path);
+	if (fs.f_type != FUSE_MAGIC)
+		return cdm_fail_plain(err, ENOTCONN, "set %s is not mounted", set_name(pub->set));
+	pub->content_fd = openat(pub->full_fd, "content", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	pub->staging_fd = openat(pub->full_fd, "staging", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (pub->content_fd < 0 || pub->staging_fd < 0)
+		return cdm_fail(err, errno, "open the full mount of set %s", set_name(pub->set));
+	return 0;
+}
+
+int publisher_open(struct publisher *pub, struct cdm_error *err)
+{
+	if (pub->lane)
+		return 0;
+	int r = open_mount(pub, err);
+	if (r == 0)
+		r = cdm_announce_open(pub->set->run_dir, &pub->map, err);
+	if (r == 0 && !(pub->lane = cdm_lane_claim(pub->map)))
+		r = cdm_fail_plain(err, EBUSY, "all %d lanes of the mount are taken", CDM_LANES);
+	if (r < 0)
+		publisher_close(pub);
+	return r;
+}
+
+int publisher_parent(struct publisher *pub, const char *path, size_t len, char ret_name[CDM_NAME_LEN_MAX + 1])
+{
+	const char *slash = memrchr(path, '/', len);
+	const char *name = slash ? slash + 1 : path;
+	size_t name_len = (size_t)(path + len - name), dir_len = slash ? (size_t)(slash - path) : 0;
+	if (name_len > CDM_NAME_LEN_MAX)
+		return -ENAMETOOLONG;
+	memcpy(ret_name, name, name_len);
+	ret_name[name_len] = 0;
+	if (!dir_len)
+		return pub->content_fd;
+	for (size_t i = 0; i < DIRS_MAX; i++)
+		if (pub->dirs[i].path && pub->dirs[i].len == dir_len && memcmp(pub->dirs[i].path, path, dir_len) == 0)
+			return pub->dirs[i].fd;
+	int fd = cdm_open_beneath(pub->content_fd, path, dir_len, O_PATH | O_DIRECTORY, 0);
+	if (fd < 0)
+		return fd;
+	struct dir_entry *d = &pub->dirs[pub->dir_next++ % DIRS_MAX];
+	if (d->path) {
+		close(d->fd);
+		free(d->path);
+	}
+	d->path = malloc(dir_len);
+	if (!d->path)
+		abort();
+	memcpy(d->path, path, dir_len);
+	d->len = dir_len;
+	d->fd = fd;
+	return fd;
+}
+
+int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void *arg, struct cdm_announcement *found)
+{
+	int slot = cdm_lane_announce(pub->lane, &step->a, step->records, step->record_count);
+	if (slot < 0)
+		return slot == -EMSGSIZE ? -E2BIG : slot;
+	errno = 0;
+	int r = call(arg) < 0 ? -errno : 0;
+	struct cdm_announcement answer;
+	enum cdm_announce_state state = cdm_lane_result(pub->lane, slot, &answer);
+	if (found)
+		*found = answer;
+	if (state == CDM_AN_REFUSED)
+		return answer.result ? answer.result : -ESTALE;
+	if (state == CDM_AN_DONE)
+		return answer.result;
+	return r ? r : -EPROTO; /* done without the server: not by this mount */
+}
+
+/* --- records without a call --- */
+
+static int flush_skips(struct publisher *pub, struct cdm_error *err)
+{
+	if (!pub->skips.len)
+		return 0;
+	char path[64];
+	snprintf(path, sizeof path, "/proc/self/fd/%d", pub->full_fd);
+	if (setxattr(path, "trusted.cdmfs.journal", pub->skips.data, pub->skips.len, 0) < 0)
+		return cdm_fail(err, errno, "journal what was skipped");
+	pub->skips.len = 0;
+	return 0;
+}
+
+static void add_skip(struct publisher *pub, const struct incoming *in)
+{
+	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = in->carried.change.dot, .clock = in->carried.change.clock};
+	size_t max = cdm_change_encoded_max(&c), at = pub->skips.len;
+	bytes_put_u32(&pub->skips, 0);
+	size_t n = cdm_change_encode(&c, bytes_add(&pub->skips, max));
+	uint32_t len = (uint32_t)n;
+	memcpy(pub->skips.data + at, &len, sizeof len);
+	pub->skips.len = at + sizeof len + n;
+	count_up(&pub->set->counters.skipped, 1);
+}
+
+/* --- the work --- */
+
+static bool mount_is_gone(int r)
+{
+	return r == -ENOTCONN || r == -ECONNABORTED || r == -ENODEV || r == -ESHUTDOWN || r == -EBADF;
+}
+
+/* Is the set mounted? Waits until it is. False: stopping. */
+static bool wait_for_mount(struct publisher *pub)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	while (publisher_open(pub, &err) < 0)
+		if (!wait_ms(pub, RETRY_MOUNT_MS))
+			return false;
+	return true;
+}
+
+static void quarantine(struct publisher *pub, struct incoming *in, int r, struct cdm_error *err)
+{
+	char dot[64], path[512];
+	const struct cdm_change *c = &in->carried.change;
+	cdm_dot_format(c->dot, dot);
+	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 500 ? c->path_len : 500), c->path);
+	if (!err->number)
+		cdm_fail(err, -r, "%s %s", cdm_op_name(c->op), path);
+	cdm_log_err(quarantined, err, cdm_str("set", set_name(pub->set)), cdm_str("change", dot), cdm_str("path", path));
+	count_up(&pub->set->counters.quarantined, 1);
+}
+
+/* Until this change is done, skipped or set aside. False: stopping. */
+static bool work_on(struct publisher *pub, struct incoming *in)
+{
+	bool paused = false;
+	for (int tries = 0; wait_for_mount(pub);) {
+		struct cdm_error err = CDM_ERROR_INIT;
+		int r = apply_change(pub, in, &err);
+		if (paused && r != -ENOSPC && r != -EDQUOT) {
+			tell_pause(pub, "", "");
+			paused = false;
+		}
+		if (r == -ENOSPC || r == -EDQUOT) {
+			if (!paused)
+				tell_pause(pub, "disk_full", err.text[0] ? err.text : "disk full");
+			paused = true;
+			if (!wait_ms(pub, RETRY_SPACE_MS))
+				return false;
+			continue;
+		}
+		if (mount_is_gone(r)) {
+			publisher_close(pub);
+			if (!wait_ms(pub, 10))
+				return false;
+			continue;
+		}
+		if (r == -ECANCELED)
+			return false;
+		if (r == APPLIED) {
+			count_up(&pub->set->counters.applied, 1);
+			return true;
+		}
+		if ((r == APPLY_RETRY || r == -ESTALE || r == -EAGAIN || r == -EINTR || r == -EPROTO) && ++tries < APPLY_TRIES) {
+			publisher_forget_dirs(pub);
+			continue;
+		}
+		if (r != APPLY_SKIP)
+			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
+		if (!in->resync)
+			add_skip(pub, in);
+		return true;
+	}
+	return false;
+}
+
+static void take_seed(struct publisher *pub)
+{
+	pthread_mutex_lock(&pub->lock);
+	while (!pub->seeded && !pub->stopping)
+		pthread_cond_wait(&pub->wake, &pub->lock);
+	cdm_vector_merge(&pub->applied, &pub->seed);
+	pthread_mutex_unlock(&pub->lock);
+}
+
+static bool flush_all(struct publisher *pub)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	while (pub->skips.len && wait_for_mount(pub)) {
+		int r = flush_skips(pub, &err);
+		if (r == 0)
+			return true;
+		if (!mount_is_gone(r))
+			cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
+		publisher_close(pub);
+		if (!wait_ms(pub, RETRY_MOUNT_MS))
+			return false;
+	}
+	return !pub->skips.len;
+}
+
+static void job_work(void *arg)
+{
+	struct job *job = arg;
+	struct publisher *pub = job->set->publisher;
+	take_seed(pub);
+	pub->job = job;
+	for (struct incoming *in = job->head; in; in = in->next) {
+		const struct cdm_change *c = &in->carried.change;
+		if (!in->resync && cdm_vector_covers(&pub->applied, c->dot)) {
+			count_up(&pub->set->counters.already_there, 1);
+			continue;
+		}
+		if (c->op == CDM_OP_SKIP || in->superseded)
+			add_skip(pub, in);
+		else if (!work_on(pub, in))
+			break;
+		if (!in->resync)
+			cdm_vector_raise(&pub->applied, c->dot);
+		if (pub->skips.len > SKIPS_FLUSH && !flush_all(pub))
+			break;
+	}
+	flush_all(pub);
+	publisher_forget_dirs(pub);
+	pub->job = NULL;
+}
+
+static void job_done(void *arg)
+{
+	struct job *job = arg;
+	struct set *s = job->set;
+	s->posted--;
+	if (s->stopping) {
+		job_free(job);
+		return;
+	}
+	follow_step(s);
+	if (job->done) {
+		job->done(job);
+		return;
+	}
+	for (struct peer *p = s->peers; p; p = p->next)
+		if (p->serial == job->peer_serial)
+			set_send_ack(p, job->batch);
+	job_free(job);
+}
+
+void publisher_submit(struct job *job)
+{
+	job->set->posted++;
+	cdm_worker_submit(job->set->applier, job_work, job_done, job);
+}
+
+struct publisher *publisher_new(struct set *s)
+{
+	struct publisher *pub = calloc(1, sizeof *pub);
+	if (!pub)
+		abort();
+	pub->set = s;
+	pub->full_fd = pub->content_fd = pub->staging_fd = -1;
+	pub->staged_number = (uint64_t)cdm_wall_ns() >> 20; /* names of an earlier run must not come again */
+	pthread_mutex_init(&pub->lock, NULL);
+	pthread_cond_init(&pub->wake, NULL);
+	return pub;
+}
+
+void publisher_free(struct publisher **p)
+{
+	struct publisher *pub = *p;
+	if (!pub)
+		return;
+	*p = NULL;
+	publisher_close(pub);
+	cdm_vector_fini(&pub->applied);
+	cdm_vector_fini(&pub->seed);
+	contexts_fini(&pub->told);
+	bytes_fini(&pub->skips);
+	pthread_cond_destroy(&pub->wake);
+	pthread_mutex_destroy(&pub->lock);
+	free(pub);
+}

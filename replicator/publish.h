@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* publish.h — received changes become visible: the applying thread of a set. It performs each change as an ordinary
+ * call through the full mount, announced to the mount's server with dot and expectation (common/announce.h).
+ *
+ * Batches are handed over whole and in order; everything here happens on the set's applier thread except where said.
+ * A full disk stops the thread at the change that met it until there is space again; an unmounted set likewise; nothing is lost. */
+#ifndef REPLICATOR_PUBLISH_H
+#define REPLICATOR_PUBLISH_H
+
+#include <pthread.h>
+#include "common/announce.h"
+#include "replicator/set_internal.h"
+
+#define STAGING_NAME_MAX 64
+
+struct incoming { /* one received change with what came along */
+	struct incoming *next;
+	uint8_t *frame;               /* `carried` points into it */
+	struct carried carried;
+	struct cdm_vector context;    /* what its origin had applied */
+	char staging[STAGING_NAME_MAX]; /* streamed content: its file in staging, "" = none */
+	int spool_fd;                 /* that file, -1 = none or closed */
+	bool streaming, superseded, complete, ended;
+	uint64_t received;
+	unsigned writes;              /* in flight */
+	bool orphan;                  /* its link is gone: the last write frees it */
+	bool resync;                  /* from a walk: no dot of its own to move the vector */
+};
+struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */
+void incoming_free(struct incoming *in, int staging_fd); /* removes its staging file */
+
+struct job { /* one batch for the applier */
+	struct set *set;
+	uint64_t peer_serial, batch;
+	struct incoming *head, **tail;
+	size_t count;
+	void (*done)(struct job *job); /* on the loop; owns the job then. NULL: acknowledge and free */
+	void *arg;
+};
+struct job *job_new(struct set *s, uint64_t peer_serial, uint64_t batch);
+void job_add(struct job *job, struct incoming *in);
+void job_free(struct job *job);
+
+/* Loop. */
+struct publisher *publisher_new(struct set *s);
+void publisher_free(struct publisher **pub); /* after the applier ended */
+void publisher_submit(struct job *job);
+/* Loop: an answer to a NEED (takes it); a peer that will not answer any more; end all waiting. */
+void publisher_answer(struct publisher *pub, struct incoming *in);
+void publisher_peer_gone(struct publisher *pub, uint64_t peer_serial);
+void publisher_stop(struct publisher *pub);
+void publisher_seed(struct publisher *pub, const struct cdm_vector *applied); /* what the journal says is applied */
+
+/* --- shared by publish*.c, stage.c and conflict.c; applier thread --- */
+struct dir_entry { /* a directory of the mount, by path, kept during one batch */
+	char *path;
+	size_t len;
+	int fd;
+};
+#define DIRS_MAX 32
+
+struct publisher {
+	struct set *set; /* fixed parts, counters and loop posting only */
+	struct cdm_announce_map *map;
+	struct cdm_lane *lane;
+	int full_fd, content_fd, staging_fd; /* in the full mount; -1 = not open */
+	struct dir_entry dirs[DIRS_MAX];
+	size_t dir_next;
+	struct cdm_vector applied;
+	struct contexts told;        /* context as last journaled, per origin */
+	struct bytes skips;          /* encoded records for the next journal call */
+	struct job *job;
+	uint64_t staged_number;      /* for names of things that are staged here */
+	struct assembly *assembly;
+
+	pthread_mutex_t lock;        /* below: any thread */
+	pthread_cond_t wake;
+	bool stopping;
+	struct cdm_vector seed;      /* merged into applied before the next job */
+	bool seeded;
+	uint64_t ticket;             /* waited for; 0 = none */
+	uint64_t ticket_peer;
+	struct incoming *answer;
+	bool answer_gone;
+};
+
+enum apply { APPLIED = 0, APPLY_SKIP = 1 /* journal a SKIP for the dot */, APPLY_RETRY = 2 /* state changed: look again */ };
+
+int publisher_open(struct publisher *pub, struct cdm_error *err);
+void publisher_close(struct publisher *pub);
+/* Fetch what the sender has at this path. NULL: it has nothing there, or is gone (*ret_gone). */
+struct incoming *publisher_need(struct publisher *pub, const char *path, size_t len, bool *ret_gone);
+
+/* Directory fd (borrowed) of path's parent, in the mount; name points into a static-per-publisher buffer. -ENOENT … */
+int publisher_parent(struct publisher *pub, const char *path, size_t len, char ret_name[CDM_NAME_LEN_MAX + 1]);
+void publisher_forget_dirs(struct publisher *pub);
+
+/* The announcement for a change, prepared: record and defaults. */
+struct step {
+	struct cdm_announcement a;
+	const struct cdm_change *records;
+	size_t record_count;
+};
+/* Announce; make the call with the callback; read the answer. 0, -ESTALE (refused, *found says what is there), or -errno. */
+typedef int call_fn(void *arg);
+int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void *arg, struct cdm_announcement *found);
+
+/* stage.c: build the object of `in` under `name` in the store's staging, ready to be renamed. 0 or -errno. handle: its handle. */
+int stage_object(struct publisher *pub, struct incoming *in, int dir_fd, const char *name, struct cdm_handle *handle, struct cdm_error *err);
+int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_fd, const char *name, struct cdm_handle *handle,
+	struct cdm_error *err);
+/* All pieces of a received content to fd at their offsets. */
+int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd);
+/* Loop, before anything is received: remove what an earlier run left in staging. */
+void stage_sweep(int staging_fd);
+uint32_t stage_uid(const struct incoming *in, uint32_t uid);
+uint32_t stage_gid(const struct incoming *in, uint32_t gid);
+
+/* conflict.c */
+struct cdm_version change_version(const struct cdm_change *c); /* of its content, else its own dot and clock */
+enum verdict { INCOMING_WINS, INCOMING_WINS_KEEP_OLD, LOCAL_WINS, SAME, ABSENT, TYPE_CLASH };
+enum verdict conflict_decide(const struct incoming *in, const struct cdm_announcement *found);
+/* Move a staged object to conflicts/, log and count. */
+void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version);
+void conflict_report(struct publisher *pub, const char *path, size_t len, struct cdm_version loser, const char *what);
+
+/* publish_ops.c */
+int apply_change(struct publisher *pub, struct incoming *in, struct cdm_error *err); /* enum apply, or -errno */
+
+#endif

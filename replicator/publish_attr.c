@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* publish_attr.c — attributes, content changed in place, removal of whole trees: several announced calls for one change,
+ * the last of which carries its record. A crash before that leaves the change unapplied, and it is done again. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "replicator/content.h"
+#include "replicator/publish_ops.h"
+
+struct attr_call {
+	int fd;          /* O_PATH of the subject, or an open file */
+	char proc[64];
+	mode_t mode;
+	uid_t uid;
+	gid_t gid;
+	struct timespec times[2];
+	off_t size;
+	const void *data;
+	size_t len;
+	const char *name;
+	const struct cdm_change *change;
+};
+
+static int call_chown(void *arg)
+{
+	struct attr_call *a = arg;
+	return fchownat(a->fd, "", a->uid, a->gid, AT_EMPTY_PATH);
+}
+
+static int call_chmod(void *arg)
+{
+	struct attr_call *a = arg;
+	return chmod(a->proc, a->mode);
+}
+
+static int call_utimens(void *arg)
+{
+	struct attr_call *a = arg;
+	return utimensat(a->fd, "", a->times, AT_EMPTY_PATH);
+}
+
+static int call_truncate(void *arg)
+{
+	struct attr_call *a = arg;
+	return ftruncate(a->fd, a->size);
+}
+
+static int call_pwrite(void *arg)
+{
+	struct attr_call *a = arg;
+	int r = cdm_pwrite_all(a->fd, a->data, a->len, a->size);
+	if (r < 0)
+		errno = -r;
+	return r < 0 ? -1 : 0;
+}
+
+static int call_xattr(void *arg)
+{
+	struct attr_call *a = arg;
+	if (a->change->op == CDM_OP_REMOVEXATTR)
+		return removexattr(a->proc, a->name);
+	return setxattr(a->proc, a->name, a->change->value, a->change->value_len, 0);
+}
+
+static struct timespec time_of(int64_t ns)
+{
+	struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	if (t.tv_nsec < 0) {
+		t.tv_nsec += 1000000000;
+		t.tv_sec--;
+	}
+	return t;
+}
+
+static void set_times(struct attr_call *a, const struct cdm_attr *attr)
+{
+	a->times[0] = attr->mask & CDM_ATTR_ATIME ? time_of(attr->atime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
+	a->times[1] = attr->mask & CDM_ATTR_MTIME ? time_of(attr->mtime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
+}
+
+/* The subject in the mount (O_PATH) and its stamp from the store. fd or -errno. */
+static int open_subject(struct publisher *pub, const struct cdm_change *c, struct attr_call *call, struct cdm_stamp *stamp)
+{
+	char name[CDM_NAME_LEN_MAX + 1];
+	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0)
+		return parent;
+	call->fd = openat(parent, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (call->fd < 0)
+		return -errno;
+	snprintf(call->proc, sizeof call->proc, "/proc/self/fd/%d", call->fd);
+	*stamp = (struct cdm_stamp){0};
+	_cleanup_close_ int in_store = cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_PATH | O_NOFOLLOW, 0);
+	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
+	char proc[64];
+	snprintf(proc, sizeof proc, "/proc/self/fd/%d", in_store);
+	ssize_t n = in_store < 0 ? -1 : getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
+	if (n > 0)
+		cdm_stamp_decode(bytes, (size_t)n, stamp);
+	return 0;
+}
+
+static bool is_gone(int r)
+{
+	return r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
+}
+
+/* Attributes that a later change of another node set already stay. */
+static bool attributes_are_newer(const struct cdm_stamp *stamp, const struct cdm_change *c)
+{
+	if (stamp->attr_clock != c->clock)
+		return stamp->attr_clock > c->clock;
+	return stamp->attr_origin > c->dot.origin;
+}
+
+/* Owner, mode, times in this order (a new owner takes setuid away); the last call carries the record. */
+static int attr_steps(struct publisher *pub, struct incoming *in, struct attr_call *call, const struct cdm_attr *attr, const struct step *last)
+{
+	struct {
+		uint32_t mask;
+		call_fn *fn;
+	} steps[] = {{CDM_ATTR_UID | CDM_ATTR_GID, call_chown}, {CDM_ATTR_MODE, call_chmod}, {CDM_ATTR_MTIME | CDM_ATTR_ATIME, call_utimens}};
+	call->uid = attr->mask & CDM_ATTR_UID ? stage_uid(in, attr->uid) : (uid_t)-1;
+	call->gid = attr->mask & CDM_ATTR_GID ? stage_gid(in, attr->gid) : (gid_t)-1;
+	call->mode = attr->mode & 07777;
+	set_times(call, attr);
+	size_t last_step = 3;
+	for (size_t i = 0; i < 3; i++)
+		if (attr->mask & steps[i].mask)
+			last_step = i;
+	if (last_step == 3)
+		return APPLY_SKIP;
+	for (size_t i = 0; i <= last_step; i++) {
+		if (!(attr->mask & steps[i].mask))
+			continue;
+		struct step step;
+		step_init(&step, CDM_CALL_SETATTR, in, NULL);
+		if (i == last_step)
+			step = *last;
+		int r = publisher_call(pub, &step, steps[i].fn, call, NULL);
+		if (r < 0)
+			return r == -ESTALE ? APPLY_RETRY : r;
+	}
+	return APPLIED;
+}
+
+int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	struct attr_call call = {.fd = -1};
+	struct cdm_stamp stamp;
+	int r = open_subject(pub, c, &call, &stamp);
+	if (r < 0)
+		return is_gone(r) ? APPLY_SKIP : r;
+	_cleanup_close_ int fd = call.fd;
+	struct stat st;
+	if (fstat(fd, &st) < 0 || attributes_are_newer(&stamp, c))
+		return APPLY_SKIP;
+	struct cdm_attr attr = c->attr;
+	if (S_ISLNK(st.st_mode))
+		attr.mask &= ~(uint32_t)CDM_ATTR_MODE;
+	struct cdm_change record = record_of(pub, in);
+	struct step last;
+	step_init(&last, CDM_CALL_SETATTR, in, &record);
+	last.a.attr_clock = c->clock;
+	last.a.attr_origin = c->dot.origin;
+	return attr_steps(pub, in, &call, &attr, &last);
+}
+
+int apply_directory_attributes(struct publisher *pub, struct incoming *in)
+{
+	const struct cdm_change *c = &in->carried.change;
+	struct cdm_version mine = change_version(c);
+	struct attr_call call = {.fd = -1};
+	struct cdm_stamp stamp;
+	int r = open_subject(pub, c, &call, &stamp);
+	if (r < 0)
+		return is_gone(r) ? APPLY_RETRY : r;
+	_cleanup_close_ int fd = call.fd;
+	if (!cdm_dot_is_none(stamp.content.dot) && cdm_version_compare(&mine, &stamp.content) <= 0)
+		return APPLY_SKIP;
+	const struct carried *k = &in->carried;
+	struct cdm_attr attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID, .mode = k->mode, .uid = k->uid, .gid = k->gid};
+	struct cdm_change record = record_of(pub, in);
+	struct step last;
+	step_init(&last, CDM_CALL_SETATTR, in, &record);
+	last.a.stamp = mine;
+	last.a.attr_clock = k->stamp.attr_clock;
+	last.a.attr_origin = k->stamp.attr_origin;
+	return attr_steps(pub, in, &call, &attr, &last);
+}
+
+int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1];
+	struct attr_call call = {.fd = -1, .name = name, .change = c};
+	struct cdm_stamp stamp;
+	memcpy(name, c->name, c->name_len);
+	name[c->name_len] = 0;
+	if (!content_xattr_replicates(name))
+		return cdm_fail_plain(err, EPERM, "attribute %s does not replicate", name);
+	int r = open_subject(pub, c, &call, &stamp);
+	if (r < 0)
+		return is_gone(r) ? APPLY_SKIP : r;
+	_cleanup_close_ int fd = call.fd;
+	if (attributes_are_newer(&stamp, c))
+		return APPLY_SKIP;
+	struct cdm_change record = record_of(pub, in);
+	struct step step;
+	step_init(&step, c->op == CDM_OP_SETXATTR ? CDM_CALL_SETXATTR : CDM_CALL_REMOVEXATTR, in, &record);
+	step.a.attr_clock = c->clock;
+	step.a.attr_origin = c->dot.origin;
+	r = publisher_call(pub, &step, call_xattr, &call, NULL);
+	if (r == -ENODATA || r == -ENOENT)
+		return APPLY_SKIP;
+	return r == -ESTALE ? APPLY_RETRY : r < 0 ? cdm_fail(err, -r, "set attribute %s", name) : APPLIED;
+}
+
+/* --- content in place --- */
+
+static int write_piece(struct publisher *pub, struct incoming *in, int fd, uint64_t offset, const void *data, size_t len, struct cdm_dot expect)
+{
+	struct attr_call call = {.fd = fd, .size = (off_t)offset, .data = data, .len = len};
+	struct step step;
+	step_init(&step, CDM_CALL_WRITE, in, NULL);
+	step.a.flags = CDM_AN_MORE;
+	step.a.bytes = len;
+	step.a.expect = CDM_EXPECT_VERSION;
+	step.a.expect_version = expect;
+	return publisher_call(pub, &step, call_pwrite, &call, NULL);
+}
+
+static int write_spooled(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)
+{
+	_cleanup_close_ int spool = openat(pub->set->staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	uint8_t *buf = malloc(FRAME_PIECE_MAX);
+	if (spool < 0 || !buf) {
+		free(buf);
+		return -EIO;
+	}
+	int r = 0;
+	off_t end = lseek(spool, 0, SEEK_END);
+	for (off_t at = 0; r == 0 && at < end;) {
+		off_t data = lseek(spool, at, SEEK_DATA);
+		if (data < 0)
+			break;
+		off_t hole = lseek(spool, data, SEEK_HOLE);
+		for (at = data; r == 0 && at < hole;) {
+			ssize_t n = pread(spool, buf, hole - at < (off_t)FRAME_PIECE_MAX ? (size_t)(hole - at) : FRAME_PIECE_MAX, at);
+			if (n <= 0) {
+				r = n < 0 ? -errno : -EIO;
+				break;
+			}
+			r = write_piece(pub, in, fd, (uint64_t)at, buf, (size_t)n, expect);
+			at += n;
+		}
+	}
+	free(buf);
+	return r;
+}
+
+static int write_inline(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)
+{
+	struct carried *k = &in->carried;
+	struct piece piece;
+	size_t at = 0;
+	int r = 0;
+	while (r == 0 && piece_next(k->pieces, k->pieces_len, &at, &piece) > 0)
+		r = write_piece(pub, in, fd, piece.offset, piece.data, piece.len, expect);
+	return r;
+}
+
+int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct carried *k = &in->carried;
+	const struct cdm_change *c = &k->change;
+	_cleanup_close_ int fd = cdm_open_beneath(pub->content_fd, c->path, c->path_len, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return fd < 0 && !is_gone(fd) ? fd : APPLY_RETRY;
+	int r = in->staging[0] ? write_spooled(pub, in, fd, c->base) : write_inline(pub, in, fd, c->base);
+	struct attr_call call = {.fd = fd, .size = (off_t)k->size};
+	struct step step;
+	step_init(&step, CDM_CALL_SETATTR, in, NULL);
+	if (r == 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size != k->size)
+		r = publisher_call(pub, &step, call_truncate, &call, NULL);
+	if (r < 0)
+		return r == -ESTALE ? APPLY_RETRY : cdm_fail(err, -r, "write into %.*s", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
+	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mode = k->mode, .uid = k->uid, .gid = k->gid, .mtime_ns = k->mtime_ns};
+	if (st.st_uid != stage_uid(in, k->uid) || st.st_gid != stage_gid(in, k->gid))
+		attr.mask |= CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MODE;
+	if ((st.st_mode & 07777) != (k->mode & 07777))
+		attr.mask |= CDM_ATTR_MODE;
+	snprintf(call.proc, sizeof call.proc, "/proc/self/fd/%d", fd);
+	struct cdm_change record = record_of(pub, in);
+	step_init(&step, CDM_CALL_SETATTR, in, &record);
+	step.a.stamp = k->stamp.content;
+	step.a.attr_clock = k->stamp.attr_clock;
+	step.a.attr_origin = k->stamp.attr_origin;
+	return attr_steps(pub, in, &call, &attr, &step);
+}
+
+/* --- trees --- */
+
+struct removal {
+	int dir;
+	const char *name;
+	int flags;
+};
+
+static int call_remove(void *arg)
+{
+	struct removal *r = arg;
+	return unlinkat(r->dir, r->name, r->flags);
+}
+
+static void remove_entry(struct publisher *pub, struct incoming *in, int dir, const char *name, bool directory)
+{
+	struct removal removal = {dir, name, directory ? AT_REMOVEDIR : 0};
+	struct step step;
+	if (directory)
+		remove_below(pub, in, dir, name);
+	step_init(&step, directory ? CDM_CALL_RMDIR : CDM_CALL_UNLINK, in, NULL);
+	publisher_call(pub, &step, call_remove, &removal, NULL);
+}
+
+void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	for (struct dirent *e; (e = readdir(d));) {
+		struct stat st;
+		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+			continue;
+		if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			remove_entry(pub, in, fd, e->d_name, S_ISDIR(st.st_mode));
+	}
+	closedir(d);
+}

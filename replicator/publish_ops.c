@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* publish_ops.c — one received change, by operation: what is announced, which call is made, what a refusal means. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "replicator/content.h"
+#include "replicator/publish.h"
+#include "replicator/publish_ops.h"
+
+#define PLACE_TRIES 8
+#define REVIVE_DEPTH 256
+
+/* --- steps --- */
+
+/* The record of this change as this node journals it. */
+struct cdm_change record_of(struct publisher *pub, struct incoming *in)
+{
+	struct cdm_change record = in->carried.change;
+	record.flags |= CDM_CH_RECEIVED;
+	record.context = contexts_same(&pub->told, record.dot.origin, &in->context) ? NULL : &in->context;
+	return record;
+}
+
+void step_init(struct step *step, enum cdm_call call, const struct incoming *in, const struct cdm_change *record)
+{
+	const struct cdm_change *c = &in->carried.change;
+	*step = (struct step){.a = {.call = call, .expect = CDM_EXPECT_ANY}, .records = record, .record_count = record ? 1 : 0};
+	if (record) {
+		step->a.parent_mtime_ns = c->parent_mtime_ns;
+		step->a.parent2_mtime_ns = c->parent2_mtime_ns;
+	}
+}
+
+static void expect_version(struct step *step, struct cdm_dot dot)
+{
+	step->a.expect = cdm_dot_is_none(dot) ? CDM_EXPECT_ANY : CDM_EXPECT_VERSION;
+	step->a.expect_version = dot;
+}
+
+struct two_names {
+	int dir, dir2;
+	const char *name, *name2;
+	unsigned flags;
+};
+
+static int call_rename(void *arg)
+{
+	struct two_names *n = arg;
+	return renameat2(n->dir, n->name, n->dir2, n->name2, n->flags);
+}
+
+static int call_link(void *arg)
+{
+	struct two_names *n = arg;
+	return linkat(n->dir, n->name, n->dir2, n->name2, 0);
+}
+
+static int call_unlink(void *arg)
+{
+	struct two_names *n = arg;
+	return unlinkat(n->dir, n->name, (int)n->flags);
+}
+
+/* Remove what is at a name and keep it in conflicts/; the record, if any, is another step's. */
+static int keep_away(struct publisher *pub, struct incoming *in, int dir, const char *name)
+{
+	struct step step;
+	struct two_names n = {.dir = dir, .name = name};
+	step_init(&step, CDM_CALL_UNLINK, in, NULL);
+	step.a.flags = CDM_AN_KEEP_OLD;
+	return publisher_call(pub, &step, call_unlink, &n, NULL);
+}
+
+/* --- parents that are missing here: another node removed them while this change was made --- */
+
+static int revive_one(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err)
+{
+	char name[CDM_NAME_LEN_MAX + 1], staged[STAGING_NAME_MAX];
+	bool gone;
+	struct incoming *dir = publisher_need(pub, path, len, &gone);
+	if (!dir)
+		return gone ? -ECANCELED : APPLY_SKIP;
+	struct cdm_handle handle;
+	int r = dir->carried.change.op == CDM_OP_MKDIR ? 0 : APPLY_SKIP;
+	snprintf(staged, sizeof staged, "revived.%lx", (unsigned long)++pub->staged_number);
+	if (r == 0)
+		r = stage_object(pub, dir, pub->set->staging_fd, staged, &handle, err);
+	int parent = r == 0 ? publisher_parent(pub, path, len, name) : -1;
+	if (r == 0 && parent < 0)
+		r = parent;
+	if (r == 0) {
+		struct step step;
+		struct two_names n = {pub->staging_fd, parent, staged, name, RENAME_NOREPLACE};
+		struct stat st;
+		if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(st.st_mode))
+			r = keep_away(pub, in, parent, name);
+		step_init(&step, CDM_CALL_RENAME, dir, NULL);
+		if (r == 0)
+			r = publisher_call(pub, &step, call_rename, &n, NULL);
+		if (r < 0)
+			unlinkat(pub->set->staging_fd, staged, AT_REMOVEDIR);
+	}
+	incoming_free(dir, pub->set->staging_fd);
+	return r;
+}
+
+/* The directory that holds path; made again from the sender's where it is missing. fd, APPLY_SKIP as -ENOENT (the sender has none
+ * either: what comes later deals with it), or -errno. */
+static int parent_for(struct publisher *pub, struct incoming *in, const char *path, size_t len, char *name, struct cdm_error *err)
+{
+	for (int tries = 0; tries < REVIVE_DEPTH; tries++) {
+		int fd = publisher_parent(pub, path, len, name);
+		if (fd >= 0 || (fd != -ENOENT && fd != -ENOTDIR && fd != -ELOOP))
+			return fd;
+		size_t at = 0, end = len; /* the topmost ancestor that is not there */
+		for (;;) {
+			const char *slash = memchr(path + at, '/', len - at);
+			if (!slash)
+				return -ENOENT;
+			end = (size_t)(slash - path);
+			int probe = cdm_open_beneath(pub->content_fd, path, end, O_PATH | O_DIRECTORY, 0);
+			if (probe < 0)
+				break;
+			close(probe);
+			at = end + 1;
+		}
+		int r = revive_one(pub, in, path, end, err);
+		if (r != 0)
+			return r == APPLY_SKIP ? -ENOENT : r;
+	}
+	return -ENOENT;
+}
+
+/* --- things that are staged and renamed into place --- */
+
+static int clash_with_directory(struct publisher *pub, struct incoming *in, const char *staged)
+{
+	const struct cdm_change *c = &in->carried.change;
+	if (c->op == CDM_OP_MKDIR) { /* both made it: one directory, the higher one's attributes */
+		unlinkat(pub->set->staging_fd, staged, AT_REMOVEDIR);
+		return apply_directory_attributes(pub, in);
+	}
+	conflict_keep_staged(pub, staged, c->path, c->path_len, change_version(c));
+	if (staged == in->staging)
+		in->staging[0] = 0;
+	return APPLY_SKIP;
+}
+
+static void discard_staged(struct publisher *pub, struct incoming *in, const char *staged)
+{
+	unlinkat(pub->set->staging_fd, staged, in->carried.change.op == CDM_OP_MKDIR ? AT_REMOVEDIR : 0);
+	if (staged == in->staging)
+		in->staging[0] = 0;
+}
+
+/* What a refusal asks for: 0 = announce again as *step says now, else the end. */
+static int after_refusal(struct publisher *pub, struct incoming *in, const char *staged, struct step *step,
+	const struct cdm_announcement *found)
+{
+	const struct cdm_change *c = &in->carried.change;
+	enum verdict verdict = conflict_decide(in, found);
+	step->a.flags = 0;
+	switch (verdict) {
+	case ABSENT:
+		step->a.expect = CDM_EXPECT_ABSENT;
+		return 0;
+	case SAME:
+		discard_staged(pub, in, staged);
+		return APPLY_SKIP;
+	case INCOMING_WINS_KEEP_OLD:
+		step->a.flags = CDM_AN_KEEP_OLD;
+		conflict_report(pub, c->path, c->path_len, found->found, "version here");
+		__attribute__((fallthrough));
+	case INCOMING_WINS:
+		expect_version(step, found->found.dot);
+		return 0;
+	case TYPE_CLASH:
+		return clash_with_directory(pub, in, staged);
+	case LOCAL_WINS:
+	default:
+		if (c->op == CDM_OP_SAVE)
+			conflict_keep_staged(pub, staged, c->path, c->path_len, change_version(c));
+		discard_staged(pub, in, staged);
+		return APPLY_SKIP;
+	}
+}
+
+static int place(struct publisher *pub, struct incoming *in, const char *staged, const struct cdm_handle *handle, int parent, const char *name)
+{
+	const struct cdm_change *c = &in->carried.change;
+	struct cdm_change record = record_of(pub, in);
+	struct two_names n = {pub->staging_fd, parent, staged, name, 0};
+	struct cdm_announcement found;
+	struct step step;
+	record.handle = *handle;
+	step_init(&step, CDM_CALL_RENAME, in, &record);
+	step.a.parent2_mtime_ns = c->parent_mtime_ns; /* the final name's directory; staging's own does not matter */
+	step.a.parent_mtime_ns = 0;
+	struct cdm_dot base = c->op == CDM_OP_SAVE && !cdm_dot_is_none(c->base) ? c->base : c->victim;
+	step.a.expect = cdm_dot_is_none(base) ? CDM_EXPECT_ABSENT : CDM_EXPECT_VERSION;
+	step.a.expect_version = base;
+	int r = -ESTALE;
+	for (int tries = 0; tries < PLACE_TRIES; tries++) {
+		r = publisher_call(pub, &step, call_rename, &n, &found);
+		if (r == 0) {
+			if (staged == in->staging)
+				in->staging[0] = 0;
+			return APPLIED;
+		}
+		if (r == -EISDIR || r == -EEXIST || r == -ENOTEMPTY)
+			return clash_with_directory(pub, in, staged);
+		if (r == -ENOTDIR && c->op == CDM_OP_MKDIR) {
+			r = keep_away(pub, in, parent, name);
+			if (r == 0)
+				conflict_report(pub, c->path, c->path_len, (struct cdm_version){0}, "file where a directory is now");
+			step.a.expect = CDM_EXPECT_ABSENT;
+			if (r == 0)
+				continue;
+		}
+		if (r != -ESTALE)
+			break;
+		r = after_refusal(pub, in, staged, &step, &found);
+		if (r != 0)
+			return r;
+		r = -ESTALE;
+	}
+	discard_staged(pub, in, staged);
+	return r;
+}
+
+int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1], made[STAGING_NAME_MAX];
+	struct cdm_handle handle;
+	int parent = parent_for(pub, in, c->path, c->path_len, name, err);
+	if (parent < 0)
+		return parent == -ENOENT ? APPLY_SKIP : parent;
+	snprintf(made, sizeof made, "made.%lx", (unsigned long)++pub->staged_number);
+	bool spooled = in->staging[0];
+	int r = stage_object(pub, in, pub->set->staging_fd, made, &handle, err);
+	if (r < 0)
+		return r;
+	return place(pub, in, spooled ? in->staging : made, &handle, parent, name);
+}
+
+/* --- content changes in place --- */
+
+/* Use the whole file as the sender has it now in place of what came. */
+static int apply_instead(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err)
+{
+	bool gone;
+	struct incoming *whole = publisher_need(pub, path, len, &gone);
+	if (!whole)
+		return gone ? -ECANCELED : APPLY_SKIP;
+	struct cdm_change kept = whole->carried.change, *c = &whole->carried.change;
+	bool usable = kept.op != CDM_OP_MKDIR || in->carried.change.op == CDM_OP_RENAME;
+	*c = in->carried.change;
+	c->op = kept.op;
+	c->path = path;
+	c->path_len = len;
+	c->path2_len = 0;
+	c->parent_mtime_ns = path == in->carried.change.path2 ? in->carried.change.parent2_mtime_ns : c->parent_mtime_ns;
+	c->parent2_mtime_ns = 0;
+	c->rename_flags = 0;
+	c->value = kept.value;
+	c->value_len = kept.value_len;
+	c->attr = kept.attr;
+	c->version = cdm_dot_is_none(kept.version.dot) ? change_version(&in->carried.change) : kept.version;
+	c->base = c->victim = (struct cdm_dot){0};
+	c->ranges = NULL;
+	c->range_count = 0;
+	c->flags |= CDM_CH_WHOLE;
+	whole->resync = in->resync;
+	cdm_vector_copy(&whole->context, &in->context);
+	int r = usable ? apply_staged(pub, whole, err) : APPLY_SKIP;
+	whole->carried.change = kept;
+	incoming_free(whole, pub->set->staging_fd);
+	return r;
+}
+
+int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	if (in->carried.kind == CONTENT_NONE || in->carried.kind == CONTENT_ATTRS)
+		return cdm_fail_plain(err, EBADMSG, "a SAVE without content");
+	bool linked = c->flags & CDM_CH_LINKED;
+	if (in->carried.kind == CONTENT_WHOLE && !linked)
+		return apply_staged(pub, in, err);
+	_cleanup_close_ int base = cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+	struct cdm_stamp stamp = {0};
+	struct stat st = {0};
+	bool there = base >= 0 && fstat(base, &st) == 0 && S_ISREG(st.st_mode) && cdm_stamp_get(base, &stamp) == 0;
+	if (in->carried.kind == CONTENT_WHOLE)
+		return there && st.st_nlink > 1 && cdm_dot_equal(stamp.content.dot, c->base) ? apply_in_place(pub, in, err) : apply_staged(pub, in, err);
+	if (there && cdm_dot_equal(stamp.content.dot, in->carried.stamp.content.dot))
+		return APPLY_SKIP;
+	if (!there || !cdm_dot_equal(stamp.content.dot, c->base))
+		return apply_instead(pub, in, c->path, c->path_len, err);
+	bool small = in->carried.content_bytes <= 8u << 20 && in->carried.content_bytes <= (uint64_t)st.st_size / 4;
+	if (linked || st.st_nlink > 1 || (small && !pub->set->policy.strict_update))
+		return apply_in_place(pub, in, err);
+	char name[CDM_NAME_LEN_MAX + 1], made[STAGING_NAME_MAX];
+	struct cdm_handle handle;
+	int parent = parent_for(pub, in, c->path, c->path_len, name, err);
+	if (parent < 0)
+		return parent;
+	snprintf(made, sizeof made, "made.%lx", (unsigned long)++pub->staged_number);
+	int r = stage_copy_with_ranges(pub, in, base, made, &handle, err);
+	return r < 0 ? r : place(pub, in, made, &handle, parent, name);
+}
+
+/* --- names --- */
+
+/* One name goes; what the origin had not seen stays (an update wins over a concurrent removal). */
+static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1];
+	struct cdm_announcement found;
+	struct cdm_change record = record_of(pub, in);
+	struct step step;
+	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0)
+		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_SKIP : parent;
+	struct two_names n = {.dir = parent, .name = name};
+	step_init(&step, CDM_CALL_UNLINK, in, &record);
+	expect_version(&step, c->version.dot);
+	for (int tries = 0; tries < PLACE_TRIES; tries++) {
+		int r = publisher_call(pub, &step, call_unlink, &n, &found);
+		if (r == 0)
+			return APPLIED;
+		if (r == -ENOENT || r == -EISDIR || r == -EPERM)
+			return APPLY_SKIP;
+		if (r != -ESTALE)
+			return r;
+		if (!found.found_exists || found.found_is_dir)
+			return APPLY_SKIP;
+		bool none = cdm_dot_is_none(found.found.dot);
+		if (none || cdm_version_compare(&found.found, &c->version) > 0) {
+			conflict_report(pub, c->path, c->path_len, c->version, "removal");
+			return APPLY_SKIP;
+		}
+		bool seen = !found.found_unsaved && (found.found.dot.origin == c->dot.origin || cdm_vector_covers(&in->context, found.found.dot));
+		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
+		if (!seen)
+			conflict_report(pub, c->path, c->path_len, found.found, "version here");
+		expect_version(&step, found.found.dot);
+	}
+	return APPLY_RETRY;
+}
+
+static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1];
+	struct cdm_change record = record_of(pub, in);
+	struct step step;
+	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0)
+		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_SKIP : parent;
+	struct two_names n = {.dir = parent, .name = name, .flags = AT_REMOVEDIR};
+	step_init(&step, CDM_CALL_RMDIR, in, &record);
+	if (c->flags & CDM_CH_WHOLE)
+		remove_below(pub, in, parent, name);
+	publisher_forget_dirs(pub);
+	parent = publisher_parent(pub, c->path, c->path_len, name);
+	n.dir = parent;
+	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
+	if (r == -ENOTEMPTY || r == -EEXIST) {
+		conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is in use here");
+		return APPLY_SKIP;
+	}
+	return r == -ENOENT || r == -ENOTDIR ? APPLY_SKIP : r < 0 ? r : APPLIED;
+}
+
+/* The version of what is at a path here, from the store. False: nothing there. */
+static bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st)
+{
+	*ret = (struct cdm_stamp){0};
+	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, path, len, O_PATH | O_NOFOLLOW, 0);
+	if (fd < 0 || fstat(fd, st) < 0)
+		return false;
+	char proc[64];
+	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
+	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
+	if (n > 0)
+		cdm_stamp_decode(bytes, (size_t)n, ret);
+	return true;
+}
+
+/* The subject lost against something newer at the new name: it goes, too. */
+static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name)
+{
+	struct cdm_change record = record_of(pub, in);
+	struct two_names n = {.dir = parent, .name = name};
+	struct step step;
+	record.op = CDM_OP_UNLINK;
+	record.path2_len = 0;
+	record.rename_flags = 0;
+	step_init(&step, CDM_CALL_UNLINK, in, &record);
+	step.a.parent2_mtime_ns = 0;
+	step.a.flags = CDM_AN_KEEP_OLD;
+	conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
+	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
+	return r == -ENOENT ? APPLY_SKIP : r < 0 ? r : APPLIED;
+}
+
+static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1], name2[CDM_NAME_LEN_MAX + 1];
+	struct cdm_announcement found;
+	struct cdm_stamp here;
+	struct stat st;
+	bool exchange = c->rename_flags & RENAME_EXCHANGE;
+	if (!stamp_here(pub, c->path, c->path_len, &here, &st))
+		return apply_instead(pub, in, c->path2, c->path2_len, err);
+	bool directory = S_ISDIR(st.st_mode);
+	if (!directory && !exchange && cdm_version_compare(&here.content, &c->version) > 0) /* changed here meanwhile: that stays, the rest is a copy */
+		return apply_instead(pub, in, c->path2, c->path2_len, err);
+	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
+	if (parent2 < 0)
+		return parent2 == -ENOENT ? APPLY_SKIP : parent2;
+	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0)
+		return parent == -ENOENT ? APPLY_RETRY : parent;
+	struct cdm_change record = record_of(pub, in);
+	struct two_names n = {parent, parent2, name, name2, exchange ? RENAME_EXCHANGE : 0};
+	struct step step;
+	step_init(&step, CDM_CALL_RENAME, in, &record);
+	expect_version(&step, c->victim);
+	if (!exchange && !directory && cdm_dot_is_none(c->victim))
+		step.a.expect = CDM_EXPECT_ABSENT;
+	int r = -ESTALE;
+	for (int tries = 0; r == -ESTALE && tries < PLACE_TRIES; tries++) {
+		r = publisher_call(pub, &step, call_rename, &n, &found);
+		if (r != -ESTALE)
+			break;
+		enum verdict verdict = conflict_decide(in, &found);
+		if (verdict == LOCAL_WINS || verdict == SAME)
+			return rename_lost(pub, in, parent, name);
+		if (verdict == TYPE_CLASH)
+			return cdm_fail_plain(err, EISDIR, "rename over a directory of another node");
+		step.a.expect = CDM_EXPECT_ABSENT;
+		step.a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
+		if (verdict != ABSENT)
+			expect_version(&step, found.found.dot);
+	}
+	if (directory || exchange)
+		publisher_forget_dirs(pub);
+	return r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
+}
+
+static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1], name2[CDM_NAME_LEN_MAX + 1], staged[STAGING_NAME_MAX];
+	struct stat subject, other;
+	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
+	if (parent2 < 0)
+		return parent2 == -ENOENT ? APPLY_SKIP : parent2;
+	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0 || fstatat(parent, name, &subject, AT_SYMLINK_NOFOLLOW) < 0)
+		return apply_instead(pub, in, c->path2, c->path2_len, err);
+	struct cdm_change record = record_of(pub, in);
+	struct two_names n = {parent, parent2, name, name2, 0};
+	struct step step;
+	if (fstatat(parent2, name2, &other, AT_SYMLINK_NOFOLLOW) < 0) {
+		step_init(&step, CDM_CALL_LINK, in, &record);
+		step.a.expect = CDM_EXPECT_ABSENT;
+		int r = publisher_call(pub, &step, call_link, &n, NULL);
+		return r == -ESTALE || r == -EEXIST || r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
+	}
+	if (other.st_ino == subject.st_ino)
+		return APPLY_SKIP;
+	if (S_ISDIR(other.st_mode))
+		return cdm_fail_plain(err, EISDIR, "link over a directory of another node");
+	snprintf(staged, sizeof staged, "link.%lx", (unsigned long)++pub->staged_number); /* replace what is there in one step */
+	n.dir2 = pub->staging_fd;
+	n.name2 = staged;
+	step_init(&step, CDM_CALL_LINK, in, NULL);
+	int r = publisher_call(pub, &step, call_link, &n, NULL);
+	if (r < 0)
+		return r;
+	n = (struct two_names){pub->staging_fd, parent2, staged, name2, 0};
+	step_init(&step, CDM_CALL_RENAME, in, &record);
+	step.a.flags = CDM_AN_KEEP_OLD;
+	r = publisher_call(pub, &step, call_rename, &n, NULL);
+	conflict_report(pub, c->path2, c->path2_len, (struct cdm_version){0}, "version here");
+	return r < 0 ? r : APPLIED;
+}
+
+int apply_change(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	switch (in->carried.change.op) {
+	case CDM_OP_SAVE:
+		return apply_save(pub, in, err);
+	case CDM_OP_MKDIR:
+	case CDM_OP_SYMLINK:
+	case CDM_OP_MKNOD:
+		return apply_staged(pub, in, err);
+	case CDM_OP_UNLINK:
+		return apply_unlink(pub, in, err);
+	case CDM_OP_RMDIR:
+		return apply_rmdir(pub, in, err);
+	case CDM_OP_RENAME:
+		return apply_rename(pub, in, err);
+	case CDM_OP_LINK:
+		return apply_link(pub, in, err);
+	case CDM_OP_SETATTR:
+		return apply_setattr(pub, in, err);
+	case CDM_OP_SETXATTR:
+	case CDM_OP_REMOVEXATTR:
+		return apply_xattr(pub, in, err);
+	default:
+		return cdm_fail_plain(err, EBADMSG, "operation %u has no meaning here", (unsigned)in->carried.change.op);
+	}
+}

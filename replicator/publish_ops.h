@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* publish_ops.h — what publish_ops.c (names and staged objects) and publish_attr.c (attributes, content in place, removal of
+ * trees) share. Applier thread. Each apply_ function returns enum apply or -errno. */
+#ifndef REPLICATOR_PUBLISH_OPS_H
+#define REPLICATOR_PUBLISH_OPS_H
+
+#include "replicator/publish.h"
+
+struct cdm_change record_of(struct publisher *pub, struct incoming *in);
+void step_init(struct step *step, enum cdm_call call, const struct incoming *in, const struct cdm_change *record);
+
+int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+/* Ranges (or all) written into the file that is there: base version checked by the server, record with the last step. */
+int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+/* A directory that was made here, too: the higher creation's attributes stay. */
+int apply_directory_attributes(struct publisher *pub, struct incoming *in);
+/* Everything below dir/name goes, as far as it can; local paths stay. */
+void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name);
+
+#endif

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* set.c — one set on this node: opened when its mount is there, its peers, its frames, and what the control layer asks. */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "replicator/publish.h"
+#include "replicator/ship.h"
+
+#define FUSE_MAGIC 0x65735546
+
+const char *set_name(const struct set *s)
+{
+	return s->conf->name;
+}
+
+struct node *set_node(const struct set *s)
+{
+	return s->node;
+}
+
+const struct route *set_get_route(const struct set *s)
+{
+	return s->route;
+}
+
+/* --- the mount comes and goes --- */
+
+struct probe {
+	struct set *set;
+	bool mounted;
+	bool reload; /* and tell it to read its policy again */
+};
+
+static void probe_work(void *arg)
+{
+	struct probe *probe = arg;
+	char path[512], status[65536];
+	struct statfs fs;
+	snprintf(path, sizeof path, "%s/full", probe->set->run_dir);
+	probe->mounted = statfs(path, &fs) == 0 && fs.f_type == FUSE_MAGIC && getxattr(path, "trusted.cdmfs.status", status, sizeof status) >= 0;
+	if (probe->mounted && probe->reload)
+		setxattr(path, "trusted.cdmfs.policy", "", 0, 0);
+}
+
+static int open_private_dir(struct set *s, const char *name)
+{
+	char path[64];
+	snprintf(path, sizeof path, ".cdmfs/%s", name);
+	return openat(s->store_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* The store's private directories exist since the first mount. */
+static bool open_store(struct set *s)
+{
+	if (s->staging_fd < 0)
+		s->staging_fd = open_private_dir(s, "staging");
+	if (s->conflicts_fd < 0)
+		s->conflicts_fd = open_private_dir(s, "conflicts");
+	return s->staging_fd >= 0 && s->conflicts_fd >= 0;
+}
+
+static void probe_start(struct set *s, bool reload);
+
+static void probe_done(void *arg)
+{
+	struct probe *probe = arg;
+	struct set *s = probe->set;
+	bool mounted = probe->mounted;
+	free(probe);
+	s->posted--;
+	s->probing = false;
+	if (s->stopping)
+		return;
+	if (s->probe_again) {
+		s->probe_again = false;
+		probe_start(s, false);
+		return;
+	}
+	if (mounted == s->mounted)
+		return;
+	s->mounted = mounted && open_store(s);
+	cdm_log(set_mounted, cdm_str("set", set_name(s)), cdm_str("state", s->mounted ? "mounted" : "not mounted"));
+	if (s->mounted) {
+		follow_start(s);
+		follow_step(s);
+	} else {
+		barrier_fail_all(s, -ENOTCONN);
+	}
+	state_changed(s);
+}
+
+static void probe_start(struct set *s, bool reload)
+{
+	if (s->probing && !reload) {
+		s->probe_again = true;
+		return;
+	}
+	struct probe *probe = calloc(1, sizeof *probe);
+	if (!probe)
+		abort();
+	probe->set = s;
+	probe->reload = reload;
+	s->probing = true;
+	s->posted++;
+	cdm_worker_submit(s->walker, probe_work, probe_done, probe);
+}
+
+static void mounts_changed(void *arg, int result)
+{
+	struct set *s = arg;
+	s->mounts_io = NULL;
+	if (s->stopping || result < 0)
+		return;
+	s->mounts_io = cdm_loop_poll(s->node->loop, s->mounts_fd, POLLPRI, mounts_changed, s);
+	probe_start(s, false);
+}
+
+void set_ready(struct set *s)
+{
+	s->ready = true;
+	stage_sweep(s->staging_fd); /* leftovers of an earlier run: what is still wanted comes again */
+	struct cdm_vector applied = {0};
+	cdm_vector_copy(&applied, &s->follow.visible);
+	if (!cdm_dot_is_none(s->follow.own_raw))
+		cdm_vector_raise(&applied, s->follow.own_raw);
+	publisher_seed(s->publisher, &applied);
+	cdm_vector_fini(&applied);
+	for (struct peer *p = s->peers; p; p = p->next)
+		set_subscribe_peer(p);
+	durable_wanted(s);
+	state_changed(s);
+}
+
+/* --- lifecycle --- */
+
+int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret, struct cdm_error *err)
+{
+	struct set *s = calloc(1, sizeof *s);
+	if (!s)
+		return cdm_fail(err, ENOMEM, "start set %s", conf->name);
+	s->magic = SET_MAGIC;
+	s->node = node;
+	s->conf = conf;
+	s->staging_fd = s->conflicts_fd = s->mounts_fd = -1;
+	s->store_fd = open(conf->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = 0;
+	if (s->store_fd < 0) {
+		r = cdm_fail(err, errno, "open the store %s of set %s", conf->store, conf->name);
+		cdm_hint(err, "create the directory, or correct `store` in [set %s] of %s", conf->name, node->conf->path);
+	} else if ((s->mounts_fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC)) < 0) {
+		r = cdm_fail(err, errno, "open /proc/self/mountinfo");
+	} else if (asprintf(&s->run_dir, "%s/%s", node->conf->run, conf->name) < 0) {
+		s->run_dir = NULL;
+		r = cdm_fail(err, ENOMEM, "start set %s", conf->name);
+	}
+	if (r == 0) {
+		s->applier = cdm_worker_new(node->loop, "cdm-apply");
+		s->walker = cdm_worker_new(node->loop, "cdm-walk");
+		if (!s->applier || !s->walker)
+			r = cdm_fail(err, EAGAIN, "start the threads of set %s", conf->name);
+	}
+	s->publisher = publisher_new(s);
+	if (r < 0) {
+		set_free(&s);
+		return r;
+	}
+	cdm_policy_load(node->conf, conf->name, &s->policy, NULL);
+	s->mounts_io = cdm_loop_poll(node->loop, s->mounts_fd, POLLPRI, mounts_changed, s);
+	probe_start(s, false);
+	*ret = s;
+	return 0;
+}
+
+void set_free(struct set **set)
+{
+	struct set *s = *set;
+	if (!s)
+		return;
+	*set = NULL;
+	s->stopping = true;
+	while (s->peers)
+		set_link_down(s, s->peers->link);
+	barrier_fail_all(s, -ECANCELED);
+	durable_stop(s);
+	publisher_stop(s->publisher);
+	if (s->mounts_io)
+		cdm_loop_cancel(s->node->loop, s->mounts_io);
+	follow_stop(s);
+	cdm_worker_free(&s->applier);
+	cdm_worker_free(&s->walker);
+	publisher_free(&s->publisher);
+	int fds[] = {s->store_fd, s->staging_fd, s->conflicts_fd, s->mounts_fd};
+	for (size_t i = 0; i < 4; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	cdm_vector_fini(&s->follow.visible);
+	cdm_vector_fini(&s->durable.vector);
+	cdm_policy_fini(&s->policy);
+	free(s->run_dir);
+	/* The struct itself stays: messages from the workers and cancelled polls may still be on their way to the loop. */
+}
+
+void set_route(struct set *s, const struct route *route)
+{
+	s->route = route;
+	cdm_policy_fini(&s->policy);
+	cdm_policy_load(s->node->conf, set_name(s), &s->policy, NULL);
+	probe_start(s, true);
+}
+
+/* --- peers --- */
+
+struct peer *set_peer(struct set *s, const struct link *l)
+{
+	struct peer *p = s->peers;
+	while (p && p->link != l)
+		p = p->next;
+	return p;
+}
+
+void set_link_up(struct set *s, struct link *l, bool towards_parent)
+{
+	if (set_peer(s, l))
+		return;
+	struct peer *p = calloc(1, sizeof *p);
+	if (!p)
+		abort();
+	p->magic = PEER_MAGIC;
+	p->set = s;
+	p->link = l;
+	p->number = link_peer_number(l);
+	p->serial = ++s->peer_serial;
+	p->towards_parent = towards_parent;
+	p->next = s->peers;
+	s->peers = p;
+	ship_new(p);
+	receive_new(p);
+	if (s->ready)
+		set_subscribe_peer(p);
+}
+
+void set_link_down(struct set *s, struct link *l)
+{
+	for (struct peer **at = &s->peers; *at; at = &(*at)->next) {
+		struct peer *p = *at;
+		if (p->link != l)
+			continue;
+		*at = p->next;
+		p->subscribed = false;
+		publisher_peer_gone(s->publisher, p->serial);
+		resync_free(p);
+		ship_free(p);
+		receive_free(p);
+		cdm_vector_fini(&p->has);
+		cdm_vector_fini(&p->visible);
+		cdm_vector_fini(&p->durable);
+		if (p->early)
+			subscribe_fini(p->early);
+		free(p->early);
+		free(p);
+		return;
+	}
+}
+
+void set_link_drained(struct set *s, struct link *l)
+{
+	struct peer *p = set_peer(s, l);
+	if (!p)
+		return;
+	resync_drained(p);
+	ship_kick(p);
+}
+
+static void peer_subscribed(struct peer *p, const struct subscribe *sub)
+{
+	cdm_vector_copy(&p->visible, &sub->visible);
+	cdm_vector_copy(&p->durable, &sub->durable);
+	p->subscribed = true;
+	ship_subscribed(p, sub);
+}
+
+void set_subscribe_peer(struct peer *p)
+{
+	struct set *s = p->set;
+	if (p->told)
+		return;
+	struct subscribe sub = {.visible = s->follow.visible, .durable = s->durable.vector,
+		.flags = s->follow.visible.count ? 0 : SUBSCRIBE_EMPTY};
+	struct bytes frame = {0};
+	subscribe_encode(&sub, &frame);
+	link_send(p->link, s, FRAME_SUBSCRIBE, 0, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+	p->told = true;
+	struct subscribe *early = p->early;
+	p->early = NULL;
+	if (early) {
+		peer_subscribed(p, early);
+		subscribe_fini(early);
+		free(early);
+	}
+}
+
+static int take_subscribe(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct subscribe *sub = calloc(1, sizeof *sub);
+	if (!sub)
+		abort();
+	int r = subscribe_decode(payload, len, sub);
+	if (r < 0 || p->subscribed || p->early) {
+		if (r == 0)
+			subscribe_fini(sub);
+		free(sub);
+		return cdm_fail_plain(err, EBADMSG, "SUBSCRIBE malformed or repeated");
+	}
+	if (!p->told) {
+		p->early = sub;
+		return 0;
+	}
+	peer_subscribed(p, sub);
+	subscribe_fini(sub);
+	free(sub);
+	return 0;
+}
+
+void set_send_ack(struct peer *p, uint64_t batch)
+{
+	struct ack ack = {.batch = batch, .visible = p->set->follow.visible, .durable = p->set->durable.vector};
+	struct bytes frame = {0};
+	ack_encode(&ack, &frame);
+	link_send(p->link, p->set, FRAME_ACK, 0, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+}
+
+static int take_ack(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct ack ack;
+	if (ack_decode(payload, len, &ack) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed ACK");
+	cdm_vector_merge(&p->visible, &ack.visible);
+	cdm_vector_merge(&p->durable, &ack.durable);
+	uint64_t batch = ack.batch;
+	ack_fini(&ack);
+	if (batch)
+		ship_acked(p, batch);
+	return 0;
+}
+
+static int take_need(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct need need;
+	if (need_decode(payload, len, &need) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed NEED");
+	ship_need(p, &need);
+	return 0;
+}
+
+int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct peer *p = set_peer(s, l);
+	if (!p)
+		return 0; /* on its way down */
+	switch ((unsigned)type) {
+	case FRAME_SUBSCRIBE:
+		return take_subscribe(p, payload, len, err);
+	case FRAME_ACK:
+		return take_ack(p, payload, len, err);
+	case FRAME_NEED:
+		return take_need(p, payload, len, err);
+	default:
+		if (!p->told)
+			return cdm_fail_plain(err, EBADMSG, "frame type %u before SUBSCRIBE", (unsigned)type);
+		if (type >= FRAME_RESYNC_START && type <= FRAME_RESYNC_END)
+			return resync_frame(p, type, flags, payload, len, err);
+		return receive_frame(p, type, flags, payload, len, err);
+	}
+}
+
+/* --- state --- */
+
+void set_moved(struct set *s)
+{
+	for (struct peer *p = s->peers; p; p = p->next)
+		if (p->told)
+			set_send_ack(p, 0);
+	state_changed(s);
+	durable_wanted(s);
+}
+
+void set_pause_reason(struct set *s, const char *code, const char *reason)
+{
+	if (strcmp(s->paused_code, code) == 0)
+		return;
+	snprintf(s->paused_code, sizeof s->paused_code, "%s", code);
+	snprintf(s->paused_reason, sizeof s->paused_reason, "%s", reason);
+	cdm_log(set_paused, cdm_str("set", set_name(s)), cdm_str("reason", code[0] ? code : "goes on"), cdm_str("msg", reason));
+	state_changed(s);
+}
+
+void set_get_state(struct set *s, struct set_state *ret)
+{
+	*ret = (struct set_state){.visible = s->follow.visible, .durable = s->durable.vector};
+	const char *state = "ok", *code = "", *reason = "";
+	if (!s->mounted) {
+		state = code = "not_mounted";
+		reason = "the set is not mounted on this node";
+	} else if (s->paused_code[0]) {
+		state = "paused";
+		code = s->paused_code;
+		reason = s->paused_reason;
+	} else if (s->resyncing) {
+		state = code = "resync";
+		reason = "comparing trees with its parent";
+	}
+	snprintf(ret->state, sizeof ret->state, "%s", state);
+	snprintf(ret->reason_code, sizeof ret->reason_code, "%s", code);
+	snprintf(ret->reason, sizeof ret->reason, "%s", reason);
+}
+
+void set_pending(struct set *s, const struct cdm_vector *vector, struct set_pending *ret)
+{
+	const struct follow *f = &s->follow;
+	*ret = (struct set_pending){0};
+	if (cdm_vector_covers_all(vector, &f->visible))
+		return;
+	uint64_t known = f->recent_head < RECENT_MAX ? f->recent_head : RECENT_MAX;
+	for (uint64_t i = 0; i < known; i++) {
+		const struct recent *r = &f->recent[(f->recent_head - 1 - i) % RECENT_MAX];
+		if (cdm_vector_covers(vector, r->dot))
+			continue;
+		ret->changes++;
+		ret->bytes += r->bytes;
+		if (!ret->oldest_ns || r->wall_ns < ret->oldest_ns)
+			ret->oldest_ns = r->wall_ns;
+	}
+	if (!ret->changes) { /* older than the ring */
+		ret->changes = 1;
+		ret->oldest_ns = cdm_wall_ns();
+	}
+}
+
+json_t *set_why(struct set *s, const char *path)
+{
+	size_t len = strlen(path);
+	json_t *o = json_object();
+	struct stat st;
+	_cleanup_close_ int fd = cdm_path_check(path, len) < 0 ? -1 : cdm_open_beneath(s->store_fd, path, len, O_PATH | O_NOFOLLOW, 0);
+	bool exists = fd >= 0 && fstat(fd, &st) == 0;
+	json_object_set_new(o, "path", json_string(path));
+	json_object_set_new(o, "exists", json_boolean(exists));
+	const char *pattern = cdm_filter_match(&s->policy.exclude, path, len), *local = cdm_filter_match(&s->policy.local, path, len);
+	json_object_set_new(o, "state", json_string(!exists ? "absent" : pattern ? "excluded" : local ? "local" : "shipped"));
+	json_object_set_new(o, "detail", json_string(pattern ? pattern : local ? local : ""));
+	if (!exists)
+		return o;
+	char proc[64], dot[64] = "";
+	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
+	struct cdm_stamp stamp;
+	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
+	if (n > 0 && cdm_stamp_decode(bytes, (size_t)n, &stamp) == 0) {
+		cdm_dot_format(stamp.content.dot, dot);
+		json_object_set_new(o, "saved_ns", json_integer(cdm_clock_to_ns(stamp.content.clock)));
+	}
+	json_object_set_new(o, "version", json_string(dot));
+	json_object_set_new(o, "uid", json_integer(st.st_uid));
+	return o;
+}
+
+json_t *set_stats(struct set *s)
+{
+	json_t *o = json_object();
+#define STAT(name) json_object_set_new(o, #name, json_integer((json_int_t)atomic_load(&s->counters.name)))
+	STAT(batches_sent), STAT(changes_sent), STAT(content_sent_bytes), STAT(folded), STAT(superseded);
+	STAT(batches_received), STAT(changes_received), STAT(content_received_bytes), STAT(applied), STAT(already_there), STAT(skipped);
+	STAT(needs_sent), STAT(needs_answered), STAT(conflicts), STAT(quarantined), STAT(checkpoints), STAT(assembled);
+	STAT(full_resync_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
+#undef STAT
+	return o;
+}

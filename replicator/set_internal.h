@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* set_internal.h — what the files of a set's data plane share: the set, its peers, its counters, and the seams between
+ * set.c (lifecycle), follow.c (own journal), ship.c (sending), receive.c (arriving), publish.c (applying), durable.c,
+ * barrier.c and resync.c. Loop thread only, except where a member says otherwise. */
+#ifndef REPLICATOR_SET_INTERNAL_H
+#define REPLICATOR_SET_INTERNAL_H
+
+#include <stdatomic.h>
+#include "common/journal.h"
+#include "common/log.h"
+#include "replicator/data_frames.h"
+#include "replicator/set.h"
+
+#define SET_MAGIC 0x53455431u
+#define PEER_MAGIC 0x50454552u
+
+struct publisher;
+struct ship;
+struct receiver;
+struct resync;
+
+/* What each origin had applied at its newest change that we read: changes carry it only when it changed. */
+struct contexts {
+	struct context {
+		cdm_origin origin;
+		struct cdm_vector vector;
+	} *entries;
+	size_t count;
+};
+struct context *contexts_get(struct contexts *c, cdm_origin origin); /* made empty if new */
+void contexts_note(struct contexts *c, const struct cdm_change *change);
+/* Is this what was noted for the origin last? If not, note it. */
+bool contexts_same(struct contexts *c, cdm_origin origin, const struct cdm_vector *vector);
+void contexts_fini(struct contexts *c);
+
+struct set_counters { /* any thread */
+	_Atomic uint64_t batches_sent, changes_sent, content_sent_bytes, folded, superseded, batches_received, changes_received,
+		content_received_bytes, applied, already_there, skipped, needs_sent, needs_answered, conflicts, quarantined,
+		full_resync_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled;
+};
+
+#define RECENT_MAX 16384 /* changes of which we know whether a peer has them */
+struct recent {
+	struct cdm_dot dot;
+	uint64_t bytes;
+	int64_t wall_ns;
+};
+
+#define MILESTONES_MAX 64 /* positions in the journal with what was applied before them */
+struct milestone {
+	uint64_t position;
+	struct cdm_vector vector;
+};
+
+struct follow {
+	struct cdm_journal_reader *reader;
+	struct cdm_io *wake;
+	struct cdm_vector visible; /* own entry: the newest own change that ships */
+	struct cdm_dot own_raw;    /* newest own change of any kind */
+	struct recent recent[RECENT_MAX];
+	uint64_t recent_head;
+	struct milestone milestones[MILESTONES_MAX];
+	size_t milestone_count;
+	uint64_t since_milestone;
+	bool stepping, started;
+};
+
+struct durable {
+	struct cdm_vector vector;
+	struct cdm_timer *timer;
+	bool running;
+	int64_t last_ms;
+};
+
+enum ship_phase { SHIP_WAIT, SHIP_SEEK, SHIP_STREAM, SHIP_RESYNC };
+
+struct peer { /* one link that carries this set */
+	uint32_t magic;
+	struct peer *next;
+	struct set *set;
+	struct link *link;
+	uint32_t number;
+	uint64_t serial; /* names this peer for worker threads */
+	bool towards_parent, told, subscribed;
+	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
+	struct cdm_vector visible, durable; /* as it acknowledged */
+	struct ship *ship;
+	struct receiver *receiver;
+	struct resync *resync;
+	struct subscribe *early; /* came before we were ready */
+};
+
+struct set {
+	uint32_t magic;
+	/* fixed after set_new */
+	struct node *node;
+	const struct cdm_set_conf *conf;
+	char *run_dir;
+	int store_fd, staging_fd, conflicts_fd;
+	struct set_counters counters;
+	struct cdm_worker *applier, *walker; /* blocking work: applying received changes; syncfs, barriers, walks */
+	struct publisher *publisher;         /* belongs to the applier's thread */
+	/* loop */
+	const struct route *route;
+	struct cdm_policy policy;
+	struct peer *peers;
+	struct follow follow;
+	struct durable durable;
+	struct barrier *barriers;
+	uint64_t barrier_number, peer_serial;
+	bool mounted, probing, probe_again, ready, stopping; /* ready: the journal was read to its end once */
+	int mounts_fd;                            /* /proc/self/mountinfo: tells when mounts come and go */
+	struct cdm_io *mounts_io;
+	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
+	bool resyncing;
+	size_t posted;                            /* messages from workers still to come */
+};
+
+/* set.c */
+struct peer *set_peer(struct set *s, const struct link *l);
+void set_subscribe_peer(struct peer *p);
+void set_send_ack(struct peer *p, uint64_t batch);
+void set_moved(struct set *s);  /* visible or durable moved: tell peers and the state layer */
+void set_pause_reason(struct set *s, const char *code, const char *reason); /* "" = goes on */
+void set_ready(struct set *s);  /* follow.c: the journal was read to its end */
+
+/* follow.c */
+bool change_ships(const struct cdm_change *c);
+void follow_start(struct set *s);
+void follow_stop(struct set *s);
+void follow_step(struct set *s);
+const struct milestone *follow_milestone(const struct set *s, const struct cdm_vector *covered_by); /* newest; NULL */
+
+/* ship.c */
+void ship_new(struct peer *p);
+void ship_free(struct peer *p);
+void ship_subscribed(struct peer *p, const struct subscribe *sub);
+void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
+void ship_acked(struct peer *p, uint64_t batch);
+void ship_need(struct peer *p, const struct need *need);
+void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
+
+/* receive.c */
+void receive_new(struct peer *p);
+void receive_free(struct peer *p);
+int receive_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
+
+/* durable.c, barrier.c */
+void durable_wanted(struct set *s);
+void durable_stop(struct set *s);
+void barrier_seen(struct set *s, const char *name, size_t len);
+void barrier_fail_all(struct set *s, int error);
+
+/* resync.c */
+void resync_begin(struct peer *p); /* as the sender: the journal cannot serve this peer */
+int resync_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
+void resync_drained(struct peer *p);
+void resync_free(struct peer *p);
+bool set_has_unstamped(struct set *s); /* content that no journal ever saw (an adopted tree)? */
+
+static inline void count_up(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+#endif

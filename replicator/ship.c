@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ship.c — one peer's cursor in our journal: where it starts, what of the journal is for it, when a batch goes out.
+ * Source and relay alike follow their own journal (design.md 5, 6). */
+#include "replicator/ship.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "common/filter.h"
+#include "common/io.h"
+
+#define GATHER_RECORDS 4000 /* journal records looked at before the loop gets its turn */
+
+static struct set *ship_set(const struct ship *ship)
+{
+	return ship->peer->set;
+}
+
+/* --- start position --- */
+
+static int open_reader(struct ship *ship)
+{
+	struct set *s = ship_set(ship);
+	struct cdm_error err = CDM_ERROR_INIT;
+	cdm_journal_reader_close(&ship->reader);
+	_cleanup_close_ int dir = openat(s->store_fd, ".cdmfs/journal", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return -errno;
+	int r = cdm_journal_reader_open(dir, s->run_dir, &ship->reader, &err);
+	if (r < 0)
+		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+	return r;
+}
+
+void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed)
+{
+	struct ship *ship = p->ship;
+	cdm_vector_copy(&ship->passed, passed);
+	if (open_reader(ship) < 0 || cdm_journal_reader_seek(ship->reader, position) < 0) {
+		resync_begin(p);
+		return;
+	}
+	ship->phase = SHIP_STREAM;
+	ship_kick(p);
+}
+
+static void start_resync(struct ship *ship)
+{
+	ship->phase = SHIP_RESYNC;
+	resync_begin(ship->peer);
+}
+
+void ship_subscribed(struct peer *p, const struct subscribe *sub)
+{
+	struct ship *ship = p->ship;
+	struct set *s = p->set;
+	bool force = sub->flags & SUBSCRIBE_RESYNC || (sub->flags & SUBSCRIBE_EMPTY && set_has_unstamped(s));
+	cdm_vector_copy(&p->has, &sub->visible);
+	if (force) {
+		start_resync(ship);
+		return;
+	}
+	const struct milestone *m = follow_milestone(s, &p->has);
+	if (m) {
+		ship_resume_at(p, m->position, &m->vector);
+		return;
+	}
+	if (open_reader(ship) < 0 || cdm_journal_reader_seek(ship->reader, 0) < 0) {
+		start_resync(ship);
+		return;
+	}
+	ship->phase = SHIP_SEEK;
+	ship->seek_candidate = 0;
+	ship->seek_first = true;
+	ship_kick(p);
+}
+
+/* Found: stream from the candidate, or walk the trees. */
+static void seek_end(struct ship *ship)
+{
+	if (ship->seek_candidate) {
+		struct cdm_vector passed = {0};
+		cdm_vector_copy(&passed, &ship->passed);
+		ship_resume_at(ship->peer, ship->seek_candidate - 1, &passed);
+		cdm_vector_fini(&passed);
+		return;
+	}
+	start_resync(ship);
+}
+
+/* Read forward from the oldest record to the newest mark whose vector the peer covers. */
+static void seek_step(struct ship *ship)
+{
+	struct cdm_change c;
+	int r = 0;
+	for (int i = 0; i < GATHER_RECORDS && (r = cdm_journal_reader_next(ship->reader, &c)) == 1; i++) {
+		if (ship->seek_first && c.sequence <= 1) {
+			ship->seek_candidate = c.position + 1;
+			cdm_vector_fini(&ship->passed);
+			ship->passed = (struct cdm_vector){0};
+		}
+		ship->seek_first = false;
+		if ((c.op != CDM_OP_MARK && c.op != CDM_OP_CLEAN) || !c.vector)
+			continue;
+		if (!cdm_vector_covers_all(&ship->peer->has, c.vector)) {
+			r = 0;
+			break;
+		}
+		ship->seek_candidate = c.position + 1;
+		cdm_vector_copy(&ship->passed, c.vector);
+	}
+	if (r == 1)
+		ship->again = true; /* more to read: after the loop's turn */
+	else
+		seek_end(ship);
+}
+
+/* --- gathering --- */
+
+/* A RENAME out of the set, or of a file nobody knows over one they know: for the others the old name is removed. False: nothing ships. */
+static bool becomes_removal(struct set *s, struct cdm_change *c)
+{
+	if (c->op != CDM_OP_RENAME)
+		return true;
+	if (c->flags & CDM_CH_LOCAL && (cdm_filter_match(&s->policy.exclude, c->path, c->path_len) ||
+		cdm_filter_match(&s->policy.local, c->path, c->path_len)))
+		return false;
+	bool directory = c->attr.mask & CDM_ATTR_MODE && S_ISDIR(c->attr.mode);
+	c->op = directory ? CDM_OP_RMDIR : CDM_OP_UNLINK;
+	c->flags = directory ? CDM_CH_WHOLE : 0; /* RMDIR with WHOLE: with all that is in it */
+	c->path2_len = 0;
+	c->parent2_mtime_ns = 0;
+	return true;
+}
+
+static void gather_one(struct ship *ship, struct cdm_change *c)
+{
+	struct peer *p = ship->peer;
+	contexts_note(&ship->contexts, c);
+	if (!change_ships(c))
+		return;
+	cdm_vector_raise(&ship->passed, c->dot);
+	if (cdm_vector_covers(&p->has, c->dot))
+		return;
+	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED) && !becomes_removal(ship_set(ship), c))
+		return;
+	c->context = &contexts_get(&ship->contexts, c->dot.origin)->vector;
+	struct item *item = item_new(c, cdm_now_ms());
+	if (!item)
+		return;
+	ship->queue[ship->queue_count++] = item;
+	ship->queue_bytes += item->bytes;
+}
+
+bool ship_gather(struct ship *ship)
+{
+	struct cdm_change c;
+	int r = 1;
+	for (int i = 0; i < GATHER_RECORDS && ship->queue_count < SHIP_QUEUE_MAX; i++) {
+		r = cdm_journal_reader_next(ship->reader, &c);
+		if (r != 1)
+			break;
+		gather_one(ship, &c);
+	}
+	if (r == -ENODATA) { /* a new run of the writer: go on where we were */
+		uint64_t position = cdm_journal_reader_position(ship->reader);
+		if (open_reader(ship) == 0 && cdm_journal_reader_seek(ship->reader, position) == 0)
+			return false;
+		r = -ESTALE;
+	}
+	if (r < 0)
+		start_resync(ship);
+	return r == 0;
+}
+
+/* --- batches --- */
+
+/* Fold the queue, free what went. */
+static void fold_queue(struct ship *ship)
+{
+	fold_items(ship->queue, ship->queue_count);
+	size_t kept = 0;
+	ship->queue_bytes = 0;
+	for (size_t i = 0; i < ship->queue_count; i++) {
+		struct item *item = ship->queue[i];
+		if (item->gone) {
+			count_up(&ship_set(ship)->counters.folded, 1);
+			item_free(item);
+			continue;
+		}
+		ship->queue_bytes += item->bytes;
+		ship->queue[kept++] = item;
+	}
+	ship->queue_count = kept;
+}
+
+static void hold_over(void *arg)
+{
+	struct ship *ship = arg;
+	ship->hold = NULL;
+	ship_kick(ship->peer);
+}
+
+/* How many of the queue's items may go now? */
+static size_t batch_size(struct ship *ship, bool all_read)
+{
+	uint64_t bytes = 0;
+	size_t n = 0;
+	while (n < ship->queue_count && n < SHIP_BATCH_CHANGES && (!n || bytes + ship->queue[n]->bytes <= SHIP_BATCH_BYTES))
+		bytes += ship->queue[n++]->bytes;
+	if (n < ship->queue_count || !all_read)
+		return n;
+	int64_t hold = fold_hold_ms(ship->queue[n - 1]) - (cdm_now_ms() - ship->queue[n - 1]->read_ms);
+	if (hold <= 0)
+		return n;
+	if (!ship->hold)
+		ship->hold = cdm_loop_after(ship_set(ship)->node->loop, hold, hold_over, ship);
+	return n - 1;
+}
+
+static bool start_batch(struct ship *ship, bool all_read)
+{
+	uint64_t in_flight = ship->batch_number - ship->batch_acked;
+	if (!ship->queue_count || in_flight >= FRAME_BATCHES_IN_FLIGHT)
+		return false;
+	if (in_flight && ship->queue_count < SHIP_BATCH_CHANGES && ship->queue_bytes < SHIP_BATCH_BYTES)
+		return false; /* gather while the last one is on its way */
+	fold_queue(ship);
+	size_t n = ship->queue_count ? batch_size(ship, all_read) : 0;
+	if (!n)
+		return false;
+	ship->batch = calloc(n, sizeof *ship->batch);
+	if (!ship->batch)
+		abort();
+	uint64_t bytes = 0;
+	for (size_t i = 0; i < n; i++) {
+		ship->batch[i] = ship->queue[i];
+		bytes += ship->queue[i]->bytes;
+	}
+	ship->queue_count -= n;
+	ship->queue_bytes -= bytes;
+	memmove(ship->queue, ship->queue + n, ship->queue_count * sizeof *ship->queue);
+	ship->batch_count = n;
+	ship->batch_at = 0;
+	struct batch_head head = {.number = ++ship->batch_number, .changes = (uint32_t)n, .bytes = bytes};
+	struct bytes frame = {0};
+	batch_head_encode(&head, &frame);
+	link_send(ship->peer->link, ship_set(ship), FRAME_BATCH, 0, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+	count_up(&ship_set(ship)->counters.batches_sent, 1);
+	return true;
+}
+
+/* All was looked at and nothing is left to send, yet the peer's vector lacks dots: they need nothing (superseded, local,
+ * never saved). Say so with a SKIP per origin, so that vectors become equal. */
+static void level_vectors(struct ship *ship)
+{
+	struct peer *p = ship->peer;
+	for (size_t i = 0; i < ship->passed.count && ship->queue_count < SHIP_QUEUE_MAX; i++) {
+		struct cdm_dot dot = ship->passed.entries[i];
+		if (cdm_vector_covers(&p->has, dot))
+			continue;
+		struct cdm_change skip = {.op = CDM_OP_SKIP, .dot = dot, .clock = 1};
+		struct item *item = item_new(&skip, cdm_now_ms());
+		if (item)
+			ship->queue[ship->queue_count++] = item;
+	}
+}
+
+static void run_stream(struct ship *ship)
+{
+	for (;;) {
+		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM)
+			return;
+		bool all_read = ship_gather(ship);
+		if (ship->phase != SHIP_STREAM)
+			return;
+		if (all_read && !ship->queue_count && ship->batch_number == ship->batch_acked)
+			level_vectors(ship);
+		if (!start_batch(ship, all_read)) {
+			if (!all_read && ship->queue_count < SHIP_QUEUE_MAX)
+				ship->again = true;
+			return;
+		}
+	}
+}
+
+static void run_again(void *arg)
+{
+	struct set *s = arg;
+	s->posted--;
+	for (struct peer *p = s->peers, *next; p; p = next) {
+		next = p->next;
+		if (p->ship->again) {
+			p->ship->again = false;
+			ship_kick(p);
+		}
+	}
+}
+
+void ship_kick(struct peer *p)
+{
+	struct ship *ship = p->ship;
+	if (!p->subscribed || ship->running || p->set->stopping)
+		return;
+	ship->running = true;
+	if (ship->phase == SHIP_SEEK)
+		seek_step(ship);
+	else if (ship->phase == SHIP_STREAM)
+		run_stream(ship);
+	else if (ship->phase == SHIP_RESYNC && ship->answer_head)
+		ship_send_step(ship);
+	ship->running = false;
+	if (ship->again) {
+		p->set->posted++;
+		cdm_loop_post(p->set->node->loop, run_again, p->set);
+	}
+}
+
+void ship_acked(struct peer *p, uint64_t batch)
+{
+	if (batch > p->ship->batch_acked && batch <= p->ship->batch_number)
+		p->ship->batch_acked = batch;
+	ship_kick(p);
+}
+
+/* --- NEED --- */
+
+static struct item *need_item(struct set *s, const struct need *need)
+{
+	struct cdm_change c = {.op = CDM_OP_SKIP, .dot = {1, need->ticket}, .clock = 1, .path = need->path, .path_len = need->path_len};
+	const char *name;
+	_cleanup_close_ int dir = cdm_open_parent(s->store_fd, need->path, need->path_len, &name);
+	char component[CDM_NAME_LEN_MAX + 1];
+	size_t len = (size_t)(need->path + need->path_len - name);
+	struct stat st;
+	if (dir < 0 || len > CDM_NAME_LEN_MAX)
+		return item_new(&c, cdm_now_ms());
+	memcpy(component, name, len);
+	component[len] = 0;
+	if (fstatat(dir, component, &st, AT_SYMLINK_NOFOLLOW) < 0 || cdm_handle_get(dir, component, &c.handle) < 0)
+		return item_new(&c, cdm_now_ms());
+	char target[CDM_VALUE_MAX];
+	c.attr = (struct cdm_attr){.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
+		.gid = st.st_gid, .rdev = st.st_rdev, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec};
+	c.op = S_ISREG(st.st_mode) ? CDM_OP_SAVE : S_ISDIR(st.st_mode) ? CDM_OP_MKDIR : S_ISLNK(st.st_mode) ? CDM_OP_SYMLINK : CDM_OP_MKNOD;
+	if (c.op == CDM_OP_SYMLINK) {
+		ssize_t n = readlinkat(dir, component, target, sizeof target);
+		if (n <= 0)
+			c.op = CDM_OP_SKIP;
+		c.value = target;
+		c.value_len = n > 0 ? (size_t)n : 0;
+	}
+	if (c.op == CDM_OP_SAVE || c.op == CDM_OP_MKDIR) {
+		_cleanup_close_ int fd = openat(dir, component, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+		struct cdm_stamp stamp;
+		if (fd >= 0 && cdm_stamp_get(fd, &stamp) == 0)
+			c.version = stamp.content;
+		c.flags = CDM_CH_WHOLE;
+	}
+	return item_new(&c, cdm_now_ms());
+}
+
+void ship_need(struct peer *p, const struct need *need)
+{
+	struct ship *ship = p->ship;
+	struct answer *a = calloc(1, sizeof *a);
+	if (!a || !(a->item = need_item(p->set, need)))
+		abort();
+	*ship->answer_tail = a;
+	ship->answer_tail = &a->next;
+	count_up(&p->set->counters.needs_answered, 1);
+	ship_kick(p);
+}
+
+/* --- lifetime --- */
+
+void ship_new(struct peer *p)
+{
+	struct ship *ship = calloc(1, sizeof *ship);
+	if (!ship)
+		abort();
+	ship->peer = p;
+	ship->answer_tail = &ship->answer_head;
+	p->ship = ship;
+}
+
+void ship_free(struct peer *p)
+{
+	struct ship *ship = p->ship;
+	if (!ship)
+		return;
+	p->ship = NULL;
+	ship_send_reset(ship);
+	cdm_timer_cancel(&ship->hold);
+	for (size_t i = 0; i < ship->queue_count; i++)
+		item_free(ship->queue[i]);
+	for (size_t i = ship->batch_at; i < ship->batch_count; i++)
+		item_free(ship->batch[i]);
+	free(ship->batch);
+	for (struct answer *a = ship->answer_head, *next; a; a = next) {
+		next = a->next;
+		item_free(a->item);
+		free(a);
+	}
+	contexts_fini(&ship->contexts);
+	contexts_fini(&ship->told);
+	cdm_vector_fini(&ship->passed);
+	cdm_journal_reader_close(&ship->reader);
+	bytes_fini(&ship->inline_content);
+	free(ship->owed);
+	free(ship);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ship.h — what ship.c (gathering, batches) and ship_send.c (items and their content onto the link) share about one peer. */
+#ifndef REPLICATOR_SHIP_H
+#define REPLICATOR_SHIP_H
+
+#include "replicator/content.h"
+#include "replicator/set_internal.h"
+
+#define SHIP_QUEUE_MAX 2048
+#define SHIP_BATCH_CHANGES 1024
+#define SHIP_BATCH_BYTES (8u << 20)
+#define SHIP_OWED_MAX 1024
+
+struct owed { /* a save that was overtaken by the next write: what the next save of this file must carry, too */
+	struct cdm_handle handle;
+	struct cdm_dot base, victim;
+	uint32_t flags;
+	struct cdm_range ranges[CDM_RANGES_MAX + 1];
+	size_t range_count;
+};
+
+/* A read in flight outlives the peer: then `ship` is NULL and the callback frees it. */
+struct content_read {
+	struct ship *ship;
+	struct content *content;
+	uint64_t offset;
+	uint32_t len;
+	uint8_t data[FRAME_PIECE_MAX];
+};
+
+struct answer { /* to one NEED */
+	struct answer *next;
+	struct item *item;
+};
+
+struct ship {
+	struct peer *peer;
+	enum ship_phase phase;
+	struct cdm_journal_reader *reader;
+	struct cdm_vector passed;     /* everything up to here was looked at */
+	struct contexts contexts;     /* as read */
+	struct contexts told;         /* as sent */
+	uint64_t seek_candidate;      /* SHIP_SEEK: newest mark that the peer covers, + 1; 0 = none yet */
+	bool seek_first;
+
+	struct item *queue[SHIP_QUEUE_MAX];
+	size_t queue_count;
+	uint64_t queue_bytes;
+	struct item **batch;          /* being sent */
+	size_t batch_count, batch_at;
+	uint64_t batch_number, batch_acked;
+	struct answer *answer_head, **answer_tail; /* to NEED */
+	struct answer *answering;
+
+	struct item *current;         /* whose content is being sent */
+	struct content *content;
+	bool streaming;               /* its CHANGE is out; pieces follow, then CHANGE_END */
+	bool short_read;
+	struct bytes inline_content;
+	struct content_read *read;
+	struct owed *owed;
+	size_t owed_count;
+
+	struct cdm_timer *hold;
+	bool running, again;
+};
+
+/* ship_send.c: continue what is being sent. True: nothing is being sent any more. */
+bool ship_send_step(struct ship *ship);
+void ship_send_reset(struct ship *ship);
+/* ship.c: read on in the journal (into the queue). Returns whether everything up to the frontier was read. */
+bool ship_gather(struct ship *ship);
+
+#endif

@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ship_send.c — one item after the other onto the link: small contents ride in their CHANGE, larger ones are read with
+ * io_uring as the link drains. Content counts only if stamp and journal say afterwards that nobody touched it meanwhile. */
+#include "replicator/ship.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static struct set *ship_set(const struct ship *ship)
+{
+	return ship->peer->set;
+}
+
+static void send_frame(struct ship *ship, enum frame_type type, const struct bytes *head, const void *body, size_t len)
+{
+	link_send(ship->peer->link, ship_set(ship), type, 0, head->data, head->len, body, len);
+}
+
+/* --- saves that were overtaken --- */
+
+static struct owed *owed_find(struct ship *ship, const struct cdm_handle *h)
+{
+	for (size_t i = 0; i < ship->owed_count; i++)
+		if (cdm_handle_equal(&ship->owed[i].handle, h))
+			return &ship->owed[i];
+	return NULL;
+}
+
+static void owed_drop(struct ship *ship, struct owed *owed)
+{
+	if (owed)
+		*owed = ship->owed[--ship->owed_count];
+}
+
+static void owed_keep(struct ship *ship, const struct cdm_change *c)
+{
+	owed_drop(ship, owed_find(ship, &c->handle));
+	if (!ship->owed && !(ship->owed = calloc(SHIP_OWED_MAX, sizeof *ship->owed)))
+		abort();
+	if (ship->owed_count == SHIP_OWED_MAX)
+		owed_drop(ship, &ship->owed[0]); /* the receiver will find its base missing and ask for the whole */
+	struct owed *o = &ship->owed[ship->owed_count++];
+	*o = (struct owed){.handle = c->handle, .base = c->base, .victim = c->victim,
+		.flags = c->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE)};
+	o->range_count = c->range_count;
+	if (c->range_count)
+		memcpy(o->ranges, c->ranges, c->range_count * sizeof *c->ranges);
+}
+
+/* The next save of the file carries what is owed, too. */
+static void owed_pay(struct ship *ship, struct cdm_change *c)
+{
+	struct owed *o = owed_find(ship, &c->handle);
+	if (!o)
+		return;
+	c->base = o->base;
+	if (cdm_dot_is_none(c->victim))
+		c->victim = o->victim;
+	c->flags |= o->flags;
+	if (!(c->flags & (CDM_CH_WHOLE | CDM_CH_NEW))) {
+		size_t count = o->range_count;
+		for (size_t i = 0; i < c->range_count && count <= CDM_RANGES_MAX; i++)
+			count = cdm_ranges_add(o->ranges, count, c->ranges[i].offset, c->ranges[i].length);
+		free(c->ranges_mem);
+		c->ranges_mem = NULL;
+		c->ranges = NULL;
+		c->range_count = 0;
+		if (count > CDM_RANGES_MAX) {
+			c->flags |= CDM_CH_WHOLE;
+		} else {
+			c->ranges_mem = calloc(count + 1, sizeof *c->ranges_mem);
+			if (!c->ranges_mem)
+				abort();
+			memcpy(c->ranges_mem, o->ranges, count * sizeof *o->ranges);
+			c->ranges = c->ranges_mem;
+			c->range_count = count;
+		}
+	}
+	owed_drop(ship, o);
+}
+
+/* --- items --- */
+
+static void item_done(struct ship *ship)
+{
+	if (ship->answering) {
+		free(ship->answering);
+		ship->answering = NULL;
+	} else {
+		cdm_vector_raise(&ship->peer->has, ship->current->change.dot);
+		ship->batch_at++;
+		count_up(&ship_set(ship)->counters.changes_sent, 1);
+	}
+	item_free(ship->current);
+	ship->current = NULL;
+	content_close(&ship->content);
+	ship->streaming = false;
+	ship->short_read = false;
+	ship->inline_content.len = 0;
+}
+
+static void send_change(struct ship *ship, struct carried *k)
+{
+	struct cdm_change *c = &ship->current->change;
+	k->change = *c;
+	k->change.flags &= ~(uint32_t)(CDM_CH_RECEIVED | CDM_CH_UNSAVED | CDM_CH_COVERS | CDM_CH_RECOVERED);
+	if (ship->answering) {
+		k->flags |= CARRIED_ANSWER;
+		k->change.context = NULL;
+	} else if (c->context && contexts_same(&ship->told, c->dot.origin, c->context)) {
+		k->change.context = NULL;
+	}
+	struct bytes head = {0};
+	carried_encode(k, &head);
+	if (k->flags & CARRIED_INLINE) {
+		bytes_put(&head, ship->inline_content.data, ship->inline_content.len);
+		content_digest(ship->content, bytes_add(&head, 16));
+		count_up(&ship_set(ship)->counters.content_sent_bytes, k->content_bytes);
+	}
+	send_frame(ship, FRAME_CHANGE, &head, NULL, 0);
+	bytes_fini(&head);
+	k->change = (struct cdm_change){0};
+}
+
+static void send_without_content(struct ship *ship)
+{
+	struct cdm_change *c = &ship->current->change;
+	struct carried k = {.kind = CONTENT_NONE};
+	if (c->attr.mask & CDM_ATTR_UID) {
+		k.user = content_user_name(c->attr.uid);
+		k.user_len = strlen(k.user);
+	}
+	if (c->attr.mask & CDM_ATTR_GID) {
+		k.group = content_group_name(c->attr.gid);
+		k.group_len = strlen(k.group);
+	}
+	send_change(ship, &k);
+	item_done(ship);
+}
+
+/* Nothing to publish for this dot: the file went away or was written again. */
+static void send_skip(struct ship *ship)
+{
+	struct cdm_change *c = &ship->current->change;
+	c->op = CDM_OP_SKIP;
+	c->flags = 0;
+	cdm_change_fini(&(struct cdm_change){.ranges_mem = c->ranges_mem});
+	c->ranges_mem = NULL;
+	c->ranges = NULL;
+	c->range_count = 0;
+	send_without_content(ship);
+}
+
+static void superseded(struct ship *ship)
+{
+	count_up(&ship_set(ship)->counters.superseded, 1);
+	if (!ship->answering)
+		owed_keep(ship, &ship->current->change);
+}
+
+/* 1: the journal is not settled about this file yet, wait for it; 0: content is what its version says; -EAGAIN: overtaken. */
+static int verdict(struct ship *ship)
+{
+	if (ship->short_read)
+		return -EAGAIN;
+	for (int tries = 0; tries < 2 && ship->phase == SHIP_STREAM && ship->queue_count < SHIP_QUEUE_MAX; tries++) {
+		int r = cdm_journal_reader_touched(ship->reader, cdm_journal_reader_position(ship->reader), &ship->current->change.handle);
+		if (r != 1)
+			break;
+		if (tries)
+			return 1;
+		ship_gather(ship);
+	}
+	return content_is_same(ship->content) ? 0 : -EAGAIN;
+}
+
+/* --- content that fits into its CHANGE --- */
+
+/* All pieces from the page cache: true; false: not there, or too much. */
+static bool read_inline(struct ship *ship)
+{
+	struct content *c = ship->content;
+	if (c->carried.content_bytes > FRAME_PIECE_MAX || c->extent_count > 2 * CDM_RANGES_MAX)
+		return false;
+	ship->inline_content.len = 0;
+	uint64_t offset;
+	uint32_t len;
+	while (content_next(c, &offset, &len)) {
+		piece_encode_head(offset, len, &ship->inline_content);
+		uint8_t *room = bytes_add(&ship->inline_content, len);
+		struct iovec iov = {room, len};
+		ssize_t n = preadv2(c->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+		if (n != (ssize_t)len) {
+			c->extent_at = 0;
+			c->extent_done = 0;
+			XXH3_128bits_reset(c->hash);
+			ship->inline_content.len = 0;
+			return false;
+		}
+		content_hashed(c, offset, room, len);
+	}
+	c->carried.flags |= CARRIED_INLINE;
+	return true;
+}
+
+/* --- content in pieces --- */
+
+static void read_done(void *arg, int result)
+{
+	struct content_read *read = arg;
+	struct ship *ship = read->ship;
+	if (!ship) { /* the link went down meanwhile */
+		content_close(&read->content);
+		free(read);
+		return;
+	}
+	ship->read = NULL;
+	if (result != (int)read->len) {
+		ship->short_read = true;
+	} else {
+		content_hashed(ship->content, read->offset, read->data, read->len);
+		struct bytes head = {0};
+		piece_encode_head(read->offset, read->len, &head);
+		send_frame(ship, FRAME_DATA, &head, read->data, read->len);
+		bytes_fini(&head);
+		count_up(&ship_set(ship)->counters.content_sent_bytes, read->len);
+	}
+	free(read);
+	ship_kick(ship->peer);
+}
+
+/* False: waits for a read, for the link or for the journal. */
+static bool stream_step(struct ship *ship)
+{
+	struct content *c = ship->content;
+	uint64_t offset;
+	uint32_t len;
+	if (ship->read || link_queued(ship->peer->link) > LINK_QUEUE_HIGH)
+		return false;
+	if (!ship->short_read && content_next(c, &offset, &len)) {
+		struct content_read *read = malloc(sizeof *read);
+		if (!read)
+			abort();
+		read->ship = ship;
+		read->content = c;
+		read->offset = offset;
+		read->len = len;
+		ship->read = read;
+		cdm_loop_read(ship_set(ship)->node->loop, c->fd, read->data, len, offset, read_done, read);
+		return false;
+	}
+	int r = verdict(ship);
+	if (r == 1)
+		return false;
+	struct change_end end = {.result = r == 0 ? CONTENT_OK : CONTENT_SUPERSEDED};
+	content_digest(c, end.hash);
+	struct bytes head = {0};
+	change_end_encode(&end, &head);
+	send_frame(ship, FRAME_CHANGE_END, &head, NULL, 0);
+	bytes_fini(&head);
+	if (r < 0)
+		superseded(ship);
+	item_done(ship);
+	return true;
+}
+
+/* False: waits. */
+static bool content_step(struct ship *ship)
+{
+	if (ship->streaming)
+		return stream_step(ship);
+	struct content *c = ship->content;
+	if (c->carried.flags & CARRIED_INLINE || read_inline(ship)) {
+		int r = verdict(ship);
+		if (r == 1)
+			return false;
+		if (r < 0) {
+			superseded(ship);
+			send_skip(ship);
+			return true;
+		}
+		send_change(ship, &c->carried);
+		item_done(ship);
+		return true;
+	}
+	send_change(ship, &c->carried);
+	ship->streaming = true;
+	return stream_step(ship);
+}
+
+/* A directory: its attributes and ACLs, but the mtime it had then. */
+static void send_directory(struct ship *ship)
+{
+	struct cdm_change *c = &ship->current->change;
+	if (content_open(ship_set(ship)->store_fd, ship->current, &ship->content, NULL) < 0) {
+		send_without_content(ship);
+		return;
+	}
+	if (c->attr.mask & CDM_ATTR_MTIME)
+		ship->content->carried.mtime_ns = c->attr.mtime_ns;
+	send_change(ship, &ship->content->carried);
+	item_done(ship);
+}
+
+static void begin_item(struct ship *ship, struct item *item)
+{
+	struct cdm_change *c = &item->change;
+	struct cdm_error err = CDM_ERROR_INIT;
+	ship->current = item;
+	if (c->op == CDM_OP_MKDIR) {
+		send_directory(ship);
+		return;
+	}
+	if (c->op != CDM_OP_SAVE) {
+		send_without_content(ship);
+		return;
+	}
+	if (!ship->answering)
+		owed_pay(ship, c);
+	int r = content_open(ship_set(ship)->store_fd, item, &ship->content, &err);
+	if (r == 0)
+		return;
+	if (r != -ESTALE)
+		superseded(ship);
+	if (r != -ESTALE && r != -EAGAIN)
+		cdm_log_err(content_unreadable, &err, cdm_str("set", set_name(ship_set(ship))), cdm_str("peer", link_peer_name(ship->peer->link)));
+	send_skip(ship);
+}
+
+static void end_batch(struct ship *ship)
+{
+	struct batch_head end = {.number = ship->batch_number, .changes = (uint32_t)ship->batch_count};
+	struct bytes head = {0};
+	batch_head_encode(&end, &head);
+	send_frame(ship, FRAME_BATCH_END, &head, NULL, 0);
+	bytes_fini(&head);
+	free(ship->batch);
+	ship->batch = NULL;
+	ship->batch_count = ship->batch_at = 0;
+}
+
+bool ship_send_step(struct ship *ship)
+{
+	for (;;) {
+		if (ship->content && !content_step(ship))
+			return false;
+		if (ship->content)
+			continue;
+		if (link_queued(ship->peer->link) > LINK_QUEUE_HIGH)
+			return false;
+		struct answer *a = ship->answer_head;
+		if (a) {
+			ship->answer_head = a->next;
+			if (!ship->answer_head)
+				ship->answer_tail = &ship->answer_head;
+			ship->answering = a;
+			begin_item(ship, a->item);
+		} else if (ship->batch && ship->batch_at < ship->batch_count) {
+			begin_item(ship, ship->batch[ship->batch_at]);
+		} else if (ship->batch) {
+			end_batch(ship);
+		} else {
+			return true;
+		}
+	}
+}
+
+/* The link is gone: forget what was being sent. */
+void ship_send_reset(struct ship *ship)
+{
+	if (ship->read) {
+		ship->read->ship = NULL; /* the read still needs the descriptor */
+		ship->content = NULL;
+		ship->read = NULL;
+	}
+	content_close(&ship->content);
+	if (ship->answering) {
+		item_free(ship->current);
+		free(ship->answering);
+		ship->answering = NULL;
+	}
+	ship->current = NULL;
+}

@@ -373,38 +373,53 @@ static void readyz_get(struct http_call *c)
 		http_problem(c, 503, "see the master's log", "the database cannot be written");
 }
 
+struct set_figures { size_t nodes, in_sync; double lag; json_int_t bytes; };
+
+static struct set_figures count_set(const struct master *master, const struct model *m, const struct model_set *s)
+{
+	struct set_figures f = {0};
+	json_t *status = live_set_status(master->live, m, s), *node;
+	size_t k;
+	f.nodes = json_array_size(json_object_get(status, "nodes"));
+	json_array_foreach(json_object_get(status, "nodes"), k, node) {
+		const char *state = json_string_value(json_object_get(node, "state"));
+		double lag = json_number_value(json_object_get(node, "lag_s"));
+		f.in_sync += strcmp(state, "in sync") == 0 || strcmp(state, "source") == 0;
+		f.lag = lag > f.lag ? lag : f.lag;
+		f.bytes += json_integer_value(json_object_get(node, "pending_bytes"));
+	}
+	json_decref(status);
+	return f;
+}
+
 static void metrics_get(struct http_call *c)
 {
+	static const char *const names[] = {"cdmfs_set_nodes", "cdmfs_set_nodes_in_sync", "cdmfs_replication_lag_seconds", "cdmfs_replication_pending_bytes"};
 	const struct model *m = registry_model(c->master->registry);
+	struct set_figures *figures = calloc(m->set_count + 1, sizeof *figures);
 	char *text = NULL;
 	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
+	FILE *f = figures ? open_memstream(&text, &len) : NULL;
 	if (!f) {
+		free(figures);
 		http_problem(c, 503, "", "out of memory");
 		return;
 	}
 	fprintf(f, "# TYPE cdmfs_build_info gauge\ncdmfs_build_info{version=\"%s\"} 1\n# TYPE cdmfs_master_epoch gauge\ncdmfs_master_epoch %" PRIu64
 		"\n# TYPE cdmfs_nodes gauge\ncdmfs_nodes %zu\n# TYPE cdmfs_nodes_connected gauge\ncdmfs_nodes_connected %zu\n",
 		CDM_VERSION, m->epoch, m->node_count, live_connected_count(c->master->live));
-	fprintf(f, "# TYPE cdmfs_set_nodes gauge\n# TYPE cdmfs_set_nodes_in_sync gauge\n# TYPE cdmfs_replication_lag_seconds gauge\n"
-		"# TYPE cdmfs_replication_pending_bytes gauge\n");
-	for (size_t i = 0; i < m->set_count; i++) {
-		json_t *status = live_set_status(c->master->live, m, &m->sets[i]), *node;
-		size_t k, good = 0, count = json_array_size(json_object_get(status, "nodes"));
-		double lag = 0;
-		json_int_t bytes = 0;
-		json_array_foreach(json_object_get(status, "nodes"), k, node) {
-			const char *state = json_string_value(json_object_get(node, "state"));
-			good += strcmp(state, "in sync") == 0 || strcmp(state, "source") == 0;
-			lag = json_number_value(json_object_get(node, "lag_s")) > lag ? json_number_value(json_object_get(node, "lag_s")) : lag;
-			bytes += json_integer_value(json_object_get(node, "pending_bytes"));
+	for (size_t i = 0; i < m->set_count; i++)
+		figures[i] = count_set(c->master, m, &m->sets[i]);
+	for (int k = 0; k < 4; k++) {
+		fprintf(f, "# TYPE %s gauge\n", names[k]);
+		for (size_t i = 0; i < m->set_count; i++) {
+			const struct set_figures *g = &figures[i];
+			double value = k == 0 ? (double)g->nodes : k == 1 ? (double)g->in_sync : k == 2 ? g->lag : (double)g->bytes;
+			fprintf(f, "%s{set=\"%s\"} %.17g\n", names[k], m->sets[i].name, value);
 		}
-		const char *name = m->sets[i].name;
-		fprintf(f, "cdmfs_set_nodes{set=\"%s\"} %zu\ncdmfs_set_nodes_in_sync{set=\"%s\"} %zu\ncdmfs_replication_lag_seconds{set=\"%s\"} %.3f\n"
-			"cdmfs_replication_pending_bytes{set=\"%s\"} %" JSON_INTEGER_FORMAT "\n", name, count, name, good, name, lag, name, bytes);
-		json_decref(status);
 	}
 	fclose(f);
+	free(figures);
 	http_text(c, "text/plain; version=0.0.4", text, len);
 	free(text);
 }

@@ -40,7 +40,7 @@ void master_format_time(int64_t unix_seconds, char out[32])
 	strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
 }
 
-static void format_address(const char *host, uint16_t port, char out[300])
+static void format_address(const char *host, uint16_t port, char *out)
 {
 	snprintf(out, 290, strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, port);
 }
@@ -53,9 +53,7 @@ void master_agents_address(const struct master *m, char out[300])
 void master_api_url(const struct master *m, char out[300])
 {
 	memcpy(out, "https://", 8);
-	char address[300];
-	format_address(m->advertise, m->api_port, address);
-	snprintf(out + 8, 292, "%s", address);
+	format_address(m->advertise, m->api_port, out + 8);
 }
 
 /* --- listening -------------------------------------------------------------------------------------------------- */

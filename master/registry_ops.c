@@ -51,9 +51,10 @@ static void hint_known(const struct op *o, const char *what, const char *sql)
 	size_t n = 0;
 	if (sql_prepare(o->db, &st, NULL, sql, "") < 0)
 		return;
-	while (sqlite3_step(st) == SQLITE_ROW && n < sizeof list - 70)
+	int step;
+	while ((step = sqlite3_step(st)) == SQLITE_ROW && n < sizeof list - 70)
 		n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", (const char *)sqlite3_column_text(st, 0));
-	bool more = sqlite3_step(st) == SQLITE_ROW;
+	bool more = step == SQLITE_ROW;
 	sqlite3_finalize(st);
 	if (n)
 		cdm_hint(o->err, "known %ss: %s%s", what, list, more ? ", …" : "");

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cdmctl.h — the command line of the HTTP API. cdmctl.c reads words and options by one table, cdmctl_http.c talks to the
+ * master, cdmctl_run.c does the commands. */
+#ifndef MASTER_CDMCTL_H
+#define MASTER_CDMCTL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include "common/error.h"
+
+enum { EXIT_GOOD = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NOT_IN_SYNC = 3, EXIT_CONFLICT = 5 };
+
+struct options {
+	const char *api, *token_file, *ca, *dir;
+	bool json, dry_run, yes, automatic;
+	const char *region, *group, *role, *ttl, *uses, *parent, *update, *open, *capacity, *default_excludes;
+	json_t *source, *target, *both, *exclude, *local; /* arrays; NULL: not given */
+	const char *words[4]; /* after noun and verb */
+	int word_count;
+};
+struct command {
+	const char *noun, *verb; /* verb "" where the noun stands alone */
+	const char *synopsis;    /* what follows noun and verb */
+	const char *help;
+	int low, high;           /* how many words */
+	const char *options;     /* allowed ones, separated by blanks, beside the common ones */
+	int (*run)(const struct command *c, const struct options *o);
+};
+extern const struct command commands[];
+extern const size_t command_count;
+
+/* One call. Problems are printed (with hint); then the answer is NULL and *code the exit code. body's reference is taken over. */
+json_t *master_call(const struct options *o, const char *method, const char *path, json_t *body, int *code);
+/* Print events as they come until interrupted. */
+int master_follow(const struct options *o);
+
+int report_usage(const char *hint, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

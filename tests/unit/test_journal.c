@@ -1,0 +1,685 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "journal_rig.h"
+
+#include <poll.h>
+#include <pthread.h>
+
+static int setup(void **state)
+{
+	struct rig *rig = malloc(sizeof *rig);
+	rig_init(rig);
+	*state = rig;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	rig_fini(*state);
+	free(*state);
+	return 0;
+}
+
+static const struct cdm_dot foreign = {CDM_ORIGIN(9, 1), 40};
+
+static struct cdm_change received_change(struct cdm_dot dot)
+{
+	return (struct cdm_change){.op = CDM_OP_MKDIR, .dot = dot, .clock = 1000, .path = "d", .path_len = 1};
+}
+
+static void a_settled_change_is_read_as_it_was_recorded(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	assert_false(rig->state.clean || rig->state.tail_alive || rig->state.torn);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct cdm_change c = rig_write_change("a/b"), got;
+	struct cdm_range range = {4096, 100};
+	c.ranges = &range;
+	c.range_count = 1;
+	assert_int_equal(cdm_journal_append(rig->j, &c), 0);
+	assert_true(c.dot.origin == CDM_ORIGIN(1, 1) && c.dot.number == 1 && c.clock && c.position && c.sequence == 1);
+	assert_int_equal(cdm_journal_reader_next(r, &got), 0);
+	c.version.dot = c.dot;
+	c.attr = (struct cdm_attr){.mask = CDM_ATTR_SIZE, .size = 4196};
+	c.parent_mtime_ns = 99;
+	cdm_journal_settle(rig->j, &c, CDM_DONE, 0);
+	assert_int_equal(cdm_journal_reader_next(r, &got), 1);
+	assert_int_equal(got.op, CDM_OP_WRITE);
+	assert_true(cdm_dot_equal(got.dot, c.dot) && got.clock == c.clock && got.position == c.position);
+	assert_true(cdm_dot_equal(got.version.dot, c.dot) && got.attr.size == 4196 && got.parent_mtime_ns == 99);
+	assert_true(got.request == 7 && got.outcome == CDM_DONE && cdm_handle_equal(&got.handle, &c.handle));
+	assert_true(got.range_count == 1 && got.ranges[0].offset == 4096);
+	assert_non_null(got.context);
+	assert_memory_equal(got.path, "a/b", 3);
+	cdm_change_fini(&got); /* harmless: the reader owns what it gave out */
+	assert_int_equal(cdm_journal_reader_next(r, &got), 0);
+	assert_int_equal(got.next_position, cdm_journal_reader_position(r));
+	cdm_journal_reader_close(&r);
+}
+
+static void nothing_passes_a_pending_record(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct cdm_change a = rig_write_change("a"), b = rig_write_change("b"), c = rig_write_change("c"), got;
+	assert_int_equal(cdm_journal_append(rig->j, &a), 0);
+	assert_int_equal(cdm_journal_append(rig->j, &b), 0);
+	assert_int_equal(cdm_journal_append(rig->j, &c), 0);
+	cdm_journal_settle(rig->j, &c, CDM_DONE, 0);
+	cdm_journal_settle(rig->j, &b, CDM_FAILED, EPERM);
+	assert_int_equal(cdm_journal_reader_next(r, &got), 0);
+	cdm_journal_settle(rig->j, &a, CDM_DONE, 0);
+	assert_int_equal(cdm_journal_reader_next(r, &got), 1);
+	assert_int_equal(got.path[0], 'a');
+	assert_int_equal(cdm_journal_reader_next(r, &got), 1); /* the failed one is not shown */
+	assert_int_equal(got.path[0], 'c');
+	assert_int_equal(cdm_journal_reader_next(r, &got), 0);
+	rig_assert_applied(rig, "1.1:3"); /* but its number is used up */
+	cdm_journal_reader_close(&r);
+}
+
+static void a_received_change_counts_only_when_it_is_done(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	struct cdm_change c = received_change(foreign);
+	assert_int_equal(cdm_journal_append(rig->j, &c), 0);
+	assert_true(cdm_dot_equal(c.dot, foreign) && c.clock == 1000 && c.flags & CDM_CH_RECEIVED);
+	cdm_journal_settle(rig->j, &c, CDM_FAILED, ENOSPC);
+	rig_assert_applied(rig, "");
+	c = received_change(foreign);
+	assert_int_equal(cdm_journal_put(rig->j, &c), 0);
+	rig_assert_applied(rig, "9.1:40");
+}
+
+static void own_changes_tell_what_they_had_seen_when_that_changed(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	rig_put(rig, 2);
+	struct cdm_change c = received_change(foreign), got;
+	assert_int_equal(cdm_journal_put(rig->j, &c), 0);
+	rig_put(rig, 2);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	bool with_context[] = {true, false, false, true, false};
+	for (size_t i = 0; i < 5; i++) {
+		assert_int_equal(cdm_journal_reader_next(r, &got), 1);
+		assert_int_equal(got.context != NULL, with_context[i]);
+		if (i == 3)
+			assert_true(cdm_vector_covers(got.context, foreign));
+	}
+	cdm_journal_reader_close(&r);
+}
+
+static void unsound_changes_are_not_recorded(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	struct cdm_change c = rig_write_change("../x");
+	assert_int_equal(cdm_journal_append(rig->j, &c), -EINVAL);
+	assert_int_equal(rig_put(rig, 1), 1);
+}
+
+static void a_clean_end_is_found_and_numbers_go_on(void **state)
+{
+	struct rig *rig = *state;
+	unsigned count;
+	rig_open(rig);
+	rig_put(rig, 10);
+	struct cdm_change c = received_change(foreign);
+	assert_int_equal(cdm_journal_put(rig->j, &c), 0);
+	rig_close(rig);
+	rig_open(rig);
+	assert_true(rig->state.clean && !rig->state.tail_alive && !rig->state.torn);
+	rig_assert_applied(rig, "1.1:10 9.1:40");
+	assert_true(cdm_vector_equal(&rig->state.applied, &rig->state.durable));
+	assert_int_equal(rig_put(rig, 1), 11);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	assert_int_equal(rig_read_numbers(r, 0, &count), 11);
+	assert_int_equal(count, 11);
+	cdm_journal_reader_close(&r);
+}
+
+static void append_two(struct rig *rig)
+{
+	struct cdm_change a = rig_write_change("a"), b = rig_write_change("b");
+	rig_put(rig, 3);
+	cdm_journal_append(rig->j, &a);
+	cdm_journal_append(rig->j, &b);
+	cdm_journal_settle(rig->j, &b, CDM_DONE, 0);
+}
+
+static void a_dead_writers_pending_records_are_listed(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_change c, peeked;
+	unsigned count;
+	rig_in_dying_child(rig, append_two);
+	rig_open(rig);
+	assert_true(rig->state.tail_alive && !rig->state.clean);
+	assert_int_equal(cdm_journal_next_pending(rig->j, &c), 1);
+	assert_true(c.path[0] == 'a' && c.dot.number == 4 && c.request == 7 && c.outcome == CDM_PENDING);
+	assert_int_equal(cdm_journal_peek(rig->j, c.position, &peeked), 0);
+	assert_int_equal(peeked.dot.number, 4);
+	cdm_change_fini(&peeked);
+	assert_int_equal(cdm_journal_peek(rig->j, c.position + 8, &peeked), -ESTALE);
+	cdm_journal_settle(rig->j, &c, CDM_DONE, 0);
+	cdm_change_fini(&c);
+	assert_int_equal(cdm_journal_next_pending(rig->j, &c), 0);
+	assert_int_equal(rig_put(rig, 1), 6);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	assert_int_equal(rig_read_numbers(r, 0, &count), 6);
+	assert_int_equal(count, 6);
+	cdm_journal_reader_close(&r);
+}
+
+static void put_and_sync(struct rig *rig)
+{
+	rig_put(rig, 20);
+	if (cdm_journal_sync(rig->j) < 0)
+		_exit(2);
+}
+
+static void a_lost_tail_is_not_a_clean_end(void **state)
+{
+	struct rig *rig = *state;
+	unsigned count;
+	rig_in_dying_child(rig, put_and_sync);
+	rig_lose_tail(rig);
+	struct cdm_journal_reader *old = rig_reader(rig); /* segments only */
+	assert_int_equal(rig_read_numbers(old, 0, &count), 20);
+	rig_open(rig);
+	assert_false(rig->state.clean || rig->state.tail_alive || rig->state.torn);
+	rig_assert_applied(rig, "1.1:20");
+	cdm_journal_set_incarnation(rig->j, 2);
+	assert_int_equal(cdm_journal_origin(rig->j), CDM_ORIGIN(1, 2));
+	assert_int_equal(rig_put(rig, 1), 1);
+	rig_assert_applied(rig, "1.1:20 1.2:1");
+	struct cdm_change c;
+	assert_int_equal(cdm_journal_reader_next(old, &c), -ENODATA);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	assert_int_equal(cdm_journal_reader_seek(r, cdm_journal_reader_position(old)), 0); /* over the gap */
+	assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	assert_int_equal(c.dot.origin, CDM_ORIGIN(1, 2));
+	assert_int_equal(cdm_journal_reader_seek(r, 0), 0);
+	for (int i = 0; i < 21; i++)
+		assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	assert_int_equal(cdm_journal_reader_next(r, &c), 0);
+	cdm_journal_reader_close(&r);
+	cdm_journal_reader_close(&old);
+}
+
+static void open_and_put_unsynced(struct rig *rig)
+{
+	rig_put(rig, 1);
+}
+
+static void a_run_that_lost_everything_is_not_clean_either(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	rig_put(rig, 5);
+	rig_close(rig);
+	rig->conf.sync_interval_ms = 60000;
+	rig_in_dying_child(rig, open_and_put_unsynced);
+	rig_lose_tail(rig);
+	rig_open(rig);
+	assert_false(rig->state.clean || rig->state.tail_alive);
+}
+
+static void put_two(struct rig *rig)
+{
+	rig_put(rig, 2);
+}
+
+static void a_tail_that_is_damaged_or_not_ours_is_lost(void **state)
+{
+	struct rig *rig = *state;
+	char path[128];
+	rig->conf.sync_interval_ms = 60000;
+	rig_in_dying_child(rig, put_two);
+	snprintf(path, sizeof path, "%s/tail", rig->run);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	uint8_t byte;
+	off_t at = 4096 + 4096 + 280; /* within the path of the first record: the stream begins at 4096 */
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	close(fd);
+	rig_open(rig);
+	assert_false(rig->state.tail_alive || rig->state.clean);
+	rig_assert_applied(rig, "");
+}
+
+static void a_second_writer_is_refused(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_journal *other;
+	struct cdm_journal_state found;
+	rig_open(rig);
+	assert_int_equal(cdm_journal_open(&rig->conf, &other, &found, &rig->err), -EBUSY);
+	assert_null(other);
+	assert_int_equal(rig_put(rig, 1), 1);
+}
+
+static void a_pending_record_prevents_a_clean_end(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	struct cdm_change c = rig_write_change("a");
+	assert_int_equal(cdm_journal_append(rig->j, &c), 0);
+	assert_int_equal(cdm_journal_close(&rig->j, &rig->err), -EBUSY);
+	rig_open(rig);
+	assert_true(rig->state.tail_alive);
+	assert_int_equal(cdm_journal_next_pending(rig->j, &c), 1);
+	cdm_journal_settle(rig->j, &c, CDM_FAILED, EIO);
+	cdm_change_fini(&c);
+}
+
+/* --- marks --- */
+
+static void mark_in_the_past(struct rig *rig)
+{
+	struct cdm_vector noted;
+	rig_put(rig, 5);
+	cdm_journal_applied(rig->j, &noted);
+	rig_put(rig, 3); /* recorded between the note and the mark */
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &noted};
+	if (cdm_journal_put(rig->j, &mark) < 0 || !cdm_dot_is_none(mark.dot))
+		_exit(3);
+	rig_put(rig, 2);
+	if (cdm_journal_sync(rig->j) < 0)
+		_exit(4);
+}
+
+static void assert_mark_found(struct rig *rig)
+{
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct cdm_change c;
+	assert_int_equal(cdm_journal_reader_seek(r, CDM_JOURNAL_LAST_MARK), 0);
+	for (uint64_t number = 6; number <= 8; number++) {
+		assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+		assert_int_equal(c.dot.number, number);
+	}
+	assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	assert_int_equal(c.op, CDM_OP_MARK);
+	assert_int_equal(cdm_vector_get(c.vector, CDM_ORIGIN(1, 1)), 5);
+	cdm_journal_reader_close(&r);
+}
+
+static void what_a_mark_does_not_cover_is_not_forgotten(void **state)
+{
+	struct rig *rig = *state;
+	for (int lost = 0; lost < 2; lost++) {
+		rig_in_dying_child(rig, mark_in_the_past);
+		assert_mark_found(rig);
+		if (lost) {
+			rig_lose_tail(rig);
+			assert_mark_found(rig);
+		}
+		rig_open(rig);
+		assert_int_equal(rig->state.tail_alive, !lost);
+		assert_int_equal(cdm_vector_get(&rig->state.durable, CDM_ORIGIN(1, 1)), 5);
+		assert_true(rig->state.mark_ns > 0);
+		rig_assert_applied(rig, "1.1:10");
+		cdm_journal_close(&rig->j, NULL);
+		rig_fini(rig);
+		rig_init(rig);
+	}
+}
+
+static void a_mark_may_raise_what_is_applied(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_vector v;
+	rig_open(rig);
+	assert_int_equal(cdm_vector_parse("7.1:99", &v), 0);
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &v};
+	assert_int_equal(cdm_journal_put(rig->j, &mark), 0);
+	rig_assert_applied(rig, "7.1:99");
+	cdm_vector_fini(&v);
+}
+
+/* --- segments --- */
+
+static void old_segments_go_when_nobody_needs_them(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_journal_stats s;
+	struct cdm_change c;
+	rig->conf.max_bytes = 4 << 20;
+	rig_open(rig);
+	struct cdm_journal_reader *behind = rig_reader(rig);
+	for (int i = 0; i < 10; i++) {
+		rig_put(rig, 3000);
+		assert_int_equal(cdm_journal_sync(rig->j), 0);
+	}
+	cdm_journal_stats(rig->j, &s);
+	assert_in_range(s.bytes, 3 << 20, 4 << 20);
+	assert_true(s.oldest_position > 4096 && s.synced_position == s.head_position);
+	assert_int_equal(cdm_journal_reader_next(behind, &c), -ESTALE);
+	assert_int_equal(cdm_journal_reader_seek(behind, 0), 0);
+	assert_int_equal(cdm_journal_reader_position(behind), s.oldest_position);
+	cdm_journal_reader_seek(behind, CDM_JOURNAL_FRONTIER);
+	cdm_journal_reader_keep(behind, cdm_journal_reader_position(behind));
+	struct cdm_vector applied;
+	cdm_journal_applied(rig->j, &applied);
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &applied};
+	assert_int_equal(cdm_journal_put(rig->j, &mark), 0);
+	cdm_vector_fini(&applied);
+	rig_put(rig, 6000);
+	assert_int_equal(cdm_journal_sync(rig->j), 0);
+	cdm_journal_stats(rig->j, &s);
+	assert_true(s.bytes <= 4 << 20 && s.keep_position > s.oldest_position - (4 << 20));
+	cdm_journal_reader_close(&behind);
+}
+
+static void a_torn_end_is_cut_at_the_last_whole_record(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_journal_stats s;
+	rig_in_dying_child(rig, put_and_sync);
+	rig_open(rig);
+	cdm_journal_stats(rig->j, &s);
+	uint64_t end = s.synced_position;
+	cdm_journal_close(&rig->j, NULL);
+	/* As if the power had gone while a record was being written: no note of a clean end, and half a record where CLEAN was. */
+	int fd = rig_segment_fd(rig, 1);
+	uint8_t bytes[200];
+	assert_int_equal(pread(fd, bytes, sizeof bytes, 4096), sizeof bytes);
+	uint8_t slot[24] = {0};
+	assert_int_equal(pwrite(fd, slot, sizeof slot, 512), sizeof slot);
+	assert_int_equal(pwrite(fd, slot, sizeof slot, 1024), sizeof slot);
+	assert_int_equal(pwrite(fd, bytes, sizeof bytes, (off_t)end /* the stream begins at 4096, and behind 4096 bytes */), sizeof bytes);
+	close(fd);
+	rig_open(rig);
+	assert_true(rig->state.torn && !rig->state.clean);
+	rig_assert_applied(rig, "1.1:20");
+	cdm_journal_set_incarnation(rig->j, 2);
+	rig_put(rig, 1);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct cdm_change c;
+	for (int i = 0; i < 21; i++)
+		assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	assert_int_equal(c.dot.origin, CDM_ORIGIN(1, 2));
+	assert_int_equal(cdm_journal_reader_next(r, &c), 0);
+	cdm_journal_reader_close(&r);
+}
+
+static void a_flipped_bit_in_the_middle_is_never_skipped(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	rig_put(rig, 50);
+	rig_close(rig);
+	int fd = rig_segment_fd(rig, 1);
+	uint8_t byte;
+	off_t at = 4096 + 10 * 320;
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 0x10;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	assert_int_equal(rig_try_open(rig), -EBADMSG);
+	assert_non_null(strstr(rig->err.text, "00000001"));
+	assert_non_null(strstr(rig->err.text, "offset"));
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct cdm_change c;
+	int n;
+	while ((n = cdm_journal_reader_next(r, &c)) == 1)
+		;
+	assert_int_equal(n, -EBADMSG);
+	cdm_journal_reader_close(&r);
+	byte ^= 0x10;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	close(fd);
+	rig_open(rig);
+	assert_true(rig->state.clean);
+}
+
+static void a_missing_or_foreign_segment_is_refused(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	rig_put(rig, 10000);
+	rig_close(rig);
+	rig->conf.node_number = 2;
+	assert_int_equal(rig_try_open(rig), -EBADMSG);
+	rig->conf.node_number = 1;
+	assert_int_equal(renameat(rig->dir_fd, "00000002.log", rig->dir_fd, "aside"), 0);
+	assert_int_equal(rig_try_open(rig), -EBADMSG);
+	assert_non_null(strstr(rig->err.text, "00000002"));
+	assert_int_equal(renameat(rig->dir_fd, "aside", rig->dir_fd, "00000002.log"), 0);
+	rig_open(rig);
+}
+
+static void a_segment_that_was_never_born_is_removed(void **state)
+{
+	struct rig *rig = *state;
+	rig_in_dying_child(rig, put_and_sync);
+	rig_lose_tail(rig);
+	int fd = openat(rig->dir_fd, "00000002.log", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	close(fd);
+	rig_open(rig);
+	assert_true(rig->state.torn);
+	rig_assert_applied(rig, "1.1:20");
+}
+
+/* --- readers and a writer at work --- */
+
+#define CONCURRENT_RECORDS 60000u
+
+static void *write_many(void *arg)
+{
+	rig_put(arg, CONCURRENT_RECORDS);
+	return NULL;
+}
+
+static void wait_for_wake(struct cdm_journal_reader *r)
+{
+	struct pollfd p = {.fd = cdm_journal_reader_wake_fd(r), .events = POLLIN};
+	int armed = cdm_journal_reader_arm(r);
+	assert_true(armed >= 0);
+	if (armed)
+		return;
+	if (poll(&p, 1, 20000) != 1)
+		fail_msg("no wake at position %llu, head %llu", (unsigned long long)cdm_journal_reader_position(r),
+			(unsigned long long)cdm_journal_reader_head(r));
+	char bytes[64];
+	assert_true(read(p.fd, bytes, sizeof bytes) > 0);
+}
+
+static void *read_many(void *arg)
+{
+	struct cdm_journal_reader *r = arg;
+	uint64_t last = 0;
+	unsigned count;
+	while (last < CONCURRENT_RECORDS) {
+		last = rig_read_numbers(r, last, &count);
+		if (last < CONCURRENT_RECORDS)
+			wait_for_wake(r);
+	}
+	return NULL;
+}
+
+static void readers_see_everything_over_many_laps_of_the_ring(void **state)
+{
+	struct rig *rig = *state;
+	pthread_t writer, threads[2];
+	rig_open(rig);
+	struct cdm_journal_reader *readers[2] = {rig_reader(rig), rig_reader(rig)};
+	assert_int_not_equal(cdm_journal_reader_wake_fd(readers[0]), cdm_journal_reader_wake_fd(readers[1]));
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, read_many, readers[i]), 0);
+	assert_int_equal(pthread_create(&writer, NULL, write_many, rig), 0);
+	pthread_join(writer, NULL);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	struct cdm_journal_stats s;
+	cdm_journal_stats(rig->j, &s);
+	assert_true(s.head_position > 10ull << 20); /* laps */
+	for (int i = 0; i < 2; i++)
+		cdm_journal_reader_close(&readers[i]);
+}
+
+static void a_reader_is_woken_by_each_settled_record(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_change c;
+	rig_open(rig);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct pollfd p = {.fd = cdm_journal_reader_wake_fd(r), .events = POLLIN};
+	for (int i = 0; i < 100; i++) {
+		char bytes[64];
+		assert_int_equal(cdm_journal_reader_next(r, &c), 0);
+		while (read(p.fd, bytes, sizeof bytes) > 0)
+			;
+		assert_int_equal(cdm_journal_reader_arm(r), 0);
+		assert_int_equal(poll(&p, 1, 0), 0);
+		rig_put(rig, 1);
+		assert_int_equal(poll(&p, 1, 0), 1);
+		assert_int_equal(cdm_journal_reader_arm(r), 1);
+		assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	}
+	cdm_journal_reader_close(&r);
+}
+
+static void a_reader_follows_the_writer_through_its_end_and_return(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_change c;
+	char bytes[64];
+	struct cdm_journal_reader *r = rig_reader(rig); /* before there is anything */
+	struct pollfd p = {.fd = cdm_journal_reader_wake_fd(r), .events = POLLIN};
+	assert_int_equal(cdm_journal_reader_next(r, &c), 0);
+	assert_int_equal(cdm_journal_reader_arm(r), 0);
+	rig_open(rig);
+	assert_int_equal(poll(&p, 1, 0), 1);
+	assert_int_equal(cdm_journal_reader_next(r, &c), -ENODATA);
+	cdm_journal_reader_close(&r);
+	r = rig_reader(rig);
+	rig_put(rig, 1);
+	assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	p.fd = cdm_journal_reader_wake_fd(r);
+	assert_int_equal(cdm_journal_reader_arm(r), 0);
+	rig_close(rig);
+	assert_int_equal(poll(&p, 1, 0), 1);
+	assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	assert_int_equal(c.op, CDM_OP_CLEAN);
+	assert_int_equal(cdm_journal_reader_next(r, &c), -ENODATA);
+	uint64_t position = cdm_journal_reader_position(r);
+	cdm_journal_reader_close(&r);
+	r = rig_reader(rig);
+	assert_int_equal(cdm_journal_reader_seek(r, position), 0);
+	assert_int_equal(cdm_journal_reader_next(r, &c), 0);
+	while (read(cdm_journal_reader_wake_fd(r), bytes, sizeof bytes) > 0)
+		;
+	cdm_journal_reader_close(&r);
+	rig_open(rig);
+	assert_int_equal(rig_put(rig, 1), 2);
+	r = rig_reader(rig);
+	assert_int_equal(cdm_journal_reader_seek(r, position), 0);
+	assert_int_equal(cdm_journal_reader_next(r, &c), 1);
+	assert_int_equal(c.dot.number, 2);
+	cdm_journal_reader_close(&r);
+}
+
+static void a_position_that_is_no_record_is_refused(void **state)
+{
+	struct rig *rig = *state;
+	rig_open(rig);
+	rig_put(rig, 10);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	uint64_t position = cdm_journal_reader_position(r);
+	assert_int_equal(cdm_journal_reader_seek(r, position + 8), -ESTALE);
+	assert_int_equal(cdm_journal_reader_seek(r, position + 1), -ESTALE);
+	assert_int_equal(cdm_journal_reader_seek(r, 1ull << 60), -ESTALE);
+	assert_int_equal(cdm_journal_reader_seek(r, position), 0);
+	cdm_journal_reader_close(&r);
+}
+
+static void a_file_in_flight_is_touched(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_handle other = {.len = 8, .type = 1, .bytes = {9}};
+	rig_open(rig);
+	rig_put(rig, 3);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	struct cdm_change c = rig_write_change("x");
+	cdm_journal_reader_seek(r, CDM_JOURNAL_FRONTIER);
+	uint64_t from = cdm_journal_reader_position(r);
+	assert_int_equal(cdm_journal_reader_touched(r, from, &c.handle), 0);
+	assert_int_equal(cdm_journal_append(rig->j, &c), 0);
+	assert_int_equal(cdm_journal_reader_touched(r, from, &c.handle), 1);
+	assert_int_equal(cdm_journal_reader_touched(r, from, &other), 0);
+	c.handle = other; /* known when it is done */
+	cdm_journal_settle(rig->j, &c, CDM_DONE, 0);
+	assert_int_equal(cdm_journal_reader_touched(r, from, &other), 1);
+	c = rig_write_change("y");
+	assert_int_equal(cdm_journal_append(rig->j, &c), 0);
+	from = c.position;
+	cdm_journal_settle(rig->j, &c, CDM_FAILED, EIO);
+	assert_int_equal(cdm_journal_reader_touched(r, from, &c.handle), 0);
+	rig_put(rig, 8000);
+	assert_int_equal(cdm_journal_reader_touched(r, from, &c.handle), -ESTALE);
+	cdm_journal_reader_close(&r);
+}
+
+static void the_longest_records_fit(void **state)
+{
+	struct rig *rig = *state;
+	char *path = malloc(CDM_PATH_MAX), *value = malloc(CDM_VALUE_MAX);
+	for (size_t i = 0; i < CDM_PATH_MAX; i++)
+		path[i] = i % 2 ? '/' : 'p';
+	memset(value, 'v', CDM_VALUE_MAX);
+	rig_open(rig);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	for (int i = 0; i < 40; i++) {
+		struct cdm_change c = {.op = CDM_OP_RENAME, .path = path, .path_len = CDM_PATH_MAX - 1, .path2 = path,
+			.path2_len = CDM_PATH_MAX - 1, .value = value, .value_len = CDM_VALUE_MAX}, got;
+		assert_int_equal(cdm_journal_put(rig->j, &c), 0);
+		rig_put(rig, 1);
+		assert_int_equal(cdm_journal_reader_next(r, &got), 1);
+		assert_int_equal(got.value_len, CDM_VALUE_MAX);
+		assert_int_equal(cdm_journal_reader_next(r, &got), 1);
+	}
+	unsigned count;
+	cdm_journal_reader_seek(r, 0);
+	assert_int_equal(rig_read_numbers(r, 0, &count), 80);
+	cdm_journal_reader_close(&r);
+	free(path);
+	free(value);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_settled_change_is_read_as_it_was_recorded),
+		TEST(nothing_passes_a_pending_record),
+		TEST(a_received_change_counts_only_when_it_is_done),
+		TEST(own_changes_tell_what_they_had_seen_when_that_changed),
+		TEST(unsound_changes_are_not_recorded),
+		TEST(a_clean_end_is_found_and_numbers_go_on),
+		TEST(a_dead_writers_pending_records_are_listed),
+		TEST(a_lost_tail_is_not_a_clean_end),
+		TEST(a_run_that_lost_everything_is_not_clean_either),
+		TEST(a_tail_that_is_damaged_or_not_ours_is_lost),
+		TEST(a_second_writer_is_refused),
+		TEST(a_pending_record_prevents_a_clean_end),
+		TEST(what_a_mark_does_not_cover_is_not_forgotten),
+		TEST(a_mark_may_raise_what_is_applied),
+		TEST(old_segments_go_when_nobody_needs_them),
+		TEST(a_torn_end_is_cut_at_the_last_whole_record),
+		TEST(a_flipped_bit_in_the_middle_is_never_skipped),
+		TEST(a_missing_or_foreign_segment_is_refused),
+		TEST(a_segment_that_was_never_born_is_removed),
+		TEST(readers_see_everything_over_many_laps_of_the_ring),
+		TEST(a_reader_is_woken_by_each_settled_record),
+		TEST(a_reader_follows_the_writer_through_its_end_and_return),
+		TEST(a_position_that_is_no_record_is_refused),
+		TEST(a_file_in_flight_is_touched),
+		TEST(the_longest_records_fit),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -17,7 +17,7 @@ struct stat_options { /* strings point into argv */
 	const char *subject; /* SET, PATH or MOUNT; NULL = all sets */
 	const char *node, *group, *config;
 	bool json, watch, wait, fail_fast;
-	double timeout_s;    /* < 0: none */
+	double timeout_s;
 	double min_percent;
 };
 /* 0: go on; 1: --help or --version was answered; -EINVAL: usage error. */

@@ -6,6 +6,8 @@
 #include <string.h>
 #include "cdmfs/stat.h"
 
+#define TIMEOUT_DEFAULT_S (7 * 86400.0) /* the longest the replicator takes */
+
 enum { OPT_NODE = 256, OPT_GROUP, OPT_JSON, OPT_WATCH, OPT_WAIT, OPT_TIMEOUT, OPT_MIN, OPT_FAIL_FAST, OPT_CONFIG, OPT_VERSION };
 
 static const struct row {
@@ -17,7 +19,7 @@ static const struct row {
 	{{"json", no_argument, NULL, OPT_JSON}, "", "for programs: one JSON object per line and set"},
 	{{"watch", no_argument, NULL, OPT_WATCH}, "", "show each change until interrupted"},
 	{{"wait", no_argument, NULL, OPT_WAIT}, "", "return when everything saved before the call is durable on all counted nodes"},
-	{{"timeout", required_argument, NULL, OPT_TIMEOUT}, "S", "give up waiting after S seconds (default: never), exit 4"},
+	{{"timeout", required_argument, NULL, OPT_TIMEOUT}, "S", "give up waiting after S seconds (default: a week), exit 4"},
 	{{"min", required_argument, NULL, OPT_MIN}, "N%", "be content with this share of the counted nodes (default: 100%)"},
 	{{"fail-fast", no_argument, NULL, OPT_FAIL_FAST}, "", "do not wait when a counted node is down, exit 3"},
 	{{"config", required_argument, NULL, OPT_CONFIG}, "FILE", "instead of $CDMFS_CONFIG or /etc/cdmfs/node.conf"},
@@ -78,7 +80,7 @@ static int take_option(int c, struct stat_options *o, struct cdm_error *err)
 		o->wait = true;
 		return 0;
 	case OPT_TIMEOUT:
-		return take_number("timeout", optarg, "s", 0, 1e6, &o->timeout_s, err);
+		return take_number("timeout", optarg, "s", 0, TIMEOUT_DEFAULT_S, &o->timeout_s, err);
 	case OPT_MIN:
 		return take_number("min", optarg, "%", 0, 100, &o->min_percent, err);
 	case OPT_FAIL_FAST:
@@ -100,7 +102,7 @@ static int take_option(int c, struct stat_options *o, struct cdm_error *err)
 
 static int check_together(const struct stat_options *o, struct cdm_error *err)
 {
-	if (!o->wait && (o->timeout_s >= 0 || o->min_percent < 100 || o->fail_fast))
+	if (!o->wait && (o->timeout_s < TIMEOUT_DEFAULT_S || o->min_percent < 100 || o->fail_fast))
 		cdm_fail_plain(err, EINVAL, "--timeout, --min and --fail-fast go with --wait");
 	else if (o->wait && o->watch)
 		cdm_fail_plain(err, EINVAL, "--wait and --watch exclude each other");
@@ -112,7 +114,7 @@ static int check_together(const struct stat_options *o, struct cdm_error *err)
 int stat_options_parse(int argc, char **argv, struct stat_options *ret, struct cdm_error *err)
 {
 	struct option longs[ROWS + 1] = {0};
-	struct stat_options o = {.timeout_s = -1, .min_percent = 100};
+	struct stat_options o = {.timeout_s = TIMEOUT_DEFAULT_S, .min_percent = 100};
 	for (size_t i = 0; i < ROWS; i++)
 		longs[i] = rows[i].option;
 	opterr = 0;

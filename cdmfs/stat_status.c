@@ -13,9 +13,11 @@ struct row {
 	enum stat_colour colour; /* of the state */
 };
 
-static bool is_drained(const json_t *node)
+/* Targets that are meant to be up to date; a pure source has nothing to receive. */
+static bool is_counted(const json_t *node)
 {
-	return strcmp(stat_text(node, "state"), "drained") == 0;
+	const char *state = stat_text(node, "state");
+	return strcmp(state, "drained") != 0 && strcmp(state, "source") != 0;
 }
 
 static bool is_up_to_date(const json_t *node)
@@ -56,7 +58,7 @@ static void fill_row(const json_t *node, struct row *row)
 		strcpy(row->cell[2], "?");
 	format_pending(node, row->cell[3], sizeof row->cell[3]);
 	format_why(node, row->cell[4], sizeof row->cell[4]);
-	row->colour = is_up_to_date(node) ? STAT_GREEN : is_drained(node) ? STAT_PLAIN : strcmp(state, "down") == 0 ? STAT_RED : STAT_YELLOW;
+	row->colour = is_up_to_date(node) ? STAT_GREEN : !is_counted(node) ? STAT_PLAIN : strcmp(state, "down") == 0 ? STAT_RED : STAT_YELLOW;
 }
 
 /* Columns a text takes on the screen, near enough: one per character. */
@@ -110,8 +112,8 @@ static struct tally count_nodes(const struct stat_options *o, const json_t *stat
 		if (!stat_is_asked(o, node))
 			continue;
 		t.shown++;
-		t.counted += !is_drained(node);
-		t.good += !is_drained(node) && is_up_to_date(node);
+		t.counted += is_counted(node);
+		t.good += is_counted(node) && is_up_to_date(node);
 	}
 	t.in_sync = o->node || o->group ? t.good == t.counted : json_is_true(json_object_get(status, "in_sync"));
 	return t;

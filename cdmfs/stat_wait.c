@@ -10,8 +10,7 @@
 static json_t *wait_request(const struct stat_options *o, const char *set, const char *path)
 {
 	json_t *request = stat_request("wait", set, path);
-	if (o->timeout_s >= 0)
-		json_object_set_new(request, "timeout_s", json_real(o->timeout_s));
+	json_object_set_new(request, "timeout_s", json_real(o->timeout_s));
 	if (o->group)
 		json_object_set_new(request, "group", json_string(o->group));
 	if (o->node)
@@ -68,8 +67,7 @@ static void print_people(const struct stat_options *o, const json_t *answer, con
 static int wait_for(const struct stat_options *o, struct stat_client *c, const char *set, const char *path, struct cdm_error *err)
 {
 	json_t *answer = NULL;
-	int limit = o->timeout_s < 0 ? -1 : (int)(o->timeout_s * 1000) + GRACE_MS;
-	int r = stat_client_read(c, limit, &answer, err);
+	int r = stat_client_read(c, (int)(o->timeout_s * 1000) + GRACE_MS, &answer, err);
 	if (r < 0)
 		return r;
 	const char *result = stat_text(answer, "result");

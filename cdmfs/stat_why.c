@@ -25,7 +25,9 @@ static void print_nodes(const json_t *answer)
 {
 	const json_t *lack = json_object_get(answer, "lack");
 	size_t have = json_array_size(json_object_get(answer, "have")), lacking = json_array_size(lack);
-	if (!lacking)
+	if (!lacking && !have)
+		fputs("never saved through a mount, so no node is told of it", stdout);
+	else if (!lacking)
 		printf(have == 1 ? "the only node has it" : "all %zu nodes have it", have);
 	else
 		printf("%zu node%s it", have, have == 1 ? " has" : "s have");
@@ -40,18 +42,18 @@ static void print_nodes(const json_t *answer)
 	putchar('\n');
 }
 
-/* The sentence of each state: %s = what the replicator adds. */
+/* The sentence of each state, around what the replicator adds, and without. */
 static const struct state {
-	const char *name, *with_detail, *bare;
+	const char *name, *with_detail, *behind, *bare;
 	bool about_nodes; /* who has it is of interest */
 	int code;         /* exit code, when all who should have it do */
 } states[] = {
-	{"shipped", NULL, NULL, true, STAT_GOOD},
-	{"open", "open for writing since ", "open for writing: not shipped before it is closed", true, STAT_NOT_IN_SYNC},
-	{"excluded", "excluded by ", "excluded: never leaves this node", false, STAT_GOOD},
-	{"local", "local, by ", "local: belongs to this node alone", false, STAT_GOOD},
-	{"quarantined", "quarantined: ", "quarantined", true, STAT_NOT_IN_SYNC},
-	{"absent", "no such file here: ", "no such file here", false, STAT_FAILED},
+	{"shipped", NULL, NULL, NULL, true, STAT_GOOD},
+	{"open", "open for writing since ", "", "open for writing: not shipped before it is closed", true, STAT_NOT_IN_SYNC},
+	{"excluded", "excluded by '", "'", "excluded: never leaves this node", false, STAT_GOOD},
+	{"local", "local, by '", "'", "local: belongs to this node alone", false, STAT_GOOD},
+	{"quarantined", "quarantined: ", "", "quarantined", true, STAT_NOT_IN_SYNC},
+	{"absent", "no such file here: ", "", "no such file here", false, STAT_FAILED},
 };
 
 static const struct state *find_state(const char *name)
@@ -70,6 +72,7 @@ static void print_people(const json_t *answer, const char *path, const struct st
 	if (state->bare) {
 		fputs(*detail ? state->with_detail : state->bare, stdout);
 		stat_put(detail);
+		fputs(*detail ? state->behind : "", stdout);
 		putchar('\n');
 	}
 	if (state->about_nodes)
@@ -93,7 +96,8 @@ int stat_why(const struct cdm_conf *conf, const struct stat_options *o, const st
 		json_decref(answer);
 		return -EPROTO;
 	}
-	r = json_array_size(json_object_get(answer, "lack")) && state->about_nodes ? STAT_NOT_IN_SYNC : state->code;
+	bool all = json_array_size(json_object_get(answer, "have")) && !json_array_size(json_object_get(answer, "lack"));
+	r = state->about_nodes && !all ? STAT_NOT_IN_SYNC : state->code;
 	if (o->json) {
 		json_object_set_new(answer, "apiVersion", json_integer(1));
 		json_object_set_new(answer, "set", json_string(t->set->name));

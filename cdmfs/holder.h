@@ -14,7 +14,7 @@
  *
  * Signals the holder sends: SIGTERM to the server: a clean end, whether the mount is still there or not. SIGUSR2 to the server: a
  * polite restart: take no more requests, answer those in work, leave the tail alive, exit with CDM_EXIT_HANDOVER. SIGTERM to the
- * watcher: pass on what is queued, then exit. A child does not end when the holder dies: the next holder takes it over. */
+ * watcher: pass on what is queued, then exit. None is sent before the child is ready. Children have a session of their own. A child does not end when the holder dies: the next holder takes it over. */
 #ifndef CDMFS_HOLDER_H
 #define CDMFS_HOLDER_H
 

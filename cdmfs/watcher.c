@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* watcher.c — hears from fanotify which files were closed after writing, finds out whether another writer is left, and tells
+ * the server (watch.h). It holds a file only while it looks at it, and asks the server nothing: the node id is in the kernel's
+ * file handle, a lease tells about writers, and opening is "no open". */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fanotify.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "cdmfs/holder.h"
+#include "cdmfs/watch.h"
+#include "common/conf.h"
+#include "common/log.h"
+#include "common/loop.h"
+
+#define FUSE_HANDLE_TYPE 0x81 /* 64-bit node id, 32-bit generation */
+#define EVENT_BYTES (WATCH_BATCH_MAX * sizeof(struct fanotify_event_metadata))
+
+struct watcher {
+	int fan_fd, watch_fd, signal_fd;
+	bool ending; /* SIGTERM came: pass on what is queued, then exit */
+	const char *full;
+	struct watch_message batch[WATCH_BATCH_MAX + 1];
+	size_t count;
+};
+
+/* FUSE's file handle is the node id as two 32-bit words, high word first, and the generation. */
+static bool node_of(int fd, uint64_t *ret)
+{
+	union {
+		struct file_handle handle;
+		char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} u;
+	uint32_t words[2];
+	int mount_id;
+
+	u.handle.handle_bytes = MAX_HANDLE_SZ;
+	if (name_to_handle_at(fd, "", &u.handle, &mount_id, AT_EMPTY_PATH) < 0 || u.handle.handle_bytes < sizeof(words))
+		return false;
+	memcpy(words, u.handle.f_handle, sizeof(words));
+	*ret = (uint64_t)words[0] << 32 | words[1];
+	return true;
+}
+
+/* A read lease is only given while nobody has the file open for writing. */
+static bool has_writer(int fd)
+{
+	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+		return errno == EAGAIN;
+	fcntl(fd, F_SETLEASE, F_UNLCK);
+	return false;
+}
+
+static void put(struct watcher *w, const struct watch_message *m)
+{
+	w->batch[w->count++] = *m;
+}
+
+static void put_lost(struct watcher *w)
+{
+	put(w, &(struct watch_message){.kind = WATCH_LOST});
+}
+
+static void take_event(struct watcher *w, const struct fanotify_event_metadata *m)
+{
+	struct watch_message told = {.kind = WATCH_CLOSED, .pid = m->pid, .time_ns = cdm_now_ns()};
+	bool known;
+
+	if (m->mask & FAN_Q_OVERFLOW) {
+		put_lost(w);
+		return;
+	}
+	if (m->fd < 0)
+		return;
+	known = node_of(m->fd, &told.node);
+	told.writers = known && has_writer(m->fd);
+	close(m->fd); /* writes out what a mapping left dirty: before the message */
+	if (known)
+		put(w, &told);
+}
+
+/* Open a node by the kernel's handle of it; only what the kernel has in memory can be opened. */
+static int open_node(int mount_fd, uint64_t node)
+{
+	union {
+		struct file_handle handle;
+		char room[sizeof(struct file_handle) + 3 * sizeof(uint32_t)];
+	} u;
+	uint32_t words[3] = {(uint32_t)(node >> 32), (uint32_t)node, 0};
+
+	u.handle.handle_bytes = sizeof(words);
+	u.handle.handle_type = FUSE_HANDLE_TYPE;
+	memcpy(u.handle.f_handle, words, sizeof(words));
+	return open_by_handle_at(mount_fd, &u.handle, O_RDONLY | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+}
+
+/* The server asks whether anybody may write these nodes. */
+static void answer_checks(struct watcher *w)
+{
+	struct watch_message asked[WATCH_BATCH_MAX];
+	ssize_t n = recv(w->watch_fd, asked, sizeof(asked), MSG_DONTWAIT);
+	int mount_fd;
+
+	if (n <= 0)
+		return;
+	mount_fd = open(w->full, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	for (size_t i = 0; i < (size_t)n / sizeof(*asked); i++) {
+		struct watch_message told = {.kind = WATCH_CLOSED, .node = asked[i].node, .time_ns = cdm_now_ns()};
+		int fd = asked[i].kind == WATCH_CHECK && mount_fd >= 0 ? open_node(mount_fd, told.node) : -1;
+		if (fd >= 0) {
+			told.writers = has_writer(fd);
+			close(fd);
+		}
+		if (asked[i].kind == WATCH_CHECK)
+			put(w, &told);
+	}
+	if (mount_fd >= 0)
+		close(mount_fd);
+}
+
+/* Take what is there, at most a batch. Returns whether there was something. */
+static bool take_events(struct watcher *w)
+{
+	static char buf[EVENT_BYTES] __attribute__((aligned(__alignof__(struct fanotify_event_metadata))));
+	ssize_t n = read(w->fan_fd, buf, sizeof(buf));
+
+	if (n < 0) {
+		if (errno != EAGAIN && errno != EINTR) {
+			struct cdm_error err = CDM_ERROR_INIT;
+			cdm_fail(&err, errno, "read from fanotify");
+			cdm_log_err(watch_lost, &err);
+			put_lost(w);
+		}
+		return errno != EAGAIN;
+	}
+	const struct fanotify_event_metadata *m = (const struct fanotify_event_metadata *)buf;
+	for (; FAN_EVENT_OK(m, n); m = FAN_EVENT_NEXT(m, n))
+		take_event(w, m);
+	return true;
+}
+
+static void on_end_signal(struct watcher *w)
+{
+	struct signalfd_siginfo si;
+
+	if (read(w->signal_fd, &si, sizeof(si)) == sizeof(si))
+		w->ending = true;
+}
+
+/* Send the batch; while the socket is full, wait for room (no server may be running just now). When it is to end, a full
+ * socket ends it: the next watcher, or the next start, says that closes were lost. Returns false when there is nobody to send to. */
+static bool send_batch(struct watcher *w)
+{
+	while (w->count > 0) {
+		ssize_t n = send(w->watch_fd, w->batch, w->count * sizeof(*w->batch), MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n >= 0) {
+			w->count = 0;
+			return true;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN && errno != ENOBUFS)
+			return false;
+		struct pollfd p[2] = {{.fd = w->watch_fd, .events = POLLOUT}, {.fd = w->signal_fd, .events = POLLIN}};
+		poll(p, w->ending ? 1 : 2, -1);
+		if (p[1].revents)
+			on_end_signal(w);
+		if (w->ending && !(p[0].revents & POLLOUT))
+			return false;
+	}
+	return true;
+}
+
+static int run(struct watcher *w)
+{
+	for (;;) {
+		while (take_events(w))
+			if (!send_batch(w))
+				return CDM_EXIT_REFUSED;
+		if (w->ending)
+			return CDM_EXIT_CLEAN;
+		struct pollfd p[3] = {{.fd = w->fan_fd, .events = POLLIN}, {.fd = w->signal_fd, .events = POLLIN}, {.fd = w->watch_fd, .events = POLLIN}};
+		if (poll(p, 3, -1) < 0)
+			continue;
+		if (p[1].revents)
+			on_end_signal(w);
+		if (p[2].revents & (POLLHUP | POLLERR)) /* holder and server are gone */
+			return CDM_EXIT_CLEAN;
+		if (p[2].revents & POLLIN)
+			answer_checks(w);
+		if (!send_batch(w))
+			return CDM_EXIT_REFUSED;
+	}
+}
+
+static int open_signals(struct watcher *w, struct cdm_error *err)
+{
+	sigset_t set;
+
+	signal(SIGIO, SIG_IGN); /* an opener between lease and release */
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGINT, SIG_IGN); /* Ctrl-C is for the holder */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	w->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return w->signal_fd < 0 ? cdm_fail(err, errno, "wait for signals") : 0;
+}
+
+static int open_mark(struct watcher *w, const char *full, struct cdm_error *err)
+{
+	int r;
+
+	w->fan_fd = fanotify_init(FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE,
+		O_RDONLY | O_LARGEFILE | O_NOATIME | O_CLOEXEC);
+	if (w->fan_fd < 0) {
+		r = cdm_fail(err, errno, "start fanotify");
+		if (r == -ENOSYS)
+			cdm_hint(err, "the kernel needs CONFIG_FANOTIFY");
+		return r;
+	}
+	if (fanotify_mark(w->fan_fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CLOSE_WRITE, AT_FDCWD, full) < 0)
+		return cdm_fail(err, errno, "watch %s with fanotify", full);
+	return 0;
+}
+
+int watcher_main(struct child_options *options)
+{
+	static struct watcher w;
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct cdm_conf *conf = NULL;
+	_cleanup_free_ char *full = NULL;
+	int r = cdm_conf_load(options->config, &conf, &err);
+
+	if (r < 0)
+		return child_failed(options, &err);
+	if (asprintf(&full, "%s/%s/full", conf->run, options->set) < 0)
+		return CDM_EXIT_REFUSED;
+	cdm_conf_free(&conf);
+	cdm_log_identity(NULL, options->set);
+	w.watch_fd = options->watch_fd;
+	w.full = full;
+	r = open_signals(&w, &err);
+	if (r == 0)
+		r = open_mark(&w, full, &err);
+	if (r < 0)
+		return child_failed(options, &err);
+	if (options->resume)
+		put_lost(&w);
+	child_ready(options);
+	if (!send_batch(&w))
+		return CDM_EXIT_REFUSED;
+	return run(&w);
+}

@@ -220,7 +220,7 @@ static const struct command *find_command(const char *noun, const char *verb, in
 
 static bool is_help(const char *word)
 {
-	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
 }
 
 static bool wants_value(const char *word)
@@ -249,6 +249,10 @@ static int run(int argc, char **argv, struct options *o)
 		help |= is_help(argv[i]);
 	if (argc > 1 && strcmp(argv[1], "--version") == 0) {
 		puts("cdmctl " CDM_VERSION);
+		return EXIT_GOOD;
+	}
+	if (noun < argc && strcmp(argv[noun], "help") == 0) {
+		print_help(NULL);
 		return EXIT_GOOD;
 	}
 	if (noun == argc || is_help(argv[noun])) {

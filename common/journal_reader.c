@@ -161,14 +161,14 @@ static int segment_record(struct cdm_journal_reader *r, size_t index, uint64_t p
 }
 
 /* Behind the end of a segment the stream may go on further up (a tail was lost): the start of the segment whose predecessor
- * ended here, else the position itself. The segment that the tail began with is in the list since open. */
+ * ended here, else the position itself. A segment may be empty: list order settles it. The segment that the tail began with is in the list since open. */
 static uint64_t skip_gap(const struct cdm_journal_reader *r, uint64_t position)
 {
 	if (r->tail.header && position >= r->tail.header->base)
 		return position;
 	for (size_t i = 0; i < r->segments.count; i++)
 		if (r->segments.list[i].previous_end == position)
-			return r->segments.list[i].start;
+			position = r->segments.list[i].start;
 	return position;
 }
 

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kill -9 of a writer with four appending threads, at random instants, again and again on one journal. What the threads
+ * knew is in shared memory: after each death the journal must know it, too. */
+#include "journal_rig.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define THREADS 4
+#define ROUNDS 12
+#define NUMBERS (1u << 22)
+
+struct shared {
+	_Atomic uint32_t ready, appended;
+	_Atomic uint8_t known[NUMBERS]; /* by number: 1 appended, 2 settled as done, 3 as failed */
+};
+
+struct writer {
+	struct rig *rig;
+	struct shared *shared;
+	unsigned seed;
+};
+
+static void *write_for_ever(void *arg)
+{
+	struct writer *w = arg;
+	char path[64];
+	for (unsigned i = 0;; i++) {
+		snprintf(path, sizeof path, "dir%u/file-%u%.*s", w->seed % 7, i, (int)(rand_r(&w->seed) % 20), "xxxxxxxxxxxxxxxxxxxx");
+		struct cdm_change c = rig_write_change(path);
+		if (cdm_journal_append(w->rig->j, &c) < 0 || c.dot.number >= NUMBERS)
+			_exit(1);
+		atomic_store(&w->shared->known[c.dot.number], 1);
+		atomic_fetch_add(&w->shared->appended, 1);
+		bool failed = rand_r(&w->seed) % 16 == 0;
+		cdm_journal_settle(w->rig->j, &c, failed ? CDM_FAILED : CDM_DONE, EPERM);
+		atomic_store(&w->shared->known[c.dot.number], failed ? 3 : 2);
+	}
+	return NULL;
+}
+
+static void settle_pending(struct rig *rig)
+{
+	struct cdm_change c;
+	unsigned pending = 0;
+	int n;
+	while ((n = cdm_journal_next_pending(rig->j, &c)) == 1) {
+		pending++;
+		cdm_journal_settle(rig->j, &c, CDM_DONE, 0);
+		cdm_change_fini(&c);
+	}
+	assert_int_equal(n, 0);
+	assert_in_range(pending, 0, THREADS);
+}
+
+static void write_until_killed(struct rig *rig, struct shared *shared, unsigned seed)
+{
+	struct writer writers[THREADS];
+	pthread_t thread;
+	if (rig_try_open(rig) < 0)
+		_exit(2);
+	settle_pending(rig);
+	atomic_store(&shared->ready, 1);
+	for (unsigned i = 0; i < THREADS; i++) {
+		writers[i] = (struct writer){rig, shared, seed + i};
+		if (pthread_create(&thread, NULL, write_for_ever, &writers[i]))
+			_exit(3);
+	}
+	for (;;)
+		pause();
+}
+
+/* The child is past so many appends. Spins: the instant should be any, not one after a system call. */
+static void await_appends(pid_t pid, struct shared *shared, uint32_t count)
+{
+	struct timespec start, now;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (atomic_load(&shared->appended) < count) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec - start.tv_sec > 30 || waitpid(pid, NULL, WNOHANG) == pid)
+			fail_msg("the writer ended or hangs after %u of %u appends", atomic_load(&shared->appended), count);
+	}
+}
+
+struct seen {
+	uint64_t next;
+};
+
+/* Readers skip failed records: a hole in the numbers must be one that failed, or whose settling nobody can know of. */
+static void check_journal(struct cdm_journal_reader *r, struct shared *shared, struct seen *seen)
+{
+	struct cdm_change c;
+	int n;
+	while ((n = cdm_journal_reader_next(r, &c)) == 1) {
+		if (cdm_dot_is_none(c.dot))
+			continue;
+		assert_true(c.dot.number >= seen->next);
+		for (; seen->next < c.dot.number; seen->next++)
+			assert_int_not_equal(atomic_load(&shared->known[seen->next]), 2);
+		assert_int_not_equal(atomic_load(&shared->known[seen->next]), 3);
+		seen->next++;
+	}
+	assert_int_equal(n, 0);
+}
+
+static uint64_t highest_known(const struct shared *shared)
+{
+	uint64_t n = NUMBERS - 1;
+	while (n > 0 && !atomic_load(&shared->known[n]))
+		n--;
+	return n;
+}
+
+static void nothing_settled_is_lost_by_kill(void **state)
+{
+	struct rig rig;
+	struct seen seen = {.next = 1};
+	unsigned seed = (unsigned)time(NULL);
+	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(shared != MAP_FAILED);
+	print_message("seed %u\n", seed);
+	rig_init(&rig);
+	uint64_t position = 0;
+	for (int round = 0; round < ROUNDS; round++) {
+		atomic_store(&shared->appended, 0);
+		pid_t pid = fork();
+		assert_true(pid >= 0);
+		if (pid == 0)
+			write_until_killed(&rig, shared, seed + (unsigned)round * 100);
+		await_appends(pid, shared, (uint32_t)(rand_r(&seed) % 20000));
+		assert_int_equal(kill(pid, SIGKILL), 0);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		rig_open(&rig);
+		assert_int_equal(rig.state.tail_alive, position > 0 || highest_known(shared) > 0 || atomic_load(&shared->ready));
+		settle_pending(&rig);
+		struct cdm_journal_reader *r = rig_reader(&rig);
+		assert_int_equal(cdm_journal_reader_seek(r, position), 0);
+		check_journal(r, shared, &seen);
+		uint64_t number = rig_put(&rig, 1);
+		assert_true(number > highest_known(shared) && number <= highest_known(shared) + THREADS + 1);
+		atomic_store(&shared->known[number], 2);
+		check_journal(r, shared, &seen);
+		assert_int_equal(seen.next, number + 1);
+		position = cdm_journal_reader_position(r);
+		cdm_journal_reader_close(&r);
+		rig_close(&rig);
+	}
+	rig_fini(&rig);
+	munmap(shared, sizeof *shared);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_settled_is_lost_by_kill)};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

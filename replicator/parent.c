@@ -169,8 +169,10 @@ void route_link_gone(struct node *node)
 void route_set_up(struct node *node, struct set *set, struct link *l)
 {
 	struct held *h = route_held_find(node, set_name(set));
-	if (h)
-		parent_step(h);
+	if (!h || node->stopping)
+		return;
+	parent_step(h);
+	want_links(node); /* the link to the parent before may be of no use now */
 }
 
 void route_set_refused(struct node *node, struct set *set, struct link *l, int errnum, const char *why)

@@ -82,7 +82,7 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 	} else if (strcmp(p->state, "ok") != 0) {
 		ret->state = strcmp(p->state, "resync") == 0 ? "resync" : "paused";
 		say(ret, p->reason_code[0] ? p->reason_code : p->state, p->reason);
-		ret->in_sync = ret->in_sync && strcmp(p->state, "paused") != 0 && strcmp(p->state, "resync") != 0;
+		ret->in_sync = false; /* whatever it has: it is not following */
 	} else if (p->member->role == CDM_ROLE_SOURCE) {
 		ret->state = "source";
 		say(ret, p->reason_code, p->reason);

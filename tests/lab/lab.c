@@ -102,7 +102,6 @@ void lab_close(struct lab **lab)
 	free(l->tag);
 	free(l->build);
 	free(l->rate);
-	free(l->sources);
 	free(l->journal);
 	free(l->url);
 	free(l->agents);
@@ -333,7 +332,6 @@ static int prepare(struct lab *lab, const struct lab_options *o, struct cdm_erro
 {
 	lab->netns = o->netns;
 	lab->rate = o->rate ? lab_format("%s", o->rate) : NULL;
-	lab->sources = o->sources ? lab_format("%s", o->sources) : NULL;
 	lab->journal = o->journal ? lab_format("%s", o->journal) : NULL;
 	lab->delay_us = o->delay_us;
 	lab->groups = o->groups ?: 1;
@@ -350,7 +348,7 @@ static int prepare(struct lab *lab, const struct lab_options *o, struct cdm_erro
 	return r < 0 ? r : lab_state_save(lab, err);
 }
 
-static int bring_up_new(struct lab *lab, struct cdm_error *err)
+static int bring_up_new(struct lab *lab, const struct lab_options *o, struct cdm_error *err)
 {
 	int r = lab->netns ? lab_net_up(lab, err) : 0;
 	if (r == 0)
@@ -360,7 +358,7 @@ static int bring_up_new(struct lab *lab, struct cdm_error *err)
 	if (r == 0)
 		r = lab_nodes_join(lab, 0, err);
 	if (r == 0)
-		r = lab_install_set(lab, err);
+		r = lab_install_set(lab, o, err);
 	if (r == 0)
 		r = lab_nodes_start(lab, 0, err);
 	return r;
@@ -431,7 +429,7 @@ int lab_up(const struct lab_options *options, struct lab **ret, struct cdm_error
 	if (!again)
 		r = prepare(lab, options, err);
 	if (r == 0)
-		r = again ? bring_up_again(lab, err) : bring_up_new(lab, err);
+		r = again ? bring_up_again(lab, err) : bring_up_new(lab, options, err);
 	if (r == 0)
 		r = lab_wait_ready(lab, LAB_READY_MS, err);
 	if (r < 0) {

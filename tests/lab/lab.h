@@ -35,6 +35,7 @@ struct lab_options {
 	const char *rate;      /* "100mbit", per direction of each node's link; NULL = unlimited. Needs netns */
 	int64_t delay_us;      /* one way, node to node; needs netns */
 	const char *sources;   /* "n1,n2": only these save, all others are pure targets; NULL = all are both */
+	const char *exclude, *local; /* patterns of the set, separated by commas; NULL = none */
 	const char *journal;   /* size of each node's journal, "16M"; NULL = the default */
 };
 

@@ -94,11 +94,29 @@ int lab_install(struct lab *lab, struct cdm_error *err)
 	return r;
 }
 
-int lab_install_set(struct lab *lab, struct cdm_error *err)
+/* Add `option part` to words for each part of a list with commas; `copy` owns the parts. */
+static size_t add_list(const char **words, size_t count, size_t room, const char *option, char *copy)
 {
-	if (lab->sources)
-		return lab_cdmctl(lab, (const char *const[]){"set", "add", LAB_SET, "--both", lab->sources, "--target", "@all", NULL}, NULL, err);
-	return lab_cdmctl(lab, (const char *const[]){"set", "add", LAB_SET, "--both", "@all", NULL}, NULL, err);
+	for (char *part; copy && (part = strsep(&copy, ",")) && count + 2 < room;) {
+		words[count++] = option;
+		words[count++] = part;
+	}
+	return count;
+}
+
+int lab_install_set(struct lab *lab, const struct lab_options *o, struct cdm_error *err)
+{
+	const char *words[30] = {"set", "add", LAB_SET, "--both", o->sources ?: "@all"};
+	_cleanup_free_ char *exclude = o->exclude ? lab_format("%s", o->exclude) : NULL;
+	_cleanup_free_ char *local = o->local ? lab_format("%s", o->local) : NULL;
+	size_t count = 5;
+	if (o->sources) {
+		words[count++] = "--target";
+		words[count++] = "@all";
+	}
+	count = add_list(words, count, 30, "--exclude", exclude);
+	count = add_list(words, count, 30, "--local", local);
+	return lab_cdmctl(lab, words, NULL, err);
 }
 
 /* -- joining ----------------------------------------------------------------------------------------------------- */

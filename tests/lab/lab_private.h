@@ -26,7 +26,7 @@ struct lab {
 	char *build; /* where the programs were built; "" = on PATH */
 	int dir_fd;  /* holds the lock */
 	bool netns;
-	char *rate, *sources, *journal;
+	char *rate, *journal;
 	int64_t delay_us;
 	unsigned groups, regions;
 	unsigned subnet; /* 10.(subnet >> 8).(subnet & 255).0/24 */
@@ -92,7 +92,7 @@ void lab_net_each(const struct lab *lab, void (*fn)(void *arg, const char *name,
 /* lab_nodes.c — the programs */
 int lab_master_start(struct lab *lab, struct cdm_error *err);
 int lab_install(struct lab *lab, struct cdm_error *err);     /* regions, groups */
-int lab_install_set(struct lab *lab, struct cdm_error *err); /* after the nodes joined, for it may name them */
+int lab_install_set(struct lab *lab, const struct lab_options *o, struct cdm_error *err); /* after the nodes joined, for it may name them */
 int lab_nodes_join(struct lab *lab, unsigned from, struct cdm_error *err);
 int lab_nodes_start(struct lab *lab, unsigned from, struct cdm_error *err);
 

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whatever way a program saves a file, a reader at a target sees the old version or the new one, and only final names arrive. */
+#include "tests/cluster/story.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ROUNDS 15
+#define PAGE_BYTES (200u << 10)
+
+typedef void save_fn(const char *path, const uint8_t *bytes, size_t len);
+
+static void must(bool good, const char *what)
+{
+	if (!good)
+		fail_msg("%s: %s", what, strerror(errno));
+}
+
+static void write_to(int fd, const uint8_t *bytes, size_t len)
+{
+	must(fd >= 0, "open");
+	for (size_t done = 0; done < len;) {
+		ssize_t n = write(fd, bytes + done, len - done < 30000 ? len - done : 30000);
+		must(n > 0, "write");
+		done += (size_t)n;
+	}
+}
+
+static void write_new(const char *path, int flags, const uint8_t *bytes, size_t len)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0644);
+	write_to(fd, bytes, len);
+	must(close(fd) == 0, "close");
+}
+
+static char *beside(const char *path, const char *before, const char *after)
+{
+	static char name[4096];
+	const char *slash = strrchr(path, '/');
+	snprintf(name, sizeof name, "%.*s/%s%s%s", (int)(slash - path), path, before, slash + 1, after);
+	return name;
+}
+
+/* vim with backupcopy=yes: a copy is kept, the file is written over in place, the swap file goes. */
+static void like_vim(const char *path, const uint8_t *bytes, size_t len)
+{
+	char swap[4096], backup[4096];
+	strcpy(swap, beside(path, ".", ".swp"));
+	strcpy(backup, beside(path, "", "~"));
+	write_new(swap, O_EXCL, bytes, 4096);
+	write_new(backup, O_TRUNC, bytes, len);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	write_to(fd, bytes, len);
+	must(fsync(fd) == 0 && close(fd) == 0, "fsync");
+	must(unlink(backup) == 0 && unlink(swap) == 0, "unlink");
+}
+
+/* vim with backupcopy=no, emacs: the old file is renamed to the backup, the new one is written under the name. */
+static void like_emacs(const char *path, const uint8_t *bytes, size_t len)
+{
+	char backup[4096], lock[4096];
+	strcpy(backup, beside(path, "", "~"));
+	strcpy(lock, beside(path, ".#", ""));
+	must(symlink("me@here.1:2", lock) == 0, "symlink");
+	if (rename(path, backup) < 0)
+		must(errno == ENOENT, "rename");
+	write_new(path, O_EXCL, bytes, len);
+	must(unlink(lock) == 0, "unlink");
+}
+
+/* VS Code: opened, truncated by a call of its own, written. */
+static void like_vscode(const char *path, const uint8_t *bytes, size_t len)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	must(fd >= 0 && ftruncate(fd, 0) == 0, "ftruncate");
+	write_to(fd, bytes, len);
+	must(close(fd) == 0, "close");
+}
+
+/* WordPress, many CMS: a temporary name, then the final one. */
+static void like_wordpress(const char *path, const uint8_t *bytes, size_t len)
+{
+	char temporary[4096];
+	strcpy(temporary, beside(path, "", ".tmp-4711"));
+	write_new(temporary, O_EXCL, bytes, len);
+	must(chmod(temporary, 0640) == 0 && rename(temporary, path) == 0, "rename");
+}
+
+static void like_tmpfile_and_link(const char *path, const uint8_t *bytes, size_t len)
+{
+	char folder[4096], fd_path[64], temporary[4096];
+	snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
+	strcpy(temporary, beside(path, ".", ".linked"));
+	int fd = open(folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644);
+	write_to(fd, bytes, len);
+	snprintf(fd_path, sizeof fd_path, "/proc/self/fd/%d", fd);
+	must(linkat(AT_FDCWD, fd_path, AT_FDCWD, temporary, AT_SYMLINK_FOLLOW) == 0, "linkat");
+	must(close(fd) == 0 && rename(temporary, path) == 0, "rename");
+}
+
+static void like_exchange(const char *path, const uint8_t *bytes, size_t len)
+{
+	char temporary[4096];
+	strcpy(temporary, beside(path, ".", ".new"));
+	write_new(temporary, O_EXCL, bytes, len);
+	if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
+		must(unlink(temporary) == 0, "unlink");
+	else
+		must(errno == ENOENT && rename(temporary, path) == 0, "rename");
+}
+
+static void like_mmap(const char *path, const uint8_t *bytes, size_t len)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	must(fd >= 0 && ftruncate(fd, (off_t)len) == 0, "ftruncate");
+	uint8_t *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	must(map != MAP_FAILED && close(fd) == 0, "mmap");
+	memcpy(map, bytes, len);
+	must(munmap(map, len) == 0, "munmap");
+}
+
+static int names_in(const char *node, const char *folder)
+{
+	_cleanup_free_ char *count = NULL;
+	assert_int_equal(shell_status(node, &count, "find %s -mindepth 1 | wc -l", folder), 0);
+	return atoi(count);
+}
+
+/* Save version after version while two targets read; then only the final names are there, equal everywhere. */
+static void only_whole_versions(const char *folder, save_fn *save_like, bool may_be_absent)
+{
+	uint8_t *bytes = malloc(PAGE_BYTES);
+	char page[200];
+	assert_non_null(bytes);
+	snprintf(page, sizeof page, "%s/index.html", folder);
+	_cleanup_free_ char *path = lab_path(lab, "n1", page);
+	make_directory("n1", folder);
+	fill_version(bytes, PAGE_BYTES, 0x0101010101010101);
+	write_new(path, O_EXCL, bytes, PAGE_BYTES);
+	in_sync();
+	struct reader *second = reader_begin("n2", page, may_be_absent), *third = reader_begin("n3", page, may_be_absent);
+	for (uint64_t version = 2; version < 2 + ROUNDS; version++) {
+		size_t len = PAGE_BYTES - version * 1000;
+		fill_version(bytes, len, version << 40 | version);
+		save_like(path, bytes, len);
+		if (version % 3 == 0)
+			in_sync();
+	}
+	in_sync();
+	assert_true(reader_end(second) > 0);
+	assert_true(reader_end(third) > 0);
+	free(bytes);
+	shell("n1", "rm -f %s/*~", folder);
+	everywhere_equal();
+	assert_int_equal(names_in("n2", folder), 1);
+}
+
+static void vim(void **state)
+{
+	only_whole_versions("vim", like_vim, false);
+}
+
+static void emacs(void **state)
+{
+	only_whole_versions("emacs", like_emacs, true); /* the name is gone for a moment at the source, too */
+}
+
+static void vscode(void **state)
+{
+	only_whole_versions("vscode", like_vscode, false);
+}
+
+static void wordpress(void **state)
+{
+	only_whole_versions("wordpress", like_wordpress, false);
+}
+
+static void tmpfile_and_link(void **state)
+{
+	only_whole_versions("tmpfile", like_tmpfile_and_link, false);
+}
+
+static void exchange(void **state)
+{
+	only_whole_versions("exchange", like_exchange, false);
+}
+
+static void shared_mapping(void **state)
+{
+	only_whole_versions("mmap", like_mmap, false);
+}
+
+/* The real tools. Their files hold one repeated letter, so that a mix shows. */
+static void tool_saves(const char *folder, const char *command)
+{
+	char page[200];
+	snprintf(page, sizeof page, "%s/page", folder);
+	shell("n1", "mkdir %s && cd %s && printf 'a%%.0s' $(seq 8000) > page", folder, folder);
+	in_sync();
+	struct reader *second = reader_begin("n2", page, false), *third = reader_begin("n3", page, false);
+	for (int i = 0; i < 8; i++) {
+		char from = (char)('a' + i), to = (char)('a' + i + 1);
+		shell("n1", "cd %s && from=%c to=%c && %s", folder, from, to, command);
+		in_sync();
+	}
+	assert_true(reader_end(second) > 0);
+	assert_true(reader_end(third) > 0);
+	everywhere_equal();
+	shell("n3", "cd %s && [ \"$(head -c 1 page)\" = i ] && [ \"$(ls -A | grep -v '^.git$')\" = page ]", folder);
+}
+
+static void sed_in_place(void **state)
+{
+	tool_saves("sed", "sed -i s/$from/$to/g page");
+}
+
+static void rsync_by_rename(void **state)
+{
+	tool_saves("rsync", "t=$(mktemp -d) && tr $from $to < page > $t/page && rsync -a --ignore-times $t/page page; s=$?; rm -r $t; [ $s = 0 ]");
+}
+
+static void rsync_in_place(void **state)
+{
+	tool_saves("rsync-inplace",
+		"t=$(mktemp -d) && tr $from $to < page > $t/page && rsync -a --ignore-times --inplace $t/page page; s=$?; rm -r $t; [ $s = 0 ]");
+}
+
+static void git_checkout(void **state)
+{
+	tool_saves("git", "export HOME=/nonexistent GIT_CONFIG_NOSYSTEM=1 && g() { git -c user.name=n -c user.email=e -c safe.directory='*' -c init.defaultBranch=m \"$@\"; } && "
+			  "{ [ -d .git ] || { g init -q . && g add page && g commit -qm $from; }; } && t=$(tr $from $to < page | g hash-object -w --stdin) && "
+			  "g update-index --cacheinfo 100644,$t,page && g commit -qm $to && g checkout -q -f HEAD -- page");
+}
+
+static void tar_over_it(void **state)
+{
+	tool_saves("tar", "t=$(mktemp -d) && tr $from $to < page > $t/page && tar cf - -C $t page | tar xf -; s=$?; rm -r $t; [ $s = 0 ]");
+}
+
+static void log_appends_arrive_when_it_rests(void **state)
+{
+	make_directory("n1", "logs");
+	save("n1", "logs/log", "");
+	for (int i = 0; i < 50; i++)
+		append("n1", "logs/log", "a line of a log\n");
+	everywhere_equal();
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(vim),
+		cmocka_unit_test(emacs),
+		cmocka_unit_test(vscode),
+		cmocka_unit_test(wordpress),
+		cmocka_unit_test(tmpfile_and_link),
+		cmocka_unit_test(exchange),
+		cmocka_unit_test(shared_mapping),
+		cmocka_unit_test(sed_in_place),
+		cmocka_unit_test(rsync_by_rename),
+		cmocka_unit_test(rsync_in_place),
+		cmocka_unit_test(git_checkout),
+		cmocka_unit_test(tar_over_it),
+		cmocka_unit_test(log_appends_arrive_when_it_rests),
+	};
+	return STORIES("editors", ((struct lab_options){.nodes = 3}), stories);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Two nodes save the same path without knowing of each other: all end with one of both, the same everywhere; the other is kept. */
+#include "tests/cluster/story.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static unsigned kept_anywhere(void)
+{
+	unsigned count = 0;
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		count += kept_files(lab_node_name(lab, i), "conflicts");
+	return count;
+}
+
+/* n2 is cut off; `first` saves, then `second`; then they meet. The later one wins. */
+static void concurrent_saves(const char *path, const char *first, const char *second)
+{
+	char earlier[64], later[64];
+	snprintf(earlier, sizeof earlier, "earlier, by %s", first);
+	snprintf(later, sizeof later, "later, by %s", second);
+	save("n1", path, "both know this");
+	in_sync();
+	unsigned kept = kept_anywhere();
+	cut("n2");
+	save(first, path, earlier);
+	save(second, path, later);
+	healed("n2");
+	everywhere_equal();
+	has_text("n3", path, later);
+	if (kept_anywhere() <= kept)
+		fail_msg("%s: the version that lost is nowhere in conflicts/", path);
+}
+
+static void the_island_saves_last(void **state)
+{
+	concurrent_saves("island-last", "n1", "n2");
+}
+
+static void the_island_saves_first(void **state)
+{
+	concurrent_saves("island-first", "n2", "n1");
+}
+
+static void both_create_the_same_name(void **state)
+{
+	cut("n2");
+	save("n1", "created", "by n1");
+	save("n2", "created", "by n2");
+	healed("n2");
+	everywhere_equal();
+	has_text("n3", "created", "by n2");
+}
+
+static void equal_content_is_no_conflict(void **state)
+{
+	cut("n2");
+	save("n1", "agreed", "the same");
+	save("n2", "agreed", "the same");
+	healed("n2");
+	everywhere_equal();
+	has_text("n1", "agreed", "the same");
+}
+
+static void removed_here_changed_there(void **state)
+{
+	save("n1", "removed-or-changed", "old");
+	in_sync();
+	cut("n2");
+	remove_file("n1", "removed-or-changed");
+	save("n2", "removed-or-changed", "changed");
+	healed("n2");
+	everywhere_equal();
+	has_text("n1", "removed-or-changed", "changed"); /* the later one */
+}
+
+static void changed_here_removed_there(void **state)
+{
+	save("n1", "changed-or-removed", "old");
+	in_sync();
+	unsigned kept = kept_anywhere();
+	cut("n2");
+	save("n1", "changed-or-removed", "work of an hour");
+	remove_file("n2", "changed-or-removed");
+	healed("n2");
+	everywhere_equal();
+	if (!exists("n1", "changed-or-removed") && kept_anywhere() <= kept)
+		fail_msg("the work of an hour is gone");
+}
+
+static void a_directory_is_removed_while_a_child_comes(void **state)
+{
+	make_directory("n1", "revived");
+	save("n1", "revived/old", "old");
+	in_sync();
+	cut("n2");
+	remove_tree("n1", "revived");
+	save("n2", "revived/new", "new");
+	healed("n2");
+	everywhere_equal();
+	has_text("n1", "revived/new", "new");
+}
+
+static void a_file_here_a_directory_there(void **state)
+{
+	cut("n2");
+	save("n1", "clash", "a file");
+	make_directory("n2", "clash");
+	save("n2", "clash/inside", "in a directory");
+	healed("n2");
+	everywhere_equal();
+}
+
+static void a_directory_is_renamed_while_a_file_in_it_changes(void **state)
+{
+	make_directory("n1", "before");
+	save("n1", "before/file", "old");
+	in_sync();
+	cut("n2");
+	move("n1", "before", "after");
+	save("n2", "before/file", "new");
+	healed("n2");
+	everywhere_equal();
+}
+
+static void both_move_a_directory(void **state)
+{
+	shell("n1", "mkdir -p moves/a moves/b && echo a > moves/a/file && echo b > moves/b/file");
+	in_sync();
+	cut("n2");
+	move("n1", "moves/a", "moves/b/a"); /* together a cycle */
+	move("n2", "moves/b", "moves/a/b");
+	healed("n2");
+	everywhere_equal();
+}
+
+static void both_hammer_the_same_files(void **state)
+{
+	make_directory("n1", "hammered");
+	in_sync();
+	struct load *first = load_begin("n1", "hammered", 3, LOAD_REWRITE), *second = load_begin("n2", "hammered", 3, LOAD_RENAME);
+	for (int i = 0; i < 20; i++) {
+		char text[32];
+		snprintf(text, sizeof text, "while they do %d", i);
+		save("n3", "hammer-mark", text);
+		gets_text("n1", "hammer-mark", text);
+	}
+	assert_true(load_end(first) > 0);
+	assert_true(load_end(second) > 0);
+	everywhere_equal();
+}
+
+static void nothing_echoes(void **state)
+{
+	in_sync();
+	int64_t before[8];
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		before[i] = counter(lab_node_name(lab, i), "changes_sent");
+	save("n3", "one-change", "x");
+	in_sync();
+	int64_t sent = 0;
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		sent += counter(lab_node_name(lab, i), "changes_sent") - before[i];
+	if (sent > (int64_t)lab_node_count(lab) - 1)
+		fail_msg("one saved file was sent %lld times to %u other nodes", (long long)sent, lab_node_count(lab) - 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(the_island_saves_last),
+		cmocka_unit_test(the_island_saves_first),
+		cmocka_unit_test(both_create_the_same_name),
+		cmocka_unit_test(equal_content_is_no_conflict),
+		cmocka_unit_test(removed_here_changed_there),
+		cmocka_unit_test(changed_here_removed_there),
+		cmocka_unit_test(a_directory_is_removed_while_a_child_comes),
+		cmocka_unit_test(a_file_here_a_directory_there),
+		cmocka_unit_test(a_directory_is_renamed_while_a_file_in_it_changes),
+		cmocka_unit_test(both_move_a_directory),
+		cmocka_unit_test(both_hammer_the_same_files),
+		cmocka_unit_test(nothing_echoes),
+	};
+	return STORIES("two_sources", ((struct lab_options){.nodes = 3, .netns = true}), stories);
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A node was away for longer than the journal reaches back: both trees are compared, with removals, and with what was saved on the
+ * other side meanwhile. */
+#include "tests/cluster/story.h"
+
+/* More changes than the small journal of this lab holds. */
+static void outrun_the_journal(const char *node)
+{
+	shell(node, "mkdir -p many && for i in $(seq 60); do head -c 300k /dev/zero | tr '\\0' x | split -b 100 -a 4 - many/round-; "
+		    "rm -f many/round-*; done");
+}
+
+static void removals_and_changes_are_found(void **state)
+{
+	shell("n1", "mkdir -p tree/sub && for i in $(seq 300); do echo $i > tree/file-$i; done && echo x > tree/sub/file && mkdir gone && "
+		    "echo x > gone/file");
+	everywhere_equal();
+	killed("n3", LAB_REPLICATOR);
+	shell("n1", "rm -rf gone tree/file-1?? && mv tree/sub tree/renamed && for i in $(seq 50); do echo new > tree/file-$i; done && "
+		    "chmod 600 tree/file-60 && ln tree/file-61 tree/link");
+	outrun_the_journal("n1");
+	shell("n1", "echo after > tree/after");
+	started("n3", LAB_REPLICATOR);
+	everywhere_equal();
+	assert_true(counter("n3", "full_resync_count") > 0);
+	absent("n3", "gone");
+	has_text("n3", "tree/after", "after\n");
+}
+
+static void what_the_other_side_saved_is_shipped_not_removed(void **state)
+{
+	killed("n3", LAB_REPLICATOR);
+	shell("n3", "mkdir own && echo mine > own/file && echo mine > tree/own && echo changed > tree/file-200; true");
+	shell("n1", "echo other > tree/other");
+	outrun_the_journal("n1");
+	started("n3", LAB_REPLICATOR);
+	everywhere_equal();
+	has_text("n1", "own/file", "mine\n");
+	has_text("n2", "tree/own", "mine\n");
+	has_text("n3", "tree/other", "other\n");
+}
+
+static void the_other_side_outran_its_journal_too(void **state)
+{
+	killed("n3", LAB_REPLICATOR);
+	outrun_the_journal("n3");
+	shell("n3", "echo late > from-n3");
+	outrun_the_journal("n1");
+	shell("n1", "echo late > from-n1");
+	started("n3", LAB_REPLICATOR);
+	everywhere_equal();
+	has_text("n1", "from-n3", "late\n");
+	has_text("n3", "from-n1", "late\n");
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(removals_and_changes_are_found),
+		cmocka_unit_test(what_the_other_side_saved_is_shipped_not_removed),
+		cmocka_unit_test(the_other_side_outran_its_journal_too),
+	};
+	return STORIES("resync", ((struct lab_options){.nodes = 3, .journal = "16M"}), stories);
+}

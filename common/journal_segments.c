@@ -91,31 +91,41 @@ static bool holds_nothing(int fd)
 	return true;
 }
 
-/* 1 sound, 0 gone meanwhile or unborn, or -errno. */
+static int read_header(int fd, uint64_t number, struct header *ret)
+{
+	uint8_t bytes[HEADER_FIELDS + 4];
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	int r = cdm_pread_all(fd, bytes, sizeof bytes, 0);
+	if (r < 0)
+		return r == -ENODATA ? -EBADMSG : r;
+	if (!header_decode(bytes, ret) || ret->segment.number != number || st.st_size < (off_t)SEGMENT_HEADER_SIZE ||
+		(uint64_t)st.st_size > 2 * SEGMENT_BYTES_MAX)
+		return -EBADMSG;
+	ret->segment.size = (uint64_t)st.st_size;
+	return 0;
+}
+
+/* 1 sound, 0 unborn, -ENOENT gone meanwhile, or another -errno. */
 static int load_header(struct segments *s, uint64_t number, bool last, struct header *ret, struct cdm_error *err)
 {
 	char name[32];
-	uint8_t bytes[HEADER_FIELDS + 4];
-	struct stat st;
 	segment_name(number, name);
 	_cleanup_close_ int fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
-		return errno == ENOENT ? 0 : cdm_fail(err, errno, "open journal segment %s", name);
-	if (fstat(fd, &st) < 0)
-		return cdm_fail(err, errno, "stat journal segment %s", name);
-	int r = cdm_pread_all(fd, bytes, sizeof bytes, 0);
-	if (r < 0 && r != -ENODATA)
-		return cdm_fail(err, -r, "read journal segment %s", name);
-	if (r == 0 && header_decode(bytes, ret) && ret->segment.number == number && st.st_size >= SEGMENT_HEADER_SIZE &&
-		(uint64_t)st.st_size <= 2 * SEGMENT_BYTES_MAX) {
-		ret->segment.size = (uint64_t)st.st_size;
-		return 1;
+		return cdm_fail(err, errno, "open journal segment %s", name);
+	int r = read_header(fd, number, ret);
+	if (r == -EBADMSG && last) {
+		if (holds_nothing(fd)) {
+			s->unborn = number;
+			return 0;
+		}
+		r = read_header(fd, number, ret); /* a living writer may just have written it: what is behind it came later */
 	}
-	if (last && holds_nothing(fd)) {
-		s->unborn = number;
-		return 0;
-	}
-	return cdm_fail_plain(err, EBADMSG, "journal segment %s: the header is damaged", name);
+	if (r == -EBADMSG)
+		return cdm_fail_plain(err, EBADMSG, "journal segment %s: the header is damaged", name);
+	return r < 0 ? cdm_fail(err, -r, "read journal segment %s", name) : 1;
 }
 
 /* --- the list --- */
@@ -207,6 +217,8 @@ int segments_load(int dir_fd, struct segments *ret, struct cdm_error *err)
 	for (size_t i = 0; r >= 0 && i < count; i++) {
 		struct header h;
 		r = load_header(ret, numbers[i], i + 1 == count, &h, err);
+		if (r == -ENOENT) /* trimmed meanwhile, and so is all before it */
+			r = (int)(ret->count = 0);
 		if (r > 0)
 			r = add_checked(ret, &h, err);
 	}

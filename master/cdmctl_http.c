@@ -105,9 +105,38 @@ static size_t on_bytes(char *bytes, size_t size, size_t count, void *arg)
 	return len;
 }
 
+struct stream {
+	bool json;
+	size_t len;
+	char line[16384]; /* longer ones are cut */
+};
+
+/* "data: {…}" → one line per event. */
+static void print_event(const struct stream *s)
+{
+	if (strncmp(s->line, "data: ", 6) != 0)
+		return;
+	json_t *j = s->json ? NULL : json_loads(s->line + 6, 0, NULL);
+	const char *at, *name, *set, *text;
+	if (j && json_unpack(j, "{s:s, s:s, s:s, s:s}", "at", &at, "name", &name, "set", &set, "text", &text) == 0)
+		printf("%s  %-16s %s%s%s\n", at, name, set, set[0] ? "  " : "", text);
+	else
+		puts(s->line + 6);
+	json_decref(j);
+}
+
 static size_t on_stream(char *bytes, size_t size, size_t count, void *arg)
 {
-	fwrite(bytes, size, count, stdout);
+	struct stream *s = arg;
+	for (size_t i = 0; i < size * count; i++) {
+		if (bytes[i] == '\n') {
+			s->line[s->len] = 0;
+			print_event(s);
+			s->len = 0;
+		} else if (s->len < sizeof s->line - 1) {
+			s->line[s->len++] = bytes[i];
+		}
+	}
 	return fflush(stdout) == 0 ? size * count : 0;
 }
 
@@ -220,6 +249,7 @@ int master_follow(const struct options *o)
 {
 	struct place p = {0};
 	struct cdm_error err = CDM_ERROR_INIT;
+	struct stream s = {.json = o->json};
 	char url[2048], detail[CURL_ERROR_SIZE] = "";
 	int r = find_place(o, &p, &err);
 	if (r == 0) {
@@ -228,6 +258,7 @@ int master_follow(const struct options *o)
 		CURL *curl = make_request(&p, url, headers, detail);
 		curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
 		curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_stream);
+		curl_easy_setopt(curl, CURLOPT_WRITEDATA, &s);
 		CURLcode done = curl_easy_perform(curl);
 		if (done != CURLE_OK) {
 			explain_curl(done, detail, &p, &err);

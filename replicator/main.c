@@ -53,7 +53,7 @@ static void signal_ready(void *arg, int result)
 			return;
 		}
 		if (node_reload(s->node, &err) < 0)
-			cdm_log_err(failed, &err);
+			cdm_log_err(reload_failed, &err);
 	}
 	cdm_loop_poll(s->node->loop, s->fd, POLLIN, signal_ready, s);
 }

@@ -35,6 +35,7 @@ void parent_fini(struct held *h)
 {
 	cdm_timer_cancel(&h->patience);
 	cdm_timer_cancel(&h->retry);
+	cdm_timer_cancel(&h->back);
 }
 
 /* --- what is to be dialled --- */
@@ -102,10 +103,21 @@ static void retry_now(void *arg)
 	parent_step(h);
 }
 
-static bool primary_is_back(const struct held *h)
+static void back_now(void *arg)
 {
-	return h->at != 0 && h->route.parent && link_find_up(h->node, h->route.parent) &&
-		(!h->primary_refused_ms || cdm_now_ms() - h->primary_refused_ms > REFUSED_MEMORY_MS);
+	struct held *h = arg;
+	h->back = NULL;
+	parent_step(h);
+}
+
+static bool primary_is_back(struct held *h)
+{
+	if (h->at == 0 || !h->route.parent || !link_find_up(h->node, h->route.parent))
+		return false;
+	int64_t wait = h->primary_refused_ms ? h->primary_refused_ms + REFUSED_MEMORY_MS - cdm_now_ms() : 0;
+	if (wait > 0 && !h->back)
+		h->back = cdm_loop_after(h->node->loop, wait, back_now, h);
+	return wait <= 0;
 }
 
 static void detach_others(struct held *h, struct set *set, const struct link *keep)

@@ -28,7 +28,8 @@ struct held { /* one set of the table */
 	size_t at;                 /* 0: the table's parent, n: alternate n */
 	int64_t primary_refused_ms; /* when the table's parent last refused the set; 0 = never */
 	struct cdm_timer *patience; /* running while the parent of now does not carry the set */
-	struct cdm_timer *retry;    /* of a refused SET_UP, or of going back */
+	struct cdm_timer *retry;    /* of a refused SET_UP */
+	struct cdm_timer *back;     /* to look whether the table's parent may be gone back to */
 	char why[256];              /* why the parent of now does not carry it, "" if it does */
 };
 struct held *route_held(const struct node *node, size_t index); /* NULL past the end */

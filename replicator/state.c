@@ -181,7 +181,7 @@ static bool is_newer(const struct wire_state *a, const struct wire_state *b)
 	return a->start != b->start ? a->start > b->start : a->sequence > b->sequence;
 }
 
-/* Not older than what we know, but no news either: only a "down" may do something with it. */
+/* Counts unless we know something newer. */
 static bool take_down(struct node *node, struct set_states *ss, struct link *l, const struct wire_state *s)
 {
 	struct entry *e = entry_find(ss, s->number);
@@ -197,7 +197,9 @@ static bool take_state(struct node *node, struct set_states *ss, struct link *l,
 	struct entry *e = entry_find(ss, s->number);
 	if (!e)
 		e = entry_add(node, ss, s->number);
-	if (!e || (e->state.start && !is_newer(s, &e->state)))
+	/* One that was down may come back with an earlier start: its clock was set back. */
+	bool back = e && e->down && s->start != e->state.start;
+	if (!e || (e->state.start && !back && !is_newer(s, &e->state)))
 		return false;
 	wire_state_fini(&e->state);
 	e->state = *s;

@@ -359,6 +359,7 @@ static int bring_up_new(struct lab *lab, const struct lab_options *o, struct cdm
 		r = lab_nodes_join(lab, 0, err);
 	if (r == 0)
 		r = lab_install_set(lab, o, err);
+	lab->installed = r == 0;
 	if (r == 0)
 		r = lab_nodes_start(lab, 0, err);
 	return r;
@@ -377,6 +378,11 @@ static int bring_up_again(struct lab *lab, struct cdm_error *err)
 
 static int check_same(const struct lab *lab, const struct lab_options *o, struct cdm_error *err)
 {
+	if (!lab->installed) {
+		cdm_fail_plain(err, EEXIST, "%s holds a lab that never came up", lab->dir);
+		cdm_hint(err, "remove it with `lab down --purge --dir %s`", lab->dir);
+		return -EEXIST;
+	}
 	if ((o->nodes && o->nodes != lab->node_count) || o->netns != lab->netns) {
 		cdm_fail_plain(err, EEXIST, "%s holds a lab of %u nodes %s network namespaces that is down", lab->dir, lab->node_count,
 			lab->netns ? "with" : "without");

@@ -25,7 +25,7 @@ struct lab {
 	char *tag;   /* "cdm-1a2b3c4d", from dir */
 	char *build; /* where the programs were built; "" = on PATH */
 	int dir_fd;  /* holds the lock */
-	bool netns;
+	bool netns, installed; /* installed: it came up once, so it can be started again */
 	char *rate, *journal;
 	int64_t delay_us;
 	unsigned groups, regions;

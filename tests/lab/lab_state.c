@@ -32,7 +32,7 @@ int lab_state_save(const struct lab *lab, struct cdm_error *err)
 				node->rate, "holder", process_json(&node->holder), "replicator", process_json(&node->replicator), "wire",
 				process_json(&node->wire)));
 	}
-	json_t *state = json_pack("{s:i,s:b,s:s?,s:s?,s:I,s:i,s:i,s:i,s:i,s:s?,s:s?,s:o,s:o}", "lab", 1, "netns", lab->netns, "rate", lab->rate,
+	json_t *state = json_pack("{s:i,s:b,s:b,s:s?,s:s?,s:I,s:i,s:i,s:i,s:i,s:s?,s:s?,s:o,s:o}", "lab", 1, "installed", lab->installed, "netns", lab->netns, "rate", lab->rate,
 		"journal", lab->journal, "delay_us", (json_int_t)lab->delay_us, "groups", (int)lab->groups, "regions", (int)lab->regions, "api_port",
 		(int)lab->api_port, "agent_port", (int)lab->agent_port, "url", lab->url, "agents", lab->agents, "master",
 		process_json(&lab->master), "nodes", nodes);
@@ -90,6 +90,7 @@ int lab_state_load(struct lab *lab, struct cdm_error *err)
 		json_decref(state);
 		return cdm_fail_plain(err, EINVAL, "%s/" LAB_STATE " was not written by lab: %s", lab->dir, where.text);
 	}
+	lab->installed = json_is_true(json_object_get(state, "installed"));
 	lab->netns = json_is_true(json_object_get(state, "netns"));
 	lab->rate = text_of(state, "rate");
 	lab->journal = text_of(state, "journal");

@@ -36,7 +36,8 @@ enum verdict conflict_decide(const struct incoming *in, const struct cdm_announc
 		return TYPE_CLASH;
 	if (cdm_dot_equal(mine.dot, found->found.dot))
 		return SAME;
-	if (cdm_dot_is_none(found->found.dot))
+	bool unversioned = in->resync && in->carried.kind != CONTENT_NONE && cdm_dot_is_none(in->carried.stamp.content.dot);
+	if (cdm_dot_is_none(found->found.dot) || unversioned)
 		return INCOMING_WINS_KEEP_OLD;
 	if (cdm_version_compare(&mine, &found->found) < 0)
 		return LOCAL_WINS;

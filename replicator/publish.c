@@ -288,7 +288,7 @@ static int flush_skips(struct publisher *pub, struct cdm_error *err)
 
 static void add_skip(struct publisher *pub, const struct incoming *in)
 {
-	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = in->carried.change.dot, .clock = in->carried.change.clock};
+	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED | (in->carried.change.flags & CDM_CH_WHOLE), .dot = in->carried.change.dot, .clock = in->carried.change.clock};
 	size_t max = cdm_change_encoded_max(&c), at = pub->skips.len;
 	bytes_put_u32(&pub->skips, 0);
 	size_t n = cdm_change_encode(&c, bytes_add(&pub->skips, max));

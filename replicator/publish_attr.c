@@ -169,9 +169,34 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);
-	last.a.attr_clock = c->clock;
-	last.a.attr_origin = c->dot.origin;
+	if (!in->resync || c->clock > 1) { /* 1: a comparison of trees found none */
+		last.a.attr_clock = c->clock;
+		last.a.attr_origin = c->dot.origin;
+	}
+	if (in->resync) /* an adopted file: it is what the sender has under this version */
+		last.a.stamp = c->version;
 	return attr_steps(pub, in, &call, &attr, &last);
+}
+
+static int call_one_xattr(void *arg)
+{
+	struct attr_call *a = arg;
+	return setxattr(a->proc, a->name, a->data, a->len, 0);
+}
+
+static void set_all_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
+{
+	for (size_t i = 0; i < in->carried.xattr_count; i++) {
+		const struct carried_xattr *x = &in->carried.xattrs[i];
+		struct step step;
+		if (!content_xattr_replicates(x->name))
+			continue;
+		step_init(&step, CDM_CALL_SETXATTR, in, NULL);
+		call->name = x->name;
+		call->data = x->value;
+		call->len = x->value_len;
+		publisher_call(pub, &step, call_one_xattr, call, NULL);
+	}
 }
 
 int apply_directory_attributes(struct publisher *pub, struct incoming *in)
@@ -184,10 +209,15 @@ int apply_directory_attributes(struct publisher *pub, struct incoming *in)
 	if (r < 0)
 		return is_gone(r) ? APPLY_RETRY : r;
 	_cleanup_close_ int fd = call.fd;
-	if (!cdm_dot_is_none(stamp.content.dot) && cdm_version_compare(&mine, &stamp.content) <= 0)
+	if (!in->resync && !cdm_dot_is_none(stamp.content.dot) && cdm_version_compare(&mine, &stamp.content) <= 0)
 		return APPLY_SKIP;
 	const struct carried *k = &in->carried;
 	struct cdm_attr attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID, .mode = k->mode, .uid = k->uid, .gid = k->gid};
+	if (in->resync) {
+		attr.mask |= CDM_ATTR_MTIME;
+		attr.mtime_ns = k->mtime_ns;
+		set_all_xattrs(pub, in, &call);
+	}
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);

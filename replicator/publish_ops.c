@@ -30,7 +30,7 @@ struct cdm_change record_of(struct publisher *pub, struct incoming *in)
 void step_init(struct step *step, enum cdm_call call, const struct incoming *in, const struct cdm_change *record)
 {
 	const struct cdm_change *c = &in->carried.change;
-	*step = (struct step){.a = {.call = call, .expect = CDM_EXPECT_ANY}, .records = record, .record_count = record ? 1 : 0};
+	*step = (struct step){.a = {.call = call, .expect = CDM_EXPECT_ANY}, .records = record, .record_count = record && !in->resync ? 1 : 0};
 	if (record) {
 		step->a.parent_mtime_ns = c->parent_mtime_ns;
 		step->a.parent2_mtime_ns = c->parent2_mtime_ns;

@@ -13,6 +13,7 @@
 #include "common/io.h"
 #include "replicator/content.h"
 #include "replicator/publish.h"
+#include "replicator/resync.h"
 
 #define WRITES_HIGH (8u << 20)
 #define WRITES_LOW (2u << 20)
@@ -141,7 +142,9 @@ static void incoming_settled(struct peer *p, struct incoming *in)
 		close(in->spool_fd);
 	in->spool_fd = -1;
 	in->complete = true;
-	if (in->carried.flags & CARRIED_ANSWER)
+	if (in->carried.flags & CARRIED_ANSWER && in->carried.change.dot.number & RESYNC_TICKET)
+		resync_answer(p, in);
+	else if (in->carried.flags & CARRIED_ANSWER)
 		publisher_answer(p->set->publisher, in);
 	else
 		submit_ready(p->receiver);

@@ -148,6 +148,7 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 	if (!s)
 		return cdm_fail(err, ENOMEM, "start set %s", conf->name);
 	s->magic = SET_MAGIC;
+	pthread_mutex_init(&s->policy_lock, NULL);
 	s->node = node;
 	s->conf = conf;
 	s->staging_fd = s->conflicts_fd = s->mounts_fd = -1;
@@ -212,8 +213,10 @@ void set_free(struct set **set)
 void set_route(struct set *s, const struct route *route)
 {
 	s->route = route;
+	pthread_mutex_lock(&s->policy_lock);
 	cdm_policy_fini(&s->policy);
 	cdm_policy_load(s->node->conf, set_name(s), &s->policy, NULL);
+	pthread_mutex_unlock(&s->policy_lock);
 	probe_start(s, true);
 }
 

@@ -5,6 +5,7 @@
 #ifndef REPLICATOR_SET_INTERNAL_H
 #define REPLICATOR_SET_INTERNAL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include "common/journal.h"
 #include "common/log.h"
@@ -102,7 +103,8 @@ struct set {
 	struct publisher *publisher;         /* belongs to the applier's thread */
 	/* loop */
 	const struct route *route;
-	struct cdm_policy policy;
+	struct cdm_policy policy;                 /* the walker reads it under policy_lock */
+	pthread_mutex_t policy_lock;
 	struct peer *peers;
 	struct follow follow;
 	struct durable durable;

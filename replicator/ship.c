@@ -38,6 +38,10 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 {
 	struct ship *ship = p->ship;
 	cdm_vector_copy(&ship->passed, passed);
+	for (size_t i = 0; i < ship->queue_count; i++) /* it is read again */
+		item_free(ship->queue[i]);
+	ship->queue_count = 0;
+	ship->queue_bytes = 0;
 	if (open_reader(ship) < 0 || cdm_journal_reader_seek(ship->reader, position) < 0) {
 		resync_begin(p);
 		return;
@@ -144,6 +148,10 @@ static void gather_one(struct ship *ship, struct cdm_change *c)
 	cdm_vector_raise(&ship->passed, c->dot);
 	if (cdm_vector_covers(&p->has, c->dot))
 		return;
+	if (c->op == CDM_OP_SKIP && c->flags & CDM_CH_WHOLE) { /* here we compared trees: so must whoever follows us */
+		start_resync(ship);
+		return;
+	}
 	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED) && !becomes_removal(ship_set(ship), c))
 		return;
 	c->context = &contexts_get(&ship->contexts, c->dot.origin)->vector;
@@ -158,7 +166,7 @@ bool ship_gather(struct ship *ship)
 {
 	struct cdm_change c;
 	int r = 1;
-	for (int i = 0; i < GATHER_RECORDS && ship->queue_count < SHIP_QUEUE_MAX; i++) {
+	for (int i = 0; i < GATHER_RECORDS && ship->queue_count < SHIP_QUEUE_MAX && ship->phase == SHIP_STREAM; i++) {
 		r = cdm_journal_reader_next(ship->reader, &c);
 		if (r != 1)
 			break;
@@ -310,7 +318,7 @@ void ship_kick(struct peer *p)
 		seek_step(ship);
 	else if (ship->phase == SHIP_STREAM)
 		run_stream(ship);
-	else if (ship->phase == SHIP_RESYNC && ship->answer_head)
+	else if (ship->phase == SHIP_RESYNC)
 		ship_send_step(ship);
 	ship->running = false;
 	if (ship->again) {

@@ -152,7 +152,7 @@ static int finish_open(struct incoming *in, int fd)
 		return r;
 	if (fchmod(fd, k->mode & 07777) < 0)
 		return -errno;
-	r = cdm_stamp_set(fd, &k->stamp);
+	r = cdm_dot_is_none(k->stamp.content.dot) ? 0 : cdm_stamp_set(fd, &k->stamp);
 	return r < 0 ? r : set_mtime(-1, NULL, fd, k->mtime_ns);
 }
 

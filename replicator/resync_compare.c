@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/resync_compare.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "replicator/publish.h"
+
+#define GROUPS_MAX 65536
+
+/* --- files with several names --- */
+
+struct group {
+	uint64_t theirs;   /* their inode number; 0 = free */
+	uint64_t ours;     /* ours at the first name; 0 = it is being fetched */
+	char *path;
+	size_t len;
+};
+struct groups {
+	struct group slots[2 * GROUPS_MAX];
+	size_t count;
+};
+
+static struct group *group_slot(struct groups *g, uint64_t theirs)
+{
+	size_t i = (theirs * 0x9e3779b97f4a7c15ull) >> 47;
+	for (i %= 2 * GROUPS_MAX; g->slots[i].theirs && g->slots[i].theirs != theirs; i = (i + 1) % (2 * GROUPS_MAX))
+		;
+	return &g->slots[i];
+}
+
+void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender)
+{
+	*shared = (struct compare_shared){.groups = calloc(1, sizeof *shared->groups)};
+	if (!shared->groups)
+		abort();
+	cdm_vector_copy(&shared->sender, sender);
+	cdm_vector_copy(&shared->mine, &s->follow.visible);
+}
+
+void compare_shared_fini(struct compare_shared *shared)
+{
+	for (size_t i = 0; i < 2 * GROUPS_MAX; i++)
+		free(shared->groups->slots[i].path);
+	free(shared->groups);
+	cdm_vector_fini(&shared->sender);
+	cdm_vector_fini(&shared->mine);
+}
+
+/* --- results --- */
+
+struct todo *todo_new(const char *path, size_t len)
+{
+	struct todo *t = calloc(1, sizeof *t);
+	if (!t || !(t->path = malloc(len + 1)))
+		abort();
+	memcpy(t->path, path, len);
+	t->path[len] = 0;
+	t->len = len;
+	return t;
+}
+
+void todo_free(struct todo *t)
+{
+	free(t->path);
+	free(t);
+}
+
+struct compare *compare_new(struct set *s, struct compare_shared *shared, struct todo *dir, struct listing *theirs, bool gone)
+{
+	struct compare *c = calloc(1, sizeof *c);
+	if (!c)
+		abort();
+	c->set = s;
+	c->shared = shared;
+	c->dir = dir;
+	c->theirs = *theirs;
+	c->gone = gone;
+	c->wants_tail = &c->wants;
+	c->removals_tail = &c->removals;
+	return c;
+}
+
+void compare_free(struct compare *c)
+{
+	while (c->wants) {
+		struct want *w = c->wants;
+		c->wants = w->next;
+		incoming_free(w->in, c->set->staging_fd);
+		free(w->path);
+		free(w);
+	}
+	while (c->subdirs) {
+		struct todo *t = c->subdirs;
+		c->subdirs = t->next;
+		todo_free(t);
+	}
+	while (c->removals) {
+		struct removal *r = c->removals;
+		c->removals = r->next;
+		free(r->path);
+		free(r);
+	}
+	listing_free(&c->theirs);
+	listing_free(&c->ours);
+	todo_free(c->dir);
+	free(c);
+}
+
+static char *path_join(const char *dir, size_t dir_len, const struct entry *e, size_t *ret_len)
+{
+	*ret_len = dir_len + (dir_len ? 1 : 0) + e->name_len;
+	char *path = malloc(*ret_len + 1);
+	if (!path)
+		abort();
+	memcpy(path, dir, dir_len);
+	if (dir_len)
+		path[dir_len] = '/';
+	memcpy(path + *ret_len - e->name_len, e->name, e->name_len);
+	path[*ret_len] = 0;
+	return path;
+}
+
+static struct want *want_add(struct compare *c, const char *path, size_t len)
+{
+	struct want *w = calloc(1, sizeof *w);
+	if (!w || !(w->path = malloc(len + 1)))
+		abort();
+	memcpy(w->path, path, len);
+	w->len = len;
+	w->parent_mtime_ns = c->dir->mtime_ns;
+	*c->wants_tail = w;
+	c->wants_tail = &w->next;
+	return w;
+}
+
+struct incoming *incoming_make(const struct carried *k)
+{
+	struct bytes frame = {0};
+	carried_encode(k, &frame);
+	struct incoming *in = incoming_new(frame.data, frame.len, NULL);
+	bytes_fini(&frame);
+	if (!in)
+		abort(); /* our own encoding */
+	in->complete = true;
+	return in;
+}
+
+struct incoming *removal_incoming(const struct removal *r, const struct cdm_vector *context)
+{
+	struct carried k = {.change = {.op = r->directory ? CDM_OP_RMDIR : CDM_OP_UNLINK, .dot = {1, 1}, .clock = 1,
+		.version = r->version, .path = r->path, .path_len = r->len}};
+	struct incoming *in = incoming_make(&k);
+	in->resync = true;
+	cdm_vector_copy(&in->context, context);
+	return in;
+}
+
+static void removal_add(struct compare *c, const char *path, size_t len, const struct entry *e)
+{
+	struct removal *r = calloc(1, sizeof *r);
+	if (!r || !(r->path = malloc(len + 1)))
+		abort();
+	memcpy(r->path, path, len);
+	r->len = len;
+	r->directory = S_ISDIR(e->mode);
+	r->version = e->stamp.content;
+	*c->removals_tail = r;
+	c->removals_tail = &r->next;
+}
+
+static void subdir_add(struct compare *c, const char *path, size_t len, const struct entry *e)
+{
+	struct todo *t = todo_new(path, len);
+	t->mtime_ns = e->mtime_ns;
+	t->next = c->subdirs;
+	c->subdirs = t;
+}
+
+/* Attributes (and, where ours has none, the stamp) as theirs. */
+static void want_attributes(struct compare *c, const char *path, size_t len, const struct entry *e)
+{
+	struct carried k = {.user = e->user, .user_len = e->user_len, .group = e->owner_group, .group_len = e->owner_group_len,
+		.change = {.op = CDM_OP_SETATTR, .dot = {1, 1}, .clock = e->stamp.attr_clock ? e->stamp.attr_clock : 1, .version = e->stamp.content,
+			.path = path, .path_len = len, .attr = {.mask = CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MODE | CDM_ATTR_MTIME,
+			.mode = e->mode, .uid = e->uid, .gid = e->gid, .mtime_ns = e->mtime_ns}}};
+	if (e->stamp.attr_origin)
+		k.change.dot.origin = e->stamp.attr_origin;
+	struct want *w = want_add(c, path, len);
+	w->in = incoming_make(&k);
+	w->in->resync = true;
+	w->in->carried.change.parent_mtime_ns = c->dir->mtime_ns;
+}
+
+static void want_link(struct compare *c, const struct group *first, const char *path, size_t len)
+{
+	struct carried k = {.change = {.op = CDM_OP_LINK, .dot = {1, 1}, .clock = 1, .path = first->path, .path_len = first->len,
+		.path2 = path, .path2_len = len, .parent2_mtime_ns = c->dir->mtime_ns}};
+	struct want *w = want_add(c, path, len);
+	w->in = incoming_make(&k);
+	w->in->resync = true;
+}
+
+/* --- only here --- */
+
+/* No journal ever saw it: give it a change of its own, so that it ships (the owner set to what it is). Not on a pure target. */
+static void touch(struct compare *c, const char *path, size_t len)
+{
+	char content[600];
+	if (!(c->set->policy.role & CDM_ROLE_SOURCE))
+		return;
+	snprintf(content, sizeof content, "%s/full/content", c->set->run_dir);
+	_cleanup_close_ int root = open(content, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int fd = root < 0 ? -1 : cdm_open_beneath(root, path, len, O_PATH | O_NOFOLLOW, 0);
+	struct stat st;
+	if (fd >= 0 && fstat(fd, &st) == 0 && fchownat(fd, "", st.st_uid, st.st_gid, AT_EMPTY_PATH) < 0)
+		cdm_debug("touch %s: %s", path, strerror(errno));
+}
+
+static void only_here(struct compare *c, const char *dir, size_t dir_len, const struct entry *e)
+{
+	size_t len;
+	_cleanup_free_ char *path = path_join(dir, dir_len, e, &len);
+	struct cdm_dot dot = e->stamp.content.dot;
+	c->seen++;
+	if (cdm_dot_is_none(dot))
+		touch(c, path, len);
+	else if (cdm_vector_covers(&c->shared->sender, dot))
+		removal_add(c, path, len, e);
+	if (!S_ISDIR(e->mode))
+		return;
+	struct listing below;
+	if (listing_read(c->set, path, len, &below) < 0)
+		return;
+	for (size_t i = 0; i < below.count; i++)
+		only_here(c, path, len, &below.entries[i]);
+	listing_free(&below);
+}
+
+/* --- in both, or only there --- */
+
+/* True: this name is another name of a file that was met before, and a link is all it needs (or it is one already). */
+static bool joins_group(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours)
+{
+	struct groups *g = c->shared->groups;
+	if (!S_ISREG(theirs->mode) || theirs->nlink < 2)
+		return false;
+	struct group *group = group_slot(g, theirs->group);
+	if (group->theirs) {
+		if (!ours || !group->ours || group->ours != ours->group)
+			want_link(c, group, path, len);
+		return true;
+	}
+	if (g->count >= GROUPS_MAX)
+		return false;
+	g->count++;
+	*group = (struct group){.theirs = theirs->group, .ours = ours ? ours->group : 0, .path = strndup(path, len), .len = len};
+	return false;
+}
+
+static void forget_inode(struct compare *c, const struct entry *theirs)
+{
+	if (S_ISREG(theirs->mode) && theirs->nlink > 1) {
+		struct group *group = group_slot(c->shared->groups, theirs->group);
+		if (group->theirs)
+			group->ours = 0; /* the first name gets a new file */
+	}
+}
+
+static void only_there(struct compare *c, const char *path, size_t len, const struct entry *e)
+{
+	struct cdm_dot dot = e->stamp.content.dot;
+	if (!cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot))
+		return; /* we had it and removed it: that ships */
+	if (joins_group(c, path, len, e, NULL))
+		return;
+	want_add(c, path, len);
+	if (S_ISDIR(e->mode))
+		subdir_add(c, path, len, e);
+}
+
+static bool attributes_differ(const struct compare *c, const struct entry *a, const struct entry *b)
+{
+	return (a->mode & 07777) != (b->mode & 07777) || a->uid != b->uid || a->gid != b->gid || a->mtime_ns != b->mtime_ns;
+}
+
+/* Have we changed its attributes since, unknown to the sender? */
+static bool our_attributes_stay(const struct entry *theirs, const struct entry *ours)
+{
+	if (ours->stamp.attr_clock != theirs->stamp.attr_clock)
+		return ours->stamp.attr_clock > theirs->stamp.attr_clock;
+	return ours->stamp.attr_origin > theirs->stamp.attr_origin;
+}
+
+static void same_object(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours)
+{
+	bool stamp = cdm_dot_is_none(ours->stamp.content.dot) && !cdm_dot_is_none(theirs->stamp.content.dot);
+	c->same++;
+	if (our_attributes_stay(theirs, ours))
+		return;
+	if (theirs->extra != ours->extra && !S_ISLNK(ours->mode))
+		want_add(c, path, len);
+	else if (attributes_differ(c, theirs, ours) || stamp)
+		want_attributes(c, path, len, theirs);
+}
+
+static bool same_content(const struct entry *theirs, const struct entry *ours)
+{
+	if (S_ISLNK(theirs->mode))
+		return theirs->extra == ours->extra;
+	if (!S_ISREG(theirs->mode))
+		return theirs->rdev == ours->rdev;
+	if (cdm_dot_equal(theirs->stamp.content.dot, ours->stamp.content.dot) && !cdm_dot_is_none(ours->stamp.content.dot))
+		return true;
+	bool adopted = cdm_dot_is_none(theirs->stamp.content.dot) || cdm_dot_is_none(ours->stamp.content.dot);
+	return adopted && theirs->size == ours->size && theirs->mtime_ns == ours->mtime_ns;
+}
+
+/* Ours is newer than anything the sender knows of this name. */
+static bool ours_stays(const struct compare *c, const struct entry *theirs, const struct entry *ours)
+{
+	struct cdm_dot dot = ours->stamp.content.dot;
+	if (cdm_dot_is_none(dot) || cdm_dot_is_none(theirs->stamp.content.dot))
+		return false;
+	return cdm_version_compare(&ours->stamp.content, &theirs->stamp.content) > 0;
+}
+
+static void in_both(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours)
+{
+	c->seen++;
+	if (S_ISDIR(theirs->mode)) {
+		if (!S_ISDIR(ours->mode))
+			want_add(c, path, len); /* the applier keeps our file aside */
+		else
+			same_object(c, path, len, theirs, ours);
+		subdir_add(c, path, len, theirs);
+		return;
+	}
+	if (S_ISDIR(ours->mode)) {
+		size_t dir_len = len > ours->name_len ? len - ours->name_len - 1 : 0;
+		only_here(c, path, dir_len, ours); /* it goes if the sender knew it; the file comes with the next comparison */
+		return;
+	}
+	if ((theirs->mode & S_IFMT) == (ours->mode & S_IFMT) && same_content(theirs, ours)) {
+		if (!joins_group(c, path, len, theirs, ours))
+			same_object(c, path, len, theirs, ours);
+		return;
+	}
+	if (ours_stays(c, theirs, ours))
+		return;
+	if (joins_group(c, path, len, theirs, NULL))
+		return;
+	forget_inode(c, theirs);
+	want_add(c, path, len);
+}
+
+static int order(const struct entry *a, const struct entry *b)
+{
+	size_t n = a->name_len < b->name_len ? a->name_len : b->name_len;
+	int r = memcmp(a->name, b->name, n);
+	return r ? r : a->name_len < b->name_len ? -1 : a->name_len > b->name_len;
+}
+
+void compare_work(void *arg)
+{
+	struct compare *c = arg;
+	const struct todo *d = c->dir;
+	if (c->gone)
+		return; /* removed since: the stream will tell */
+	if (listing_read(c->set, d->path, d->len, &c->ours) < 0)
+		c->ours = (struct listing){0}; /* it is on its way */
+	size_t i = 0, k = 0;
+	while (i < c->theirs.count || k < c->ours.count) {
+		const struct entry *theirs = i < c->theirs.count ? &c->theirs.entries[i] : NULL;
+		const struct entry *ours = k < c->ours.count ? &c->ours.entries[k] : NULL;
+		int r = !theirs ? 1 : !ours ? -1 : order(theirs, ours);
+		if (r > 0) {
+			only_here(c, d->path, d->len, ours);
+			k++;
+			continue;
+		}
+		size_t len;
+		_cleanup_free_ char *path = path_join(d->path, d->len, theirs, &len);
+		if (r < 0)
+			only_there(c, path, len, theirs);
+		else
+			in_both(c, path, len, theirs, ours);
+		i++;
+		k += r == 0;
+	}
+}

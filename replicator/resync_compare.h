@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* resync_compare.h — one directory of two trees compared (walker thread): what to fetch, change, link, remove, and where to go on.
+ * The rules are those of conflict.c: what the sender has and we never had is fetched, what it had and has no more is
+ * removed, what it never had stays; of two versions the higher wins. */
+#ifndef REPLICATOR_RESYNC_COMPARE_H
+#define REPLICATOR_RESYNC_COMPARE_H
+
+#include "replicator/resync.h"
+
+struct todo { /* a directory to compare */
+	struct todo *next;
+	char *path;
+	size_t len;
+	int64_t mtime_ns; /* of the sender's; 0 = not known */
+};
+struct todo *todo_new(const char *path, size_t len);
+void todo_free(struct todo *t);
+
+struct want { /* something that must become as the sender has it */
+	struct want *next;
+	char *path;
+	size_t len;
+	int64_t parent_mtime_ns;
+	uint64_t ticket;      /* 0 = not asked for yet */
+	bool answered;
+	struct incoming *in;  /* the answer, or what is to be done without asking */
+};
+
+struct removal {
+	struct removal *next;
+	char *path;
+	size_t len;
+	bool directory;
+	struct cdm_version version;
+};
+
+struct groups; /* first names of files with several names */
+
+struct compare_shared { /* of one resync; the walker's once it began */
+	struct cdm_vector sender, mine;
+	struct groups *groups;
+};
+void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender);
+void compare_shared_fini(struct compare_shared *shared);
+
+struct compare { /* one directory */
+	void *owner;
+	struct set *set;
+	struct compare_shared *shared;
+	struct todo *dir;
+	struct listing theirs, ours;
+	bool gone; /* the sender has no such directory any more */
+	/* results */
+	struct todo *subdirs;
+	struct want *wants, **wants_tail;
+	struct removal *removals, **removals_tail; /* a directory before what is in it */
+	uint64_t same, seen;
+};
+/* Takes dir and listing. */
+struct compare *compare_new(struct set *s, struct compare_shared *shared, struct todo *dir, struct listing *theirs, bool gone);
+void compare_free(struct compare *c);
+void compare_work(void *arg);
+
+struct incoming;
+struct carried;
+struct incoming *incoming_make(const struct carried *k); /* as if it had been received; content kinds without pieces only */
+struct incoming *removal_incoming(const struct removal *r, const struct cdm_vector *context);
+
+#endif

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* resync_receive.c — the receiver's side of comparing trees: asks for directories, hands what differs to the applier in the order
+ * it was found, removes what is gone last, and then takes over the sender's vector. Memory: one path per directory on
+ * the way, a window of requests, and a bounded list of removals. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "replicator/publish.h"
+#include "replicator/resync_compare.h"
+
+#define DIRS_ASKED_MAX 16
+#define ASKED_MAX 64
+#define WANTS_HIGH 8192      /* stop asking for directories above this */
+#define JOB_CHANGES 256
+#define JOBS_MAX 2
+#define GUARD_COUNT 1000
+#define GUARD_PERCENT 10
+#define GUARD_FLOOR 20       /* so few may always go */
+
+enum resync_phase { WALKING, REMOVING, SEALING, ENDED };
+
+struct resync_in {
+	struct set *set;
+	uint64_t serial;             /* of the peer */
+	enum resync_phase phase;
+	struct compare_shared shared; /* read by the walker */
+	struct todo *stack, *asked, **asked_tail;
+	size_t asked_count;
+	struct listing listing;      /* of the oldest asked directory, arriving */
+	size_t comparing, jobs, asks_open;
+	struct want *wants, **wants_tail, *unasked; /* unasked: first that was not asked for */
+	size_t want_count;
+	uint64_t ticket;
+	uint64_t same, fetched, removed, seen;
+	struct removal *removals;    /* newest first: deepest first */
+	size_t removal_count;
+	bool held, orphan;
+};
+
+static void pump(struct resync_in *in);
+
+static struct peer *peer_of(struct resync_in *in)
+{
+	struct peer *p = in->set->peers;
+	while (p && p->serial != in->serial)
+		p = p->next;
+	return p;
+}
+
+static void want_free(struct want *w, int staging_fd)
+{
+	incoming_free(w->in, staging_fd);
+	free(w->path);
+	free(w);
+}
+
+static void really_free(struct resync_in *in)
+{
+	for (struct todo *t = in->stack, *next; t; t = next) {
+		next = t->next;
+		todo_free(t);
+	}
+	for (struct todo *t = in->asked, *next; t; t = next) {
+		next = t->next;
+		todo_free(t);
+	}
+	for (struct want *w = in->wants, *next; w; w = next) {
+		next = w->next;
+		want_free(w, in->set->staging_fd);
+	}
+	for (struct removal *r = in->removals, *next; r; r = next) {
+		next = r->next;
+		free(r->path);
+		free(r);
+	}
+	listing_free(&in->listing);
+	compare_shared_fini(&in->shared);
+	free(in);
+}
+
+void resync_in_free(struct resync_in **ret)
+{
+	struct resync_in *in = *ret;
+	if (!in)
+		return;
+	*ret = NULL;
+	in->set->resyncing = false;
+	in->orphan = true;
+	if (!in->comparing && !in->jobs)
+		really_free(in);
+}
+
+/* --- directories --- */
+
+static void ask_directories(struct resync_in *in, struct peer *p)
+{
+	while (in->stack && in->asked_count < DIRS_ASKED_MAX && in->want_count < WANTS_HIGH) {
+		struct todo *t = in->stack;
+		in->stack = t->next;
+		t->next = NULL;
+		link_send(p->link, in->set, FRAME_RESYNC_NEED, 0, t->path, t->len, NULL, 0);
+		*in->asked_tail = t;
+		in->asked_tail = &t->next;
+		in->asked_count++;
+	}
+}
+
+static void compare_finished(void *arg)
+{
+	struct compare *c = arg;
+	struct resync_in *in = c->owner;
+	in->set->posted--;
+	in->comparing--;
+	if (in->orphan) {
+		compare_free(c);
+		if (!in->comparing && !in->jobs)
+			really_free(in);
+		return;
+	}
+	in->same += c->same;
+	in->seen += c->seen;
+	count_up(&in->set->counters.resync_same, c->same);
+	while (c->subdirs) {
+		struct todo *t = c->subdirs;
+		c->subdirs = t->next;
+		t->next = in->stack;
+		in->stack = t;
+	}
+	if (c->wants) {
+		*in->wants_tail = c->wants;
+		if (!in->unasked)
+			in->unasked = c->wants;
+		for (struct want *w = c->wants; w; w = w->next) {
+			in->want_count++;
+			in->wants_tail = &w->next;
+		}
+		c->wants = NULL;
+	}
+	while (c->removals) {
+		struct removal *r = c->removals;
+		c->removals = r->next;
+		if (in->removal_count++ > GUARD_COUNT) {
+			free(r->path);
+			free(r);
+			continue;
+		}
+		r->next = in->removals;
+		in->removals = r;
+	}
+	compare_free(c);
+	pump(in);
+}
+
+int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct resync_in *in = p->resync ? p->resync->in : NULL;
+	if (!in || !in->asked || listing_decode(payload, len, &in->listing) < 0)
+		return cdm_fail_plain(err, EBADMSG, "RESYNC_DIR out of place or malformed");
+	count_up(&p->set->counters.resync_bytes, len);
+	if (!(flags & DIR_LAST))
+		return 0;
+	struct todo *t = in->asked;
+	in->asked = t->next;
+	if (!in->asked)
+		in->asked_tail = &in->asked;
+	in->asked_count--;
+	listing_settle(&in->listing);
+	struct compare *c = compare_new(in->set, &in->shared, t, &in->listing, flags & DIR_GONE);
+	c->owner = in;
+	in->listing = (struct listing){0};
+	in->comparing++;
+	in->set->posted++;
+	cdm_worker_submit(in->set->walker, compare_work, compare_finished, c);
+	pump(in);
+	return 0;
+}
+
+/* --- what differs --- */
+
+static void ask_objects(struct resync_in *in, struct peer *p)
+{
+	while (in->unasked && in->asks_open < ASKED_MAX) {
+		struct want *w = in->unasked;
+		in->unasked = w->next;
+		if (w->in)
+			continue; /* nothing to ask: done here */
+		w->ticket = RESYNC_TICKET | ++in->ticket;
+		struct need need = {.ticket = w->ticket, .path = w->path, .path_len = w->len};
+		struct bytes frame = {0};
+		need_encode(&need, &frame);
+		link_send(p->link, in->set, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);
+		bytes_fini(&frame);
+		in->asks_open++;
+	}
+}
+
+void resync_answer(struct peer *p, struct incoming *answer)
+{
+	struct resync_in *in = p->resync ? p->resync->in : NULL;
+	struct want *w = in ? in->wants : NULL;
+	while (w && w->ticket != answer->carried.change.dot.number)
+		w = w->next;
+	if (!w || w->answered) {
+		incoming_free(answer, p->set->staging_fd);
+		return;
+	}
+	w->answered = true;
+	in->asks_open--;
+	struct cdm_change *c = &answer->carried.change;
+	bool same_path = c->path_len == w->len && memcmp(c->path, w->path, w->len) == 0;
+	if (c->op == CDM_OP_SKIP || answer->superseded || !same_path) {
+		incoming_free(answer, p->set->staging_fd); /* gone meanwhile: the stream will tell */
+	} else {
+		c->parent_mtime_ns = w->parent_mtime_ns;
+		answer->resync = true;
+		cdm_vector_copy(&answer->context, &in->shared.sender);
+		w->in = answer;
+		in->fetched++;
+		count_up(&p->set->counters.resync_fetched, 1);
+		count_up(&p->set->counters.resync_bytes, answer->carried.content_bytes);
+	}
+	pump(in);
+}
+
+static void job_finished(struct job *job)
+{
+	struct resync_in *in = job->arg;
+	job_free(job);
+	in->jobs--;
+	if (!in->orphan)
+		pump(in);
+	else if (!in->comparing && !in->jobs)
+		really_free(in);
+}
+
+static void submit(struct resync_in *in, struct job *job)
+{
+	job->done = job_finished;
+	job->arg = in;
+	in->jobs++;
+	publisher_submit(job);
+}
+
+/* In the order found: a directory before what is in it, a file before its other names. */
+static void submit_ready(struct resync_in *in)
+{
+	while (in->wants && in->jobs < JOBS_MAX) {
+		struct job *job = job_new(in->set, in->serial, 0);
+		while (in->wants && job->count < JOB_CHANGES && (in->wants->answered || in->wants->in)) {
+			struct want *w = in->wants;
+			if (in->unasked == w)
+				in->unasked = w->next;
+			in->wants = w->next;
+			if (!in->wants)
+				in->wants_tail = &in->wants;
+			in->want_count--;
+			if (w->in) {
+				w->in->resync = true;
+				job_add(job, w->in);
+				w->in = NULL;
+			}
+			want_free(w, in->set->staging_fd);
+		}
+		if (!job->count) {
+			job_free(job);
+			if (!in->wants || !(in->wants->answered || in->wants->in))
+				return;
+			continue;
+		}
+		submit(in, job);
+	}
+}
+
+/* --- the end --- */
+
+static void guard(struct resync_in *in)
+{
+	uint64_t n = in->removal_count;
+	in->held = n > GUARD_COUNT || (n > GUARD_FLOOR && n * 100 > in->seen * GUARD_PERCENT);
+	if (!in->held)
+		return;
+	struct peer *p = peer_of(in);
+	cdm_log(resync_held, cdm_str("set", set_name(in->set)), cdm_str("peer", p ? link_peer_name(p->link) : "?"), cdm_uint("removals", n));
+	set_pause_reason(in->set, "held", "comparing trees would remove too much here; nothing was removed");
+}
+
+static void submit_removals(struct resync_in *in)
+{
+	struct job *job = job_new(in->set, in->serial, 0);
+	while (in->removals) {
+		struct removal *r = in->removals;
+		in->removals = r->next;
+		if (!in->held) {
+			job_add(job, removal_incoming(r, &in->shared.sender));
+			in->removed++;
+			count_up(&in->set->counters.resync_deleted, 1);
+		}
+		free(r->path);
+		free(r);
+	}
+	submit(in, job);
+}
+
+/* The sender's vector is ours now: a SKIP per origin, marked so that those who follow this journal compare trees, too. */
+static void submit_seal(struct resync_in *in)
+{
+	struct job *job = job_new(in->set, in->serial, 0);
+	for (size_t i = 0; i < in->shared.sender.count; i++) {
+		struct carried k = {.change = {.op = CDM_OP_SKIP, .flags = CDM_CH_WHOLE, .dot = in->shared.sender.entries[i], .clock = 1}};
+		struct incoming *skip = incoming_make(&k);
+		job_add(job, skip);
+	}
+	submit(in, job);
+}
+
+static void finish(struct resync_in *in)
+{
+	struct set *s = in->set;
+	struct peer *p = peer_of(in);
+	in->phase = ENDED;
+	s->resyncing = false;
+	if (p) {
+		cdm_log(resync_ends, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_uint("same", in->same),
+			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
+		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
+		resync_in_free(&p->resync->in);
+	}
+	set_moved(s);
+}
+
+static void pump(struct resync_in *in)
+{
+	struct peer *p = peer_of(in);
+	if (!p || in->set->stopping)
+		return;
+	ask_directories(in, p);
+	ask_objects(in, p);
+	submit_ready(in);
+	if (in->stack || in->asked || in->comparing || in->wants || in->jobs)
+		return;
+	in->phase++;
+	if (in->phase == REMOVING) {
+		guard(in);
+		submit_removals(in);
+	} else if (in->phase == SEALING) {
+		submit_seal(in);
+	} else {
+		finish(in);
+	}
+}
+
+void resync_in_start(struct peer *p, const struct cdm_vector *sender)
+{
+	struct set *s = p->set;
+	struct resync_in *in = calloc(1, sizeof *in);
+	if (!in)
+		abort();
+	in->set = s;
+	in->serial = p->serial;
+	in->asked_tail = &in->asked;
+	in->wants_tail = &in->wants;
+	compare_shared_init(&in->shared, s, sender);
+	in->stack = todo_new("", 0);
+	p->resync->in = in;
+	s->resyncing = true;
+	count_up(&s->counters.full_resync_count, 1);
+	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", "the peer asks for it"));
+	state_changed(s);
+	pump(in);
+}

@@ -243,7 +243,7 @@ static void nodes_get(struct http_call *c)
 	json_t *list = json_array();
 	for (size_t i = 0; i < m->node_count; i++)
 		json_array_append_new(list, live_node_json(c->master->live, m, &m->nodes[i]));
-	http_answer(c, 200, json_pack("{s:o}", "nodes", list));
+	http_answer(c, 200, json_pack("{s:o}", "nodes", live_sort_by_name(list)));
 }
 
 static void node_get(struct http_call *c)

@@ -164,7 +164,8 @@ static void withdraw_all(struct cdm_lane *lane)
 struct cdm_lane *cdm_lane_claim(struct cdm_announce_map *m)
 {
 	uint64_t self = owner_of(gettid());
-	assert(self);
+	if (!self) /* no /proc: who lives cannot be told */
+		return NULL;
 	for (size_t i = 0; i < CDM_LANES; i++) {
 		struct cdm_lane *lane = &m->lane[i];
 		uint64_t owner = atomic_load(&lane->owner);

@@ -79,7 +79,7 @@ struct cdm_announce_map {
 int cdm_announce_open(const char *run_dir, struct cdm_announce_map **ret, struct cdm_error *err);
 void cdm_announce_close(struct cdm_announce_map **m);
 
-/* Replicator: claim a free lane (or one whose thread is gone) for this thread. NULL when all are taken. */
+/* Replicator: claim a free lane (or one whose thread is gone) for this thread. NULL when all are taken, or without /proc. */
 struct cdm_lane *cdm_lane_claim(struct cdm_announce_map *m);
 void cdm_lane_release(struct cdm_lane *lane);
 /* Announce one call with its records (each change with its handle; record i uses changes[i]). `a` gives the fields up to `bytes`.

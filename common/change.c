@@ -385,12 +385,13 @@ bad:
 	return -EBADMSG;
 }
 
-int cdm_change_decode_head(const uint8_t *in, size_t len, enum cdm_op *ret_op, struct cdm_dot *ret_dot)
+int cdm_change_decode_head(const uint8_t *in, size_t len, struct cdm_change_head *ret)
 {
 	struct cdm_reader r = cdm_reader_of(in, len);
-	*ret_op = cdm_get_u8(&r);
+	ret->op = cdm_get_u8(&r);
 	cdm_get_bytes(&r, 11);
-	*ret_dot = get_dot(&r);
+	ret->dot = get_dot(&r);
+	ret->clock = cdm_get_u64(&r);
 	return r.bad ? -EBADMSG : 0;
 }
 

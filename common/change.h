@@ -129,8 +129,13 @@ struct cdm_change {
 size_t cdm_change_encoded_max(const struct cdm_change *c);
 size_t cdm_change_encode(const struct cdm_change *c, uint8_t *out);
 int cdm_change_decode(const uint8_t *in, size_t len, struct cdm_change *ret);
-/* Only the operation and dot, without looking at the rest. 0 or -EBADMSG. */
-int cdm_change_decode_head(const uint8_t *in, size_t len, enum cdm_op *ret_op, struct cdm_dot *ret_dot);
+/* Only operation, dot and clock, without looking at the rest. 0 or -EBADMSG. */
+struct cdm_change_head {
+	enum cdm_op op;
+	struct cdm_dot dot;
+	uint64_t clock;
+};
+int cdm_change_decode_head(const uint8_t *in, size_t len, struct cdm_change_head *ret);
 void cdm_change_fini(struct cdm_change *c); /* frees ranges_mem, context_mem, vector_mem, bytes_mem */
 
 /* 0, or -EBADMSG: is this a path that may be used beneath a set's root? Also refuses ".cdmfs" as first component. */

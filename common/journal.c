@@ -74,9 +74,8 @@ static int wait_for_space_locked(struct cdm_journal *j, size_t size, bool wants_
 
 static bool covered(const uint8_t *record, const struct cdm_vector *vector)
 {
-	enum cdm_op op;
-	struct cdm_dot dot;
-	return record_head(record, &op, &dot) < 0 || cdm_dot_is_none(dot) || cdm_vector_covers(vector, dot);
+	struct cdm_change_head head;
+	return record_head(record, &head) < 0 || cdm_dot_is_none(head.dot) || cdm_vector_covers(vector, head.dot);
 }
 
 /* The first position whose change a MARK with this vector does not cover: between the moment its maker noted the vector and now
@@ -96,6 +95,9 @@ static uint64_t mark_since_locked(struct cdm_journal *j, const struct cdm_vector
 	for (size_t length; position < head; position += length) {
 		const uint8_t *record = tail_at(&j->tail, position);
 		length = record_length(record, &pad);
+		/* What a writer killed within an append has spoiled at the ring's old end is not looked through. */
+		if (length == 0 || (!pad && record_u64(record, RECORD_POSITION) != position))
+			break;
 		if (!pad && !covered(record, vector))
 			break;
 	}
@@ -106,7 +108,8 @@ static void assign_own_locked(struct cdm_journal *j, struct cdm_change *c)
 {
 	if (takes_number(c->op))
 		c->dot = (struct cdm_dot){j->origin, ++j->last_number};
-	c->clock = cdm_clock_now();
+	if (takes_number(c->op) || c->clock == 0) /* a renewed mark keeps its time */
+		c->clock = cdm_clock_now();
 }
 
 /* There is room. Everything a reader or a later writer needs is in the ring before `head` moves. */
@@ -159,6 +162,30 @@ static int append_locked(struct cdm_journal *j, struct cdm_change *c, size_t siz
 	return 0;
 }
 
+/* A mark must not leave the journal with its oldest segment while no new one comes: with it would go what was durable of origins
+ * that have been silent since. So it is said again, before the half that may be needed begins to be trimmed. */
+static bool mark_is_ageing(const struct cdm_journal *j)
+{
+	return j->mark_position && journal_head(j) - j->mark_position > j->max_bytes / 4 && j->marked.count <= CDM_VECTOR_MAX;
+}
+
+static void renew_mark(struct cdm_journal *j)
+{
+	struct cdm_vector marked = {0};
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &marked};
+	pthread_mutex_lock(&j->lock);
+	bool ageing = mark_is_ageing(j);
+	if (ageing) {
+		cdm_vector_copy(&marked, &j->marked);
+		mark.clock = j->mark_clock;
+		j->mark_position = journal_head(j); /* nobody else does it, too */
+	}
+	pthread_mutex_unlock(&j->lock);
+	if (ageing)
+		cdm_journal_put(j, &mark); /* if the journal is full or failed, the next append says so */
+	cdm_vector_fini(&marked);
+}
+
 int cdm_journal_append(struct cdm_journal *j, struct cdm_change *c)
 {
 	bool own = cdm_dot_is_none(c->dot);
@@ -173,7 +200,10 @@ int cdm_journal_append(struct cdm_journal *j, struct cdm_change *c)
 		cdm_clock_observe(c->clock);
 	pthread_mutex_lock(&j->lock);
 	int r = append_locked(j, c, size);
+	bool ageing = mark_is_ageing(j);
 	pthread_mutex_unlock(&j->lock);
+	if (ageing)
+		renew_mark(j);
 	if (r == 0)
 		cdm_faultpoint("journal.appended_not_done");
 	return r;
@@ -183,31 +213,31 @@ int cdm_journal_append(struct cdm_journal *j, struct cdm_change *c)
 
 void journal_take_settled_locked(struct cdm_journal *j, const uint8_t *record, size_t length)
 {
-	enum cdm_op op;
-	struct cdm_dot dot;
+	struct cdm_change_head head;
 	struct cdm_change c;
 	bool done = record_outcome(record) == CDM_DONE;
-	if (record_head(record, &op, &dot) < 0)
+	if (record_head(record, &head) < 0)
 		return;
 	/* A number of ours is used up either way; a received change that failed is still wanted. */
 	bool own = !(record_flags(record) & CDM_CH_RECEIVED);
-	if ((done || own) && cdm_vector_raise(&j->applied, dot) && !own)
+	if ((done || own) && cdm_vector_raise(&j->applied, head.dot) && !own)
 		j->context_due = true;
-	if (!done || (op != CDM_OP_MARK && op != CDM_OP_CLEAN) || record_decode(record, length, &c) < 0)
+	if (!record_is_mark(record) || record_decode(record, length, &c) < 0)
 		return;
 	if (c.vector && !cdm_vector_covers_all(&j->applied, c.vector)) {
 		cdm_vector_merge(&j->applied, c.vector);
 		j->context_due = true;
 	}
+	if (c.vector)
+		cdm_vector_copy(&j->marked, c.vector);
+	j->mark_clock = c.clock;
+	j->mark_position = c.position;
 	cdm_change_fini(&c);
 }
 
 static void note_mark_locked(struct cdm_journal *j, const uint8_t *record)
 {
-	enum cdm_op op;
-	struct cdm_dot dot;
-	if (record_head(record, &op, &dot) < 0 || (op != CDM_OP_MARK && op != CDM_OP_CLEAN) ||
-		record_outcome(record) != CDM_DONE)
+	if (!record_is_mark(record))
 		return;
 	struct tail_header *h = j->tail.header;
 	atomic_store_explicit(&h->mark_since, record_u64(record, RECORD_SINCE), memory_order_relaxed);

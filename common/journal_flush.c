@@ -167,7 +167,7 @@ static bool is_urgent(const struct cdm_journal *j)
 static void *flusher_main(void *arg)
 {
 	struct cdm_journal *j = arg;
-	int64_t interval_ns = (int64_t)j->sync_interval_ms * 1000000, due_ns = 0;
+	int64_t interval_ns = (int64_t)j->sync_interval_ms * 1000000, due_ns = journal_monotonic_ns() + interval_ns;
 	pthread_mutex_lock(&j->lock);
 	while (!j->stop) {
 		int64_t now = journal_monotonic_ns();

@@ -38,18 +38,18 @@ static void take_mark(struct recovery *rec, const uint8_t *record, size_t length
 static int take_record(void *arg, const uint8_t *record, size_t length)
 {
 	struct recovery *rec = arg;
-	enum cdm_op op;
-	struct cdm_dot dot;
+	struct cdm_change_head head;
 	uint64_t sequence = record_u64(record, RECORD_SEQUENCE);
 	if (sequence > rec->j->sequence)
 		rec->j->sequence = sequence;
-	if (record_head(record, &op, &dot) < 0)
+	if (record_head(record, &head) < 0)
 		return 0;
-	if (dot.origin == rec->j->origin && dot.number > rec->own_highest)
-		rec->own_highest = dot.number;
+	cdm_clock_observe(head.clock); /* what is recorded next must be later, even if this node's clock was put back */
+	if (head.dot.origin == rec->j->origin && head.dot.number > rec->own_highest)
+		rec->own_highest = head.dot.number;
 	if (record_outcome(record) == CDM_PENDING)
 		return 0;
-	if ((op == CDM_OP_MARK || op == CDM_OP_CLEAN) && record_outcome(record) == CDM_DONE)
+	if (record_is_mark(record))
 		take_mark(rec, record, length);
 	journal_take_settled_locked(rec->j, record, length);
 	return 0;
@@ -303,6 +303,7 @@ static void free_journal(struct cdm_journal *j)
 	cdm_cleanup_close(&j->lock_fd);
 	cdm_vector_fini(&j->applied);
 	cdm_vector_fini(&j->check);
+	cdm_vector_fini(&j->marked);
 	pthread_mutex_destroy(&j->lock);
 	pthread_mutex_destroy(&j->wake_lock);
 	pthread_cond_destroy(&j->work);

@@ -19,6 +19,7 @@ struct cdm_journal_reader {
 	struct tail tail; /* header NULL: there was none at open */
 	unsigned slot;
 	int wake_fd;
+	bool tail_gone; /* the mapped file is not the one at the path any more */
 	uint64_t position;
 	struct cdm_change held; /* owns what the change given out last points to */
 
@@ -248,7 +249,7 @@ static int next_record(struct cdm_journal_reader *r, const uint8_t **ret, size_t
 		if (r->tail.header) {
 			bool closed = atomic_load(&r->tail.header->closed); /* first: it is set after the last record */
 			if (r->position >= atomic_load(&r->tail.header->frontier))
-				return closed ? -ENODATA : 0;
+				return closed || r->tail_gone ? -ENODATA : 0;
 		}
 		int n = read_record(r, r->position, ret, ret_length, &pad);
 		if (n < 0)
@@ -399,7 +400,8 @@ int cdm_journal_reader_arm(struct cdm_journal_reader *r)
 	if (!h)
 		return tail_has_come(r);
 	atomic_fetch_or(&h->armed, 1u << r->slot);
-	return atomic_load(&h->frontier) > r->position || !tail_is_current(&r->tail);
+	r->tail_gone = !tail_is_current(&r->tail);
+	return r->tail_gone || atomic_load(&h->frontier) > r->position;
 }
 
 void cdm_journal_reader_keep(struct cdm_journal_reader *r, uint64_t position)

@@ -181,9 +181,16 @@ size_t record_check(const uint8_t *bytes, size_t available, uint64_t position, b
 	return load_u32(bytes, RECORD_WIRE_BYTES) <= length - RECORD_WIRE ? length : 0;
 }
 
-int record_head(const uint8_t *record, enum cdm_op *ret_op, struct cdm_dot *ret_dot)
+int record_head(const uint8_t *record, struct cdm_change_head *ret)
 {
-	return cdm_change_decode_head(record + RECORD_WIRE, load_u32(record, RECORD_WIRE_BYTES), ret_op, ret_dot);
+	return cdm_change_decode_head(record + RECORD_WIRE, load_u32(record, RECORD_WIRE_BYTES), ret);
+}
+
+bool record_is_mark(const uint8_t *record)
+{
+	struct cdm_change_head head;
+	return record_head(record, &head) == 0 && (head.op == CDM_OP_MARK || head.op == CDM_OP_CLEAN) &&
+		record_outcome(record) == CDM_DONE;
 }
 
 static bool handle_at(const uint8_t *record, size_t offset, const struct cdm_handle *h)

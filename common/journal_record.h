@@ -49,7 +49,8 @@ size_t record_check(const uint8_t *bytes, size_t available, uint64_t position, b
 /* The following want a checked record that is no pad. */
 uint64_t record_u64(const uint8_t *record, enum record_offset offset);
 uint32_t record_flags(const uint8_t *record);
-int record_head(const uint8_t *record, enum cdm_op *ret_op, struct cdm_dot *ret_dot); /* 0 or -EBADMSG */
+int record_head(const uint8_t *record, struct cdm_change_head *ret); /* 0 or -EBADMSG */
+bool record_is_mark(const uint8_t *record); /* a MARK or CLEAN that was done */
 /* Whether the record concerns this file: by the handle of the subject or of the result. */
 bool record_touches(const uint8_t *record, const struct cdm_handle *h);
 /* All of it; the change points into the record. 0 or -EBADMSG. */

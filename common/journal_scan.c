@@ -122,15 +122,13 @@ int scan_records(const struct segments *s, uint64_t from, uint64_t end, scan_fn 
 static int note_mark(void *arg, const uint8_t *record, size_t length)
 {
 	struct scan_mark *mark = arg;
-	enum cdm_op op;
-	struct cdm_dot dot;
+	struct cdm_change_head head;
 	mark->clean_end = false;
-	if (record_head(record, &op, &dot) < 0 || record_outcome(record) != CDM_DONE ||
-		(op != CDM_OP_MARK && op != CDM_OP_CLEAN))
+	if (!record_is_mark(record) || record_head(record, &head) < 0)
 		return 0;
 	mark->position = record_u64(record, RECORD_POSITION);
 	mark->since = record_u64(record, RECORD_SINCE);
-	mark->clean_end = op == CDM_OP_CLEAN;
+	mark->clean_end = head.op == CDM_OP_CLEAN;
 	return 0;
 }
 

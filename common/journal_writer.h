@@ -36,6 +36,8 @@ struct cdm_journal {
 	uint64_t context_position;    /* of the last own change that did */
 	struct cdm_vector check;      /* all before check_position was applied when this was copied: how far a MARK reaches */
 	uint64_t check_position;
+	struct cdm_vector marked;     /* of the last mark that was settled, its clock and position */
+	uint64_t mark_clock, mark_position;
 	uint64_t pending_next, pending_end; /* of cdm_journal_next_pending */
 	enum flusher_wait flusher_wait;
 	unsigned waiters;             /* appends and syncs that wait for the flusher */

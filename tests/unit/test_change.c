@@ -95,10 +95,10 @@ static void all_parts_come_back(void **state)
 	uint8_t *bytes = encode(&c, &len);
 	assert_int_equal(cdm_change_decode(bytes, len, &back), len);
 	assert_same(&c, &back);
-	enum cdm_op op;
-	struct cdm_dot dot;
-	assert_int_equal(cdm_change_decode_head(bytes, len, &op, &dot), 0);
-	assert_true(op == CDM_OP_SAVE && cdm_dot_equal(dot, c.dot));
+	struct cdm_change_head head;
+	assert_int_equal(cdm_change_decode_head(bytes, len, &head), 0);
+	assert_true(head.op == CDM_OP_SAVE && cdm_dot_equal(head.dot, c.dot) && head.clock == c.clock);
+	assert_int_equal(cdm_change_decode_head(bytes, 35, &head), -EBADMSG);
 	cdm_change_fini(&back);
 	cdm_change_fini(&back);
 	free(bytes);

@@ -375,6 +375,54 @@ static void old_segments_go_when_nobody_needs_them(void **state)
 	cdm_journal_reader_close(&behind);
 }
 
+static void mark_and_fill(struct rig *rig)
+{
+	struct cdm_change c = received_change(foreign);
+	struct cdm_vector applied;
+	if (cdm_journal_put(rig->j, &c) < 0)
+		_exit(3);
+	cdm_journal_applied(rig->j, &applied);
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &applied, .clock = 77ull << 32};
+	if (cdm_journal_put(rig->j, &mark) < 0)
+		_exit(4);
+	rig_put(rig, 40000);
+	if (cdm_journal_sync(rig->j) < 0)
+		_exit(5);
+}
+
+static void a_mark_outlives_the_trimming_of_its_segment(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_journal_stats s;
+	rig->conf.max_bytes = 4 << 20;
+	rig_in_dying_child(rig, mark_and_fill);
+	rig_lose_tail(rig);
+	rig_open(rig);
+	cdm_journal_stats(rig->j, &s);
+	assert_true(s.oldest_position > 4 << 20);
+	rig_assert_applied(rig, "1.1:40000 9.1:40");
+	assert_true(cdm_vector_covers(&rig->state.durable, foreign));
+	assert_int_equal(rig->state.mark_ns, 77ll << 32);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	assert_int_equal(cdm_journal_reader_seek(r, CDM_JOURNAL_LAST_MARK), -ESTALE); /* not all behind it is there */
+	cdm_journal_reader_close(&r);
+}
+
+static void a_reader_notices_that_its_tail_was_taken_away(void **state)
+{
+	struct rig *rig = *state;
+	struct cdm_change c;
+	rig_in_dying_child(rig, put_and_sync);
+	struct cdm_journal_reader *r = rig_reader(rig);
+	while (cdm_journal_reader_next(r, &c) == 1)
+		;
+	assert_int_equal(cdm_journal_reader_arm(r), 0);
+	rig_lose_tail(rig);
+	assert_int_equal(cdm_journal_reader_arm(r), 1);
+	assert_int_equal(cdm_journal_reader_next(r, &c), -ENODATA);
+	cdm_journal_reader_close(&r);
+}
+
 static void a_torn_end_is_cut_at_the_last_whole_record(void **state)
 {
 	struct rig *rig = *state;
@@ -670,6 +718,8 @@ int main(void)
 		TEST(what_a_mark_does_not_cover_is_not_forgotten),
 		TEST(a_mark_may_raise_what_is_applied),
 		TEST(old_segments_go_when_nobody_needs_them),
+		TEST(a_mark_outlives_the_trimming_of_its_segment),
+		TEST(a_reader_notices_that_its_tail_was_taken_away),
 		TEST(a_torn_end_is_cut_at_the_last_whole_record),
 		TEST(a_flipped_bit_in_the_middle_is_never_skipped),
 		TEST(a_missing_or_foreign_segment_is_refused),

@@ -51,7 +51,7 @@ void conflict_report(struct publisher *pub, const char *path, size_t len, struct
 	char dot[64], shown[512];
 	cdm_dot_format(loser.dot, dot);
 	snprintf(shown, sizeof shown, "%.*s", (int)(len < 500 ? len : 500), path);
-	cdm_log(conflict_kept, cdm_str("set", set_name(pub->set)), cdm_str("path", shown), cdm_str("loser", dot), cdm_str("what", what));
+	cdm_log(conflict_decided, cdm_str("set", set_name(pub->set)), cdm_str("path", shown), cdm_str("loser", dot), cdm_str("what", what));
 	count_up(&pub->set->counters.conflicts, 1);
 }
 

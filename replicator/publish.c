@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
-#include "replicator/publish.h"
+#include "replicator/publish_ops.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -406,6 +406,14 @@ static void job_work(void *arg)
 		const struct cdm_change *c = &in->carried.change;
 		if (!in->resync && cdm_vector_covers(&pub->applied, c->dot)) {
 			count_up(&pub->set->counters.already_there, 1);
+			continue;
+		}
+		size_t taken = c->op == CDM_OP_MKDIR && !in->resync && !in->superseded && wait_for_mount(pub) ? assemble_run(pub, in) : 0;
+		if (taken) {
+			count_up(&pub->set->counters.applied, taken);
+			while (--taken)
+				in = in->next;
+			cdm_vector_raise(&pub->applied, in->carried.change.dot);
 			continue;
 		}
 		if (c->op == CDM_OP_SKIP || in->superseded)

@@ -71,7 +71,6 @@ struct publisher {
 	struct bytes skips;          /* encoded records for the next journal call */
 	struct job *job;
 	uint64_t staged_number;      /* for names of things that are staged here */
-	struct assembly *assembly;
 
 	pthread_mutex_t lock;        /* below: any thread */
 	pthread_cond_t wake;
@@ -113,6 +112,7 @@ int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_
 int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd);
 /* Loop, before anything is received: remove what an earlier run left in staging. */
 void stage_sweep(int staging_fd);
+void stage_remove_tree(int staging_fd, const char *name);
 uint32_t stage_uid(const struct incoming *in, uint32_t uid);
 uint32_t stage_gid(const struct incoming *in, uint32_t gid);
 

@@ -234,6 +234,19 @@ static int place(struct publisher *pub, struct incoming *in, const char *staged,
 	return r;
 }
 
+int publish_tree(struct publisher *pub, struct incoming *in, const char *staged, int parent, const char *name,
+	const struct cdm_change *records, size_t count)
+{
+	struct two_names n = {pub->staging_fd, parent, staged, name, 0};
+	struct step step;
+	step_init(&step, CDM_CALL_RENAME, in, records);
+	step.a.parent2_mtime_ns = in->carried.change.parent_mtime_ns;
+	step.a.parent_mtime_ns = 0;
+	step.a.expect = CDM_EXPECT_ABSENT;
+	step.record_count = count;
+	return publisher_call(pub, &step, call_rename, &n, NULL);
+}
+
 int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;

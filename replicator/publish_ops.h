@@ -9,6 +9,11 @@
 struct cdm_change record_of(struct publisher *pub, struct incoming *in);
 void step_init(struct step *step, enum cdm_call call, const struct incoming *in, const struct cdm_change *record);
 
+/* Publish a staged tree at parent/name with all its records; 0 or -errno, nothing is visible then. */
+int publish_tree(struct publisher *pub, struct incoming *in, const char *staged, int parent, const char *name,
+	const struct cdm_change *records, size_t count);
+/* assemble.c: publish this MKDIR together with what follows it in its batch below it; how many changes, 0 = not possible. */
+size_t assemble_run(struct publisher *pub, struct incoming *top);
 int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* Ranges (or all) written into the file that is there: base version checked by the server, record with the last step. */

@@ -299,6 +299,12 @@ static void sweep(int dir_fd, const char *name)
 	closedir(d);
 }
 
+void stage_remove_tree(int staging_fd, const char *name)
+{
+	sweep(staging_fd, name);
+	unlinkat(staging_fd, name, AT_REMOVEDIR);
+}
+
 void stage_sweep(int staging_fd)
 {
 	sweep(staging_fd, ".");

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Control and status by extended attributes (docs/internals.md 2): of the full mount's root, and user.cdmfs.status of any file. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "cdmfs/fs.h"
+#include "cdmfs/store.h"
+#include "common/io.h"
+#include "common/log.h"
+
+#define OPEN_LIST_MAX 100
+#define PEERS_BYTES_MAX (4u << 20)
+
+/* --- set --- */
+
+static int put_record(struct fs *fs, struct cdm_change *c, const struct cdm_vector *applied)
+{
+	if (c->op == CDM_OP_SKIP) {
+		if (cdm_dot_is_none(c->dot))
+			return -EINVAL;
+		if (cdm_vector_covers(applied, c->dot))
+			return 0;
+		if (c->dot.origin != cdm_journal_origin(fs->journal))
+			c->flags |= CDM_CH_RECEIVED;
+	} else if (c->op != CDM_OP_MARK) {
+		return -EINVAL;
+	}
+	return cdm_journal_put(fs->journal, c);
+}
+
+static int put_records(struct fs *fs, const uint8_t *bytes, size_t len)
+{
+	struct cdm_vector applied = {0};
+	int r = 0;
+
+	cdm_journal_applied(fs->journal, &applied);
+	for (size_t at = 0; r == 0 && at < len;) {
+		struct cdm_change c;
+		uint32_t one;
+		if (len - at < sizeof(one)) {
+			r = -EBADMSG;
+			break;
+		}
+		memcpy(&one, bytes + at, sizeof(one));
+		at += sizeof(one);
+		if (one > len - at) {
+			r = -EBADMSG;
+			break;
+		}
+		r = cdm_change_decode(bytes + at, one, &c);
+		if (r < 0)
+			break;
+		r = put_record(fs, &c, &applied);
+		cdm_change_fini(&c);
+		at += one;
+	}
+	cdm_vector_fini(&applied);
+	return r;
+}
+
+static int new_incarnation(struct fs *fs)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r;
+
+	if (fs->store.incarnation == UINT32_MAX)
+		return -EOVERFLOW;
+	r = store_set_incarnation(fs, fs->store.incarnation + 1, &err);
+	if (r < 0) {
+		cdm_log_err(failed, &err);
+		return r;
+	}
+	cdm_journal_set_incarnation(fs->journal, fs->store.incarnation);
+	cdm_log(incarnation_new, cdm_uint("incarnation", fs->store.incarnation), cdm_str("reason", "a peer knows more of this node than it does itself"));
+	return 0;
+}
+
+int control_set(struct request *rq, const char *name, const void *value, size_t len)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r;
+
+	if (strcmp(name, "trusted.cdmfs.journal") == 0)
+		return put_records(rq->fs, value, len);
+	if (strcmp(name, "trusted.cdmfs.incarnation") == 0)
+		return new_incarnation(rq->fs);
+	if (strcmp(name, "trusted.cdmfs.policy") != 0)
+		return -EOPNOTSUPP;
+	r = policy_reload(rq->fs, &err);
+	if (r < 0)
+		cdm_log_err(failed, &err);
+	return r;
+}
+
+/* --- get --- */
+
+static int answer_json(struct request *rq, json_t *j, uint32_t size)
+{
+	size_t n = j ? json_dumpb(j, (char *)rq->worker->out, WORKER_BUFFER, JSON_COMPACT) : 0;
+
+	json_decref(j);
+	return n == 0 ? -ENOMEM : answer_xattr(rq, rq->worker->out, n, size);
+}
+
+static json_t *status_json(struct fs *fs)
+{
+	struct cdm_journal_stats s;
+	struct cdm_vector applied = {0};
+	char origin[64];
+	char *vector;
+	json_t *j;
+
+	cdm_journal_stats(fs->journal, &s);
+	cdm_journal_applied(fs->journal, &applied);
+	vector = cdm_vector_format(&applied);
+	snprintf(origin, sizeof(origin), "%u.%u", fs->node_number, fs->store.incarnation);
+	j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:I, s:I}", "set", fs->set, "origin", origin, "vector", vector ? vector : "",
+		"head", (json_int_t)s.head_position, "frontier", (json_int_t)s.frontier_position, "synced", (json_int_t)s.synced_position,
+		"read_only", (int)atomic_load(&fs->read_only), "nodes", (json_int_t)inodes_count(fs->nodes),
+		"requests", (json_int_t)atomic_load(&fs->requests), "records", (json_int_t)s.records);
+	free(vector);
+	cdm_vector_fini(&applied);
+	return j;
+}
+
+static json_t *open_entry(struct fs *fs, const struct node *n, char *buf)
+{
+	struct node_path p;
+	struct dirty d;
+	json_t *path, *j;
+
+	if (n->flags & NODE_ORPHAN || !inodes_dirty(fs->nodes, n->id, &d) ||
+	    inodes_path(fs->nodes, n->id, 0, buf, CDM_PATH_MAX, &p) < 0 || p.place != PLACE_CONTENT)
+		return NULL;
+	path = json_stringn(p.path, p.len); /* NULL for names that are not UTF-8: shown with their other bytes only */
+	if (!path) {
+		for (size_t i = 0; i < p.len; i++)
+			if ((unsigned char)p.path[i] >= 0x80)
+				p.path[i] = '?';
+		path = json_stringn(p.path, p.len);
+	}
+	j = json_pack("{s:o, s:I}", "path", path, "since_ns", (json_int_t)d.since_ns);
+	return j;
+}
+
+static json_t *open_json(struct fs *fs, char *buf)
+{
+	json_t *list = json_array();
+	uint32_t cursor = 0;
+	struct node n;
+
+	while (list && json_array_size(list) < OPEN_LIST_MAX && inodes_next(fs->nodes, &cursor, &n)) {
+		json_t *j = n.flags & NODE_UNSAVED ? open_entry(fs, &n, buf) : NULL;
+		if (j)
+			json_array_append_new(list, j);
+	}
+	return list;
+}
+
+int control_get(struct request *rq, const char *name, uint32_t size)
+{
+	if (strcmp(name, "trusted.cdmfs.status") == 0)
+		return answer_json(rq, status_json(rq->fs), size);
+	if (strcmp(name, "trusted.cdmfs.open") == 0)
+		return answer_json(rq, open_json(rq->fs, rq->worker->path), size);
+	return -ENODATA;
+}
+
+/* --- user.cdmfs.status --- */
+
+/* "durable on 2 of 3" from what the replicator tells of the other nodes; "" without it. */
+static void describe_peers(struct fs *fs, struct cdm_dot dot, char *out, size_t room)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len, durable = 0, i;
+	json_t *root, *nodes, *n;
+
+	out[0] = 0;
+	if (cdm_read_file(fs->run_fd, "peers", PEERS_BYTES_MAX, &text, &len, NULL) < 0)
+		return;
+	root = json_loads(text, 0, NULL);
+	nodes = json_object_get(root, "nodes");
+	json_array_foreach(nodes, i, n) {
+		const char *v = json_string_value(json_object_get(n, "durable"));
+		struct cdm_vector vector = {0};
+		if (v && cdm_vector_parse(v, &vector) == 0 && cdm_vector_covers(&vector, dot))
+			durable++;
+		cdm_vector_fini(&vector);
+	}
+	if (json_array_size(nodes))
+		snprintf(out, room, "; durable on %zu of %zu", durable, json_array_size(nodes));
+	json_decref(root);
+}
+
+static void describe_version(struct fs *fs, const struct cdm_stamp *s, char out[128])
+{
+	uint32_t node = CDM_ORIGIN_NODE(s->content.dot.origin);
+
+	if (cdm_dot_is_none(s->content.dot))
+		snprintf(out, 128, "no version yet");
+	else if (node == fs->node_number)
+		snprintf(out, 128, "%.60s:%llu", fs->node_name, (unsigned long long)s->content.dot.number);
+	else
+		cdm_dot_format(s->content.dot, out);
+}
+
+int control_file_status(struct request *rq, uint64_t id, uint32_t size)
+{
+	struct fs *fs = rq->fs;
+	struct cdm_stamp stamp = {0};
+	struct dirty d;
+	struct timespec now;
+	char version[128], peers[64] = "", *out = (char *)rq->worker->out;
+	int fd = node_open_path(fs, id), n;
+
+	if (fd < 0)
+		return fd;
+	if (cdm_stamp_get(fd, &stamp) < 0)
+		stamp = (struct cdm_stamp){0};
+	close(fd);
+	describe_version(fs, &stamp, version);
+	if (inodes_dirty(fs->nodes, id, &d)) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		n = snprintf(out, 512, "%s not saved yet, changed %lld s ago", version, (long long)(now.tv_sec - d.last_ns / 1000000000));
+	} else {
+		if (!cdm_dot_is_none(stamp.content.dot))
+			describe_peers(fs, stamp.content.dot, peers, sizeof(peers));
+		n = snprintf(out, 512, "%s saved%s", version, peers);
+	}
+	return answer_xattr(rq, out, n, size);
+}

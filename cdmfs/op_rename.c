@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rename in all its forms, and what it means for files that are not saved yet and for the borders of exclude and local patterns. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "cdmfs/act.h"
+#include "cdmfs/save.h"
+
+struct renaming {
+	uint64_t parent2;
+	const char *name, *name2;
+	size_t len, len2;
+	uint32_t flags;              /* RENAME_* */
+	int dirfd, dirfd2;
+	struct object o, victim;     /* victim: what is at the new name */
+	struct node node, victim_node;
+	struct place_path path, path2;
+	bool local, local2;
+};
+
+static bool involves_directory(const struct renaming *m)
+{
+	return (m->o.fd >= 0 && S_ISDIR(m->o.st.st_mode)) || (m->victim.fd >= 0 && S_ISDIR(m->victim.st.st_mode));
+}
+
+static int find_both(struct fs *fs, struct renaming *m)
+{
+	int r = object_find(fs, m->dirfd, m->name, &m->o);
+
+	if (r == 0)
+		r = object_find(fs, m->dirfd2, m->name2, &m->victim);
+	if (r == 0 && m->o.fd < 0)
+		r = -ENOENT;
+	return r;
+}
+
+static bool replaces(const struct renaming *m)
+{
+	return m->victim.fd >= 0 && !(m->flags & RENAME_EXCHANGE);
+}
+
+/* What the record says of subject and victim. */
+static void describe(struct act *a, struct renaming *m)
+{
+	struct cdm_stamp stamp;
+
+	a->c.handle = m->o.handle;
+	a->c.rename_flags = m->flags & RENAME_EXCHANGE;
+	if (cdm_stamp_get(m->o.fd, &stamp) == 0) {
+		a->c.version = stamp.content;
+		a->c.base = stamp.content.dot;
+	}
+	if (m->victim.fd >= 0 && cdm_stamp_get(m->victim.fd, &stamp) == 0)
+		a->c.victim = stamp.content.dot;
+	if (m->node.flags & NODE_NEW)
+		a->c.flags |= CDM_CH_UNSAVED | (m->node.flags & NODE_COVERS ? CDM_CH_COVERS : 0);
+	act_set_attr(a, &m->o.st);
+	if (S_ISREG(m->o.st.st_mode) && m->o.st.st_nlink > 1)
+		a->c.flags |= CDM_CH_LINKED;
+}
+
+/* Before the rename: a replaced file that the kernel knows gets another name, so that who has it open keeps it. */
+static int keep_victim(struct act *a, struct renaming *m, bool *ret_kept)
+{
+	struct fs *fs = a->rq->fs;
+	int r = 0;
+
+	*ret_kept = false;
+	if (!replaces(m) || S_ISDIR(m->victim.st.st_mode))
+		return 0;
+	if (act_is_announced(a) && a->an->flags & CDM_AN_KEEP_OLD)
+		r = conflict_keep(fs, m->victim.fd, m->path2.path, m->path2.len, &a->c.victim);
+	if (r == 0 && S_ISREG(m->victim.st.st_mode) && m->victim.st.st_nlink == 1 && m->victim_node.lookups) {
+		r = orphan_keep(fs, &m->victim);
+		if (r == 0)
+			*ret_kept = true;
+		else if (r == -ENOSPC || r == -EDQUOT || r == -EMLINK || r == -EXDEV)
+			r = 0;
+	}
+	return r;
+}
+
+static void names_exchanged(struct fs *fs, const struct renaming *m, uint64_t parent)
+{
+	inodes_name_remove(fs->nodes, m->o.id, parent, m->name, m->len);
+	inodes_name_add(fs->nodes, m->o.id, m->parent2, m->name2, m->len2);
+	inodes_name_remove(fs->nodes, m->victim.id, m->parent2, m->name2, m->len2);
+	inodes_name_add(fs->nodes, m->victim.id, parent, m->name, m->len);
+}
+
+/* The victim has lost this name, maybe its last. */
+static void victim_gone(struct act *a, struct renaming *m, bool kept)
+{
+	struct fs *fs = a->rq->fs;
+	const struct object *v = &m->victim;
+
+	if (S_ISDIR(v->st.st_mode) || !S_ISREG(v->st.st_mode))
+		removed_note(v->id, &v->st);
+	if (kept && act_is_announced(a) && m->victim_node.flags & (NODE_WRITER | NODE_UNSAVED)) {
+		inodes_flags(fs->nodes, v->id, NODE_ORPHAN | NODE_CONFLICT, 0);
+	} else if (kept) {
+		inodes_flags(fs->nodes, v->id, NODE_ORPHAN, 0);
+		inodes_names_clear(fs->nodes, v->id);
+	} else {
+		inodes_name_remove(fs->nodes, v->id, m->parent2, m->name2, m->len2);
+	}
+	descriptors_drop(fs->descriptors, v->id);
+}
+
+static void names_moved(struct act *a, struct renaming *m, bool kept)
+{
+	struct fs *fs = a->rq->fs;
+	uint64_t parent = a->rq->node;
+
+	if (m->flags & RENAME_EXCHANGE) {
+		names_exchanged(fs, m, parent);
+		return;
+	}
+	if (replaces(m))
+		victim_gone(a, m, kept);
+	if (!S_ISDIR(m->o.st.st_mode)) /* a directory's new name replaces the old one by itself */
+		inodes_name_remove(fs->nodes, m->o.id, parent, m->name, m->len);
+	inodes_see(fs->nodes, &(struct node_seen){.id = m->o.id, .parent = m->parent2, .name = m->name2, .name_len = m->len2,
+		.handle = &m->o.handle, .type = m->o.st.st_mode & S_IFMT});
+	if (m->node.flags & NODE_NEW) {
+		bool covers = replaces(m) && (!(m->victim_node.flags & NODE_NEW) || m->victim_node.flags & NODE_COVERS) && !m->local2;
+		inodes_flags(fs->nodes, m->o.id, covers ? NODE_COVERS : 0, covers ? 0 : NODE_COVERS);
+	}
+}
+
+static int rename_act(struct act *a, struct renaming *m)
+{
+	struct request *rq = a->rq;
+	bool kept = false;
+	int r;
+
+	describe(a, m);
+	r = keep_victim(a, m, &kept);
+	if (r < 0)
+		return r;
+	act_parent_before(a, 0, m->dirfd);
+	act_parent_before(a, 1, m->dirfd2);
+	r = act_begin(a);
+	if (r == 0 && renameat2(m->dirfd, m->name, m->dirfd2, m->name2, m->flags) < 0)
+		r = -errno;
+	if (r < 0) {
+		if (kept)
+			orphan_drop(rq->fs, m->victim.id);
+		return r;
+	}
+	names_moved(a, m, kept);
+	act_parent_after(a, 0, m->dirfd);
+	act_parent_after(a, 1, m->dirfd2);
+	return act_is_announced(a) ? act_stamp(a, m->o.fd, false, false) : 0;
+}
+
+static int rename_found(struct act *a, struct renaming *m)
+{
+	struct fs *fs = a->rq->fs;
+	struct stripes nodes;
+	int r = act_expect(a, &m->victim);
+
+	if (r < 0)
+		return r;
+	if (m->victim.fd < 0 && m->flags & RENAME_EXCHANGE)
+		return -ENOENT;
+	if (m->victim.fd >= 0 && m->flags & RENAME_NOREPLACE)
+		return -EEXIST;
+	lock_nodes(fs, &nodes, m->o.id, m->victim.fd >= 0 ? m->victim.id : 0);
+	if (fstat(m->o.fd, &m->o.st) < 0 || (m->victim.fd >= 0 && fstat(m->victim.fd, &m->victim.st) < 0))
+		r = -errno;
+	inodes_find(fs->nodes, m->o.id, &m->node);
+	if (m->victim.fd >= 0)
+		inodes_find(fs->nodes, m->victim.id, &m->victim_node);
+	if (r == 0)
+		r = rename_act(a, m);
+	unlock_stripes(&nodes);
+	return r;
+}
+
+static int rename_paths(struct act *a, struct renaming *m)
+{
+	struct request *rq = a->rq;
+	struct fs *fs = rq->fs;
+	int r = path_of_name(fs, rq->node, m->name, m->len, rq->worker->path, &m->path);
+
+	if (r == 0)
+		r = path_of_name(fs, m->parent2, m->name2, m->len2, rq->worker->path2, &m->path2);
+	if (r < 0)
+		return r;
+	act_set_path(a, &m->path);
+	act_set_path2(a, &m->path2);
+	if (act_is_announced(a))
+		return 0;
+	if ((m->path.place == PLACE_STAGING) != (m->path2.place == PLACE_STAGING))
+		return -EXDEV; /* only what is announced passes between staging and content */
+	a->silent = m->path.place != PLACE_CONTENT;
+	m->local = policy_is_local(fs, m->path.path, m->path.len);
+	m->local2 = policy_is_local(fs, m->path2.path, m->path2.len);
+	return act_policy(a);
+}
+
+/* Names that came out of local or excluded ones are new to the others. */
+static void publish_moved(struct fs *fs, const struct renaming *m)
+{
+	if (m->local && !m->local2)
+		saver_publish_tree(fs, m->path2.path, m->path2.len);
+	else if (m->local2 && !m->local && m->flags & RENAME_EXCHANGE)
+		saver_publish_tree(fs, m->path.path, m->path.len);
+	else if (m->node.flags & NODE_UNSAVED)
+		saver_expect(fs, m->o.id, true);
+}
+
+/* 1: a directory is involved and the tree is not locked for that; 0 or -errno: done. */
+static int rename_try(struct request *rq, struct renaming *m, struct act *a, bool exclusive)
+{
+	struct fs *fs = rq->fs;
+	struct descriptor *dir, *dir2 = NULL;
+	int r = node_borrow(fs, rq->node, DESCRIPTOR_PATH, &dir);
+
+	if (r < 0)
+		return act_end(a, r);
+	r = node_borrow(fs, m->parent2, DESCRIPTOR_PATH, &dir2);
+	if (r == 0) {
+		m->dirfd = dir->fd;
+		m->dirfd2 = dir2->fd;
+		r = find_both(fs, m);
+	}
+	if (r == 0 && involves_directory(m) && !exclusive) {
+		r = 1;
+	} else {
+		if (r == 0)
+			r = rename_paths(a, m);
+		if (r == 0)
+			r = rename_found(a, m);
+		r = act_end(a, r);
+		if (r == 0 && !act_is_announced(a) && !a->silent)
+			publish_moved(fs, m);
+	}
+	object_close(&m->o);
+	object_close(&m->victim);
+	node_return(fs, dir2);
+	node_return(fs, dir);
+	return r;
+}
+
+static int rename_any(struct request *rq, struct renaming *m)
+{
+	struct fs *fs = rq->fs;
+	struct stripes names;
+	struct act a;
+	int r;
+
+	if (rq->node == ROOT_NODE || m->parent2 == ROOT_NODE)
+		return -EPERM;
+	if (name_is_hidden(fs, rq->node, m->name))
+		return -ENOENT;
+	if (name_is_hidden(fs, m->parent2, m->name2))
+		return -EPERM;
+	if (m->len > CDM_NAME_LEN_MAX || m->len2 > CDM_NAME_LEN_MAX)
+		return -ENAMETOOLONG;
+	if (m->flags & ~(uint32_t)(RENAME_EXCHANGE | RENAME_NOREPLACE))
+		return -EINVAL;
+	r = act_init(&a, rq, CDM_OP_RENAME, CDM_CALL_RENAME);
+	if (r < 0)
+		return r;
+	for (bool exclusive = false;; exclusive = true) {
+		if (exclusive)
+			pthread_rwlock_wrlock(&fs->tree);
+		else
+			pthread_rwlock_rdlock(&fs->tree);
+		lock_dirs(fs, &names, rq->node, m->parent2);
+		r = rename_try(rq, m, &a, exclusive);
+		unlock_stripes(&names);
+		pthread_rwlock_unlock(&fs->tree);
+		if (r <= 0)
+			return r;
+	}
+}
+
+static int rename_names(struct request *rq, struct renaming *m, size_t at)
+{
+	m->o.fd = m->victim.fd = -1;
+	m->name = request_string(rq, &at, &m->len);
+	m->name2 = m->name ? request_string(rq, &at, &m->len2) : NULL;
+	return m->name2 ? rename_any(rq, m) : -EINVAL;
+}
+
+int op_rename(struct request *rq)
+{
+	const struct fuse_rename_in *in = request_arg(rq, sizeof(*in));
+	struct renaming m = {.parent2 = in ? in->newdir : 0};
+
+	return in ? rename_names(rq, &m, sizeof(*in)) : -EINVAL;
+}
+
+int op_rename2(struct request *rq)
+{
+	const struct fuse_rename2_in *in = request_arg(rq, sizeof(*in));
+	struct renaming m = {.parent2 = in ? in->newdir : 0, .flags = in ? in->flags : 0};
+
+	return in ? rename_names(rq, &m, sizeof(*in)) : -EINVAL;
+}

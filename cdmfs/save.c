@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making SAVE records: from what the table knows of a node, or from what is found at a path. */
+#include "cdmfs/save.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "cdmfs/walk.h"
+#include "common/faultpoint.h"
+#include "common/log.h"
+
+static void set_attr(struct cdm_change *c, const struct stat *st)
+{
+	c->attr = (struct cdm_attr){.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_SIZE | CDM_ATTR_MTIME,
+		.mode = st->st_mode, .uid = st->st_uid, .gid = st->st_gid, .nlink = st->st_nlink, .size = st->st_size,
+		.rdev = st->st_rdev, .mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec};
+}
+
+/* Ranges that are half of the file or more are no better than the whole. */
+static bool mostly_changed(const struct dirty *d, uint64_t size)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < d->count; i++)
+		sum += d->ranges[i].length;
+	return sum > size / 2;
+}
+
+static void describe_content(struct cdm_change *c, const struct dirty *d, uint32_t node_flags)
+{
+	if (node_flags & NODE_NEW)
+		c->flags |= CDM_CH_NEW | CDM_CH_WHOLE;
+	if (d->whole || mostly_changed(d, c->attr.size))
+		c->flags |= CDM_CH_WHOLE;
+	if (d->truncated)
+		c->flags |= CDM_CH_TRUNCATE;
+	if (!(node_flags & NODE_NEW))
+		c->base = d->base;
+	if (!(c->flags & CDM_CH_WHOLE)) {
+		c->ranges = d->ranges;
+		c->range_count = d->count;
+	}
+	if (c->attr.nlink > 1)
+		c->flags |= CDM_CH_LINKED;
+}
+
+/* The other names of a file that nobody knew before: their LINK records were not shipped. */
+static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change *saved)
+{
+	char *buf = malloc(CDM_PATH_MAX);
+	struct node_path p;
+
+	for (unsigned which = 1; buf && inodes_path(fs->nodes, id, which, buf, CDM_PATH_MAX, &p) == 0; which++) {
+		if (p.place != PLACE_CONTENT || policy_is_local(fs, p.path, p.len))
+			continue;
+		struct cdm_change c = {.op = CDM_OP_LINK, .flags = CDM_CH_LINKED, .path = saved->path, .path_len = saved->path_len,
+			.path2 = p.path, .path2_len = p.len, .handle = saved->handle, .version = saved->version,
+			.base = saved->version.dot, .attr = saved->attr};
+		cdm_journal_put(fs->journal, &c);
+	}
+	free(buf);
+}
+
+static int find_name(struct fs *fs, const struct walk_entry *e, void *arg)
+{
+	struct object o;
+	uint64_t id = *(uint64_t *)arg;
+
+	if (!S_ISREG(e->st->st_mode) || e->st->st_nlink < 1 || object_find(fs, e->dirfd, e->name, &o) < 0)
+		return 0;
+	if (o.fd >= 0 && o.id == id) {
+		struct stat st;
+		struct cdm_handle h;
+		uint64_t parent;
+		if (fstat(e->dirfd, &st) == 0 && node_identify(fs, e->dirfd, &st, &h, &parent) == 0)
+			inodes_name_add(fs->nodes, id, parent, e->name, strlen(e->name));
+		object_close(&o);
+		return -ECANCELED; /* found */
+	}
+	object_close(&o);
+	return 0;
+}
+
+/* The name it was opened by was removed, but it has another one that was never looked up: search. */
+static int name_of_node(struct fs *fs, uint64_t id, const struct stat *st, char *buf, struct node_path *p)
+{
+	int r = inodes_path(fs->nodes, id, 0, buf, CDM_PATH_MAX, p);
+
+	if (r != -ENOENT || st->st_nlink == 0)
+		return r;
+	if (walk_tree(fs, "", 0, find_name, &id) != -ECANCELED)
+		return -ENOENT;
+	return inodes_path(fs->nodes, id, 0, buf, CDM_PATH_MAX, p);
+}
+
+static int save_open(struct fs *fs, const struct node *n, const struct dirty *d, int fd, char *buf)
+{
+	struct cdm_change c = {.op = CDM_OP_SAVE, .handle = n->handle};
+	struct cdm_stamp stamp = {0};
+	struct node_path p;
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	r = name_of_node(fs, n->id, &st, buf, &p);
+	if (r < 0 || p.place != PLACE_CONTENT)
+		return r;
+	r = cdm_stamp_get(fd, &stamp);
+	if (r < 0 && r != -ENODATA)
+		return r;
+	c.path = p.path;
+	c.path_len = p.len;
+	c.version = stamp.content;
+	set_attr(&c, &st);
+	describe_content(&c, d, n->flags);
+	if (policy_is_local(fs, p.path, p.len))
+		c.flags |= CDM_CH_LOCAL;
+	r = cdm_journal_put(fs->journal, &c);
+	if (r == 0 && n->flags & NODE_NEW && st.st_nlink > 1)
+		link_other_names(fs, n->id, &c);
+	cdm_faultpoint("save.recorded_not_noted");
+	return r;
+}
+
+int save_node_locked(struct fs *fs, uint64_t id, char *path_buf)
+{
+	struct node n;
+	struct dirty d;
+	int fd, r;
+
+	if (!inodes_find(fs->nodes, id, &n) || n.flags & NODE_ORPHAN || !inodes_dirty(fs->nodes, id, &d))
+		return 0;
+	fd = node_open_path(fs, id);
+	r = fd < 0 ? fd : save_open(fs, &n, &d, fd, path_buf);
+	if (fd >= 0)
+		close(fd);
+	if (r == -ENOSPC || r == -EIO)
+		return r; /* the journal takes nothing now: it stays unsaved */
+	inodes_dirty_clear(fs->nodes, id);
+	inodes_flags(fs->nodes, id, 0, NODE_WRITER);
+	return r < 0 ? r : 1;
+}
+
+void save_node(struct fs *fs, uint64_t id, int64_t looked_ns)
+{
+	struct stripes nodes;
+	struct dirty d;
+	char *buf = malloc(CDM_PATH_MAX);
+	int r = 0;
+
+	if (!buf)
+		return;
+	pthread_rwlock_rdlock(&fs->tree);
+	lock_nodes(fs, &nodes, id, 0);
+	if (inodes_dirty(fs->nodes, id, &d) && (!looked_ns || d.last_ns <= looked_ns))
+		r = save_node_locked(fs, id, buf);
+	unlock_stripes(&nodes);
+	pthread_rwlock_unlock(&fs->tree);
+	free(buf);
+	if (r < 0 && r != -ESTALE && r != -ENOENT) {
+		struct cdm_error err = CDM_ERROR_INIT;
+		cdm_fail(&err, -r, "record a save");
+		cdm_log_err(save_failed, &err);
+	}
+}
+
+/* --- what nobody saw coming to be --- */
+
+static int found_file(struct fs *fs, const struct object *o, struct cdm_change *c)
+{
+	struct cdm_stamp stamp = {0};
+	struct cdm_change w = {.op = CDM_OP_WRITE, .flags = c->flags & (uint32_t)~(CDM_CH_NEW | CDM_CH_WHOLE), .path = c->path,
+		.path_len = c->path_len, .handle = o->handle};
+	int r = cdm_stamp_get(o->fd, &stamp);
+
+	if (r < 0)
+		stamp = (struct cdm_stamp){0};
+	if (!(c->flags & CDM_CH_NEW))
+		c->base = stamp.content.dot;
+	r = cdm_journal_append(fs->journal, &w);
+	if (r < 0)
+		return r;
+	stamp.content = (struct cdm_version){w.dot, w.clock};
+	r = cdm_stamp_set(o->fd, &stamp);
+	cdm_journal_settle(fs->journal, &w, r < 0 ? CDM_FAILED : CDM_DONE, r < 0 ? -r : 0);
+	if (r < 0)
+		return r;
+	c->op = CDM_OP_SAVE;
+	c->version = stamp.content;
+	c->flags |= CDM_CH_WHOLE;
+	if (o->st.st_nlink > 1)
+		c->flags |= CDM_CH_LINKED;
+	return cdm_journal_put(fs->journal, c);
+}
+
+static int found_other(struct fs *fs, const struct object *o, struct cdm_change *c)
+{
+	struct cdm_stamp stamp = {0};
+	int r;
+
+	r = cdm_journal_append(fs->journal, c);
+	if (r < 0)
+		return r;
+	if (cdm_stamp_get(o->fd, &stamp) < 0)
+		stamp = (struct cdm_stamp){0};
+	stamp.content = (struct cdm_version){c->dot, c->clock};
+	c->version = stamp.content;
+	r = cdm_stamp_set(o->fd, &stamp);
+	if (r == -EOPNOTSUPP && !S_ISDIR(o->st.st_mode))
+		r = 0;
+	cdm_journal_settle(fs->journal, c, r < 0 ? CDM_FAILED : CDM_DONE, r < 0 ? -r : 0);
+	return r;
+}
+
+int save_found(struct fs *fs, int dirfd, const char *name, const char *path, size_t len, uint32_t flags)
+{
+	struct object o;
+	struct cdm_change c = {.flags = flags, .path = path, .path_len = len};
+	struct stripes nodes;
+	char target[PATH_MAX];
+	int r = object_find(fs, dirfd, name, &o);
+
+	if (r < 0 || o.fd < 0)
+		return r;
+	if (policy_is_local(fs, path, len))
+		c.flags |= CDM_CH_LOCAL;
+	c.handle = o.handle;
+	set_attr(&c, &o.st);
+	lock_nodes(fs, &nodes, o.id, 0);
+	if (S_ISREG(o.st.st_mode)) {
+		r = found_file(fs, &o, &c);
+		if (r == 0)
+			inodes_dirty_clear(fs->nodes, o.id);
+	} else {
+		c.op = S_ISDIR(o.st.st_mode) ? CDM_OP_MKDIR : S_ISLNK(o.st.st_mode) ? CDM_OP_SYMLINK : CDM_OP_MKNOD;
+		if (c.op == CDM_OP_SYMLINK) {
+			ssize_t n = readlinkat(o.fd, "", target, sizeof(target));
+			c.value = target;
+			c.value_len = n < 0 ? 0 : n;
+		}
+		r = found_other(fs, &o, &c);
+	}
+	unlock_stripes(&nodes);
+	object_close(&o);
+	return r;
+}

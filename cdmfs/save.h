@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* save.h — when written content counts as saved (docs/internals.md 2 "SAVE"). One thread listens to the watcher and the clock.
+ *
+ * A file is saved when its last writer has closed it, when the kernel forgets it, when it was changed by path and the watcher finds no
+ * writer, and at the end of the mount. */
+#ifndef CDMFS_SAVE_H
+#define CDMFS_SAVE_H
+
+#include "cdmfs/fs.h"
+
+int saver_start(struct fs *fs, struct cdm_error *err);
+/* Stops the thread after it took what the watcher has sent. final: the mount has ended, everything unsaved is saved. */
+void saver_stop(struct fs *fs, bool final);
+
+/* A file has unsaved content now: have it looked at when no close is seen. by_path: it was not changed through an open descriptor. */
+void saver_expect(struct fs *fs, uint64_t id, bool by_path);
+/* The store's end was not where the kernel thought: tell it, after the request in hand is answered. */
+void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset);
+/* A name came out of local or excluded names: append SAVE or MKDIR (NEW, WHOLE) for it and everything below. */
+void saver_publish_tree(struct fs *fs, const char *path, size_t len);
+
+/* Append SAVE if the node has unsaved content and a name. Takes the locks it needs; the caller holds none. looked_ns: when it was
+ * looked for writers, 0 = no matter. */
+void save_node(struct fs *fs, uint64_t id, int64_t looked_ns);
+/* The same for a caller that holds fs->tree and the node's lock. 1: saved; 0: nothing to save; -errno. */
+int save_node_locked(struct fs *fs, uint64_t id, char *path_buf);
+/* A SAVE, MKDIR, SYMLINK or MKNOD of what lies at this path now, as a new version (CDM_CH_WHOLE and `flags`); puts that version into the
+ * stamp. For names nobody recorded as they came to be. dirfd/name: where it lies. */
+int save_found(struct fs *fs, int dirfd, const char *name, const char *path, size_t len, uint32_t flags);
+
+#endif

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The thread that decides when something counts as saved: it hears the watcher and has the clock. */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#include "cdmfs/save.h"
+#include "cdmfs/session.h"
+#include "cdmfs/walk.h"
+#include "cdmfs/watch.h"
+#include "common/log.h"
+
+#define SECOND_NS 1000000000ll
+#define FIRST_LOOK_PATH_NS SECOND_NS       /* after a change by path: the watcher is asked */
+#define FIRST_LOOK_OPEN_NS (5 * SECOND_NS) /* after a WRITE: its close should come by itself */
+#define LOOK_MAX_NS (60 * SECOND_NS)
+#define INVALIDATE_MAX 64
+
+struct expected { /* an unsaved file to be looked at when no close is seen */
+	uint64_t id;
+	int64_t due_ns, wait_ns;
+};
+struct tree_job {
+	struct tree_job *next;
+	size_t len;
+	char path[];
+};
+struct saver {
+	struct fs *fs;
+	pthread_t thread;
+	int wake_fd;
+	atomic_bool stop;
+	bool started;
+	pthread_mutex_t mtx;
+	/* under mtx */
+	struct expected *expected;
+	size_t expected_count, expected_room;
+	struct {
+		uint64_t id, offset;
+	} invalidate[INVALIDATE_MAX];
+	unsigned invalidate_count;
+	struct tree_job *jobs, **jobs_end;
+};
+
+static int64_t mono_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * SECOND_NS + ts.tv_nsec;
+}
+
+static void wake(struct saver *s)
+{
+	eventfd_write(s->wake_fd, 1);
+}
+
+/* --- from the workers --- */
+
+static bool expect_locked(struct saver *s, uint64_t id, int64_t wait_ns)
+{
+	if (s->expected_count == s->expected_room) {
+		size_t room = s->expected_room ? s->expected_room * 2 : 256;
+		struct expected *more = realloc(s->expected, room * sizeof(*more));
+		if (!more)
+			return false; /* its close will still be seen */
+		s->expected = more;
+		s->expected_room = room;
+	}
+	s->expected[s->expected_count++] = (struct expected){.id = id, .due_ns = mono_ns() + wait_ns, .wait_ns = wait_ns};
+	return s->expected_count == 1;
+}
+
+void saver_expect(struct fs *fs, uint64_t id, bool by_path)
+{
+	struct saver *s = fs->saver;
+	bool first;
+
+	pthread_mutex_lock(&s->mtx);
+	first = expect_locked(s, id, by_path ? FIRST_LOOK_PATH_NS : FIRST_LOOK_OPEN_NS);
+	pthread_mutex_unlock(&s->mtx);
+	if (first)
+		wake(s);
+}
+
+void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset)
+{
+	struct saver *s = fs->saver;
+
+	pthread_mutex_lock(&s->mtx);
+	if (s->invalidate_count < INVALIDATE_MAX) {
+		s->invalidate[s->invalidate_count].id = id;
+		s->invalidate[s->invalidate_count++].offset = offset;
+	}
+	pthread_mutex_unlock(&s->mtx);
+	wake(s);
+}
+
+void saver_publish_tree(struct fs *fs, const char *path, size_t len)
+{
+	struct saver *s = fs->saver;
+	struct tree_job *j = malloc(sizeof(*j) + len);
+
+	if (!j)
+		return;
+	j->next = NULL;
+	j->len = len;
+	memcpy(j->path, path, len);
+	pthread_mutex_lock(&s->mtx);
+	*s->jobs_end = j;
+	s->jobs_end = &j->next;
+	pthread_mutex_unlock(&s->mtx);
+	wake(s);
+}
+
+/* --- the thread --- */
+
+/* Its close was seen: whoever waits for all closes before it may go on. */
+static void put_barrier(struct fs *fs, uint64_t id)
+{
+	char buf[CDM_NAME_LEN_MAX * 4];
+	struct node_path p;
+	struct cdm_change c = {.op = CDM_OP_BARRIER};
+
+	if (inodes_path(fs->nodes, id, 0, buf, sizeof(buf), &p) == 0) {
+		c.path = p.path;
+		c.path_len = p.len;
+		cdm_journal_put(fs->journal, &c);
+	}
+	inodes_flags(fs->nodes, id, 0, NODE_BARRIER);
+	inodes_release(fs->nodes, id);
+}
+
+static void at_rest(struct fs *fs, uint64_t id, int64_t looked_ns)
+{
+	struct node n;
+
+	if (!inodes_find(fs->nodes, id, &n))
+		return;
+	if (n.flags & NODE_BARRIER) {
+		put_barrier(fs, id);
+		return;
+	}
+	if (n.flags & NODE_CONFLICT)
+		conflict_check(fs, id);
+	else if (n.flags & NODE_UNSAVED)
+		save_node(fs, id, looked_ns);
+	else
+		inodes_flags(fs->nodes, id, 0, NODE_WRITER);
+	descriptors_drop(fs->descriptors, id);
+}
+
+/* Closes may have been missed: look at everything unsaved. Barriers that wait are given up (who made one makes another): nobody can
+ * say what was before them. */
+static void expect_all(struct saver *s, bool lost)
+{
+	uint32_t cursor = 0;
+	struct node n;
+
+	while (inodes_next(s->fs->nodes, &cursor, &n)) {
+		if (n.flags & NODE_UNSAVED) {
+			saver_expect(s->fs, n.id, true);
+		} else if (lost && n.flags & NODE_BARRIER) {
+			inodes_flags(s->fs->nodes, n.id, 0, NODE_BARRIER);
+			inodes_release(s->fs->nodes, n.id);
+		}
+	}
+}
+
+/* What the watcher has sent; false when there is nothing more now. */
+static bool take_messages(struct saver *s)
+{
+	struct watch_message batch[WATCH_BATCH_MAX];
+	ssize_t n = recv(s->fs->watch_fd, batch, sizeof(batch), MSG_DONTWAIT);
+
+	for (ssize_t i = 0; i < n / (ssize_t)sizeof(batch[0]); i++) {
+		if (batch[i].kind == WATCH_CLOSED && batch[i].writers == 0)
+			at_rest(s->fs, batch[i].node, batch[i].time_ns);
+		else if (batch[i].kind == WATCH_LOST)
+			expect_all(s, true);
+	}
+	return n > 0;
+}
+
+static bool ask_watcher(struct saver *s, uint64_t id)
+{
+	struct watch_message m = {.kind = WATCH_CHECK, .node = id};
+
+	return send(s->fs->watch_fd, &m, sizeof(m), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(m);
+}
+
+/* Decide about one entry that is due. False: it needs no more looking. */
+static bool look_at(struct saver *s, struct expected *e, int64_t now)
+{
+	struct node n;
+	struct dirty d;
+
+	if (!inodes_find(s->fs->nodes, e->id, &n) || n.flags & NODE_ORPHAN || !inodes_dirty(s->fs->nodes, e->id, &d))
+		return false;
+	if (d.last_ns + FIRST_LOOK_PATH_NS > now) {
+		e->due_ns = d.last_ns + FIRST_LOOK_PATH_NS;
+		return true;
+	}
+	if (!ask_watcher(s, e->id)) {
+		e->due_ns = now + SECOND_NS;
+		return true;
+	}
+	e->due_ns = now + e->wait_ns;
+	e->wait_ns = e->wait_ns * 2 < LOOK_MAX_NS ? e->wait_ns * 2 : LOOK_MAX_NS;
+	return true;
+}
+
+/* Go through what is expected. Returns milliseconds until the next is due, -1 = nothing is expected. */
+static int look_at_due(struct saver *s)
+{
+	int64_t now = mono_ns(), next = INT64_MAX;
+	int ms;
+
+	pthread_mutex_lock(&s->mtx);
+	for (size_t i = 0; i < s->expected_count;) {
+		struct expected *e = &s->expected[i];
+		if (e->due_ns <= now && !look_at(s, e, now)) {
+			*e = s->expected[--s->expected_count];
+			continue;
+		}
+		if (e->due_ns < next)
+			next = e->due_ns;
+		i++;
+	}
+	ms = s->expected_count ? (int)((next > now ? next - now : 0) / 1000000) + 100 : -1; /* gathers what is due close together */
+	pthread_mutex_unlock(&s->mtx);
+	return ms;
+}
+
+static void invalidate_queued(struct saver *s)
+{
+	for (;;) {
+		uint64_t id, offset;
+		pthread_mutex_lock(&s->mtx);
+		if (!s->invalidate_count) {
+			pthread_mutex_unlock(&s->mtx);
+			return;
+		}
+		id = s->invalidate[--s->invalidate_count].id;
+		offset = s->invalidate[s->invalidate_count].offset;
+		pthread_mutex_unlock(&s->mtx);
+		session_invalidate(s->fs, id, true, offset & ~4095ull);
+	}
+}
+
+static int publish_one(struct fs *fs, const struct walk_entry *e, void *arg)
+{
+	pthread_rwlock_rdlock(&fs->tree);
+	save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW);
+	pthread_rwlock_unlock(&fs->tree);
+	return 0;
+}
+
+static void run_jobs(struct saver *s)
+{
+	for (;;) {
+		pthread_mutex_lock(&s->mtx);
+		struct tree_job *j = s->jobs;
+		if (j) {
+			s->jobs = j->next;
+			if (!s->jobs)
+				s->jobs_end = &s->jobs;
+		}
+		pthread_mutex_unlock(&s->mtx);
+		if (!j)
+			return;
+		walk_tree(s->fs, j->path, j->len, publish_one, NULL);
+		free(j);
+	}
+}
+
+static void *saver_thread(void *arg)
+{
+	struct saver *s = arg;
+	struct pollfd fds[2] = {{.fd = s->fs->watch_fd, .events = POLLIN}, {.fd = s->wake_fd, .events = POLLIN}};
+
+	prctl(PR_SET_NAME, "cdmfs-save");
+	while (!atomic_load(&s->stop)) {
+		eventfd_t count;
+		int ms = look_at_due(s);
+		if (poll(fds, 2, ms) < 0 && errno != EINTR)
+			break;
+		if (fds[0].revents & POLLIN)
+			take_messages(s);
+		else if (fds[0].revents)
+			fds[0].fd = -1; /* both ends are gone: only the clock is left */
+		if (fds[1].revents & POLLIN)
+			eventfd_read(s->wake_fd, &count);
+		invalidate_queued(s);
+		run_jobs(s);
+	}
+	return NULL;
+}
+
+int saver_start(struct fs *fs, struct cdm_error *err)
+{
+	struct saver *s = calloc(1, sizeof(*s));
+	int e;
+
+	if (!s)
+		return cdm_fail(err, ENOMEM, "start the saver");
+	s->fs = fs;
+	s->jobs_end = &s->jobs;
+	pthread_mutex_init(&s->mtx, NULL);
+	fs->saver = s;
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->wake_fd < 0)
+		return cdm_fail(err, errno, "start the saver");
+	expect_all(s, false);
+	e = pthread_create(&s->thread, NULL, saver_thread, s);
+	s->started = e == 0;
+	return e ? cdm_fail(err, e, "start the saver") : 0;
+}
+
+static void save_everything(struct fs *fs)
+{
+	uint32_t cursor = 0;
+	struct node n;
+
+	while (inodes_next(fs->nodes, &cursor, &n)) {
+		if (n.flags & NODE_CONFLICT)
+			conflict_check(fs, n.id);
+		else if (n.flags & NODE_UNSAVED)
+			save_node(fs, n.id, 0);
+	}
+}
+
+void saver_stop(struct fs *fs, bool final)
+{
+	struct saver *s = fs->saver;
+
+	if (!s)
+		return;
+	if (s->started) {
+		atomic_store(&s->stop, true);
+		wake(s);
+		pthread_join(s->thread, NULL);
+		while (final && take_messages(s))
+			;
+		run_jobs(s);
+		if (final)
+			save_everything(fs);
+	}
+	fs->saver = NULL;
+	if (s->wake_fd >= 0)
+		close(s->wake_fd);
+	free(s->expected);
+	pthread_mutex_destroy(&s->mtx);
+	free(s);
+}

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The receive loop: one request in, one operation, one answer out, after all locks are released. */
+#include "cdmfs/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include "cdmfs/settle.h"
+#include "common/faultpoint.h"
+#include "common/io.h"
+#include "common/log.h"
+
+/* Newer than the headers of Debian 12. */
+#define UNIQUE_RESEND (1ull << 63)
+#define NOTIFY_RESEND 7
+#define INIT_FILE "init"
+
+#define WANTED (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_EXPORT_SUPPORT | FUSE_DONT_MASK | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | \
+	FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_POSIX_ACL | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | \
+	FUSE_EXPLICIT_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT)
+/* Without these the answers of this server would be wrong or lost. */
+#define NEEDED (FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_MAX_PAGES | FUSE_EXPLICIT_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 | \
+	FUSE_POSIX_ACL | FUSE_SETXATTR_EXT)
+
+const void *request_arg(const struct request *rq, size_t bytes)
+{
+	return rq->arg_len >= bytes ? rq->arg : NULL;
+}
+
+const char *request_string(const struct request *rq, size_t *offset, size_t *ret_len)
+{
+	const char *s = (const char *)rq->arg + *offset;
+	const char *end = *offset < rq->arg_len ? memchr(s, 0, rq->arg_len - *offset) : NULL;
+
+	if (!end)
+		return NULL;
+	*ret_len = end - s;
+	*offset += *ret_len + 1;
+	return s;
+}
+
+/* --- answers --- */
+
+static void send_answer(struct request *rq, uint64_t unique, int error)
+{
+	struct fuse_out_header head = {.unique = unique, .error = error};
+	struct iovec iov[2] = {{&head, sizeof(head)}, {(void *)rq->data, error ? 0 : rq->data_len}};
+
+	head.len = iov[0].iov_len + iov[1].iov_len;
+	if (writev(rq->fs->fuse_fd, iov, 2) >= 0)
+		return;
+	if (errno == ENOENT) { /* the caller was killed meanwhile: nobody took the entry */
+		if (rq->counted && !error && inodes_forget(rq->fs->nodes, rq->counted, 1))
+			node_forgotten(rq->fs, rq->counted);
+	} else if (errno == ENODEV) {
+		atomic_store(&rq->fs->unmounted, true);
+	} else {
+		struct cdm_error err = CDM_ERROR_INIT;
+		cdm_fail(&err, errno, "answer request %u", rq->opcode);
+		cdm_log_err(request_lost, &err);
+	}
+}
+
+/* Operations that the kernel is to do without. */
+static int op_not_there(struct request *rq)
+{
+	return -ENOSYS;
+}
+
+static int op_nothing(struct request *rq)
+{
+	return 0;
+}
+
+static int op_destroy(struct request *rq)
+{
+	atomic_store(&rq->fs->unmounted, true);
+	return 0;
+}
+
+static op_fn *const operations[] = {
+	[FUSE_LOOKUP] = op_lookup, [FUSE_FORGET] = op_forget, [FUSE_BATCH_FORGET] = op_batch_forget,
+	[FUSE_GETATTR] = op_getattr, [FUSE_SETATTR] = op_setattr, [FUSE_READLINK] = op_readlink,
+	[FUSE_SYMLINK] = op_symlink, [FUSE_MKNOD] = op_mknod, [FUSE_MKDIR] = op_mkdir, [FUSE_TMPFILE] = op_tmpfile,
+	[FUSE_UNLINK] = op_unlink, [FUSE_RMDIR] = op_rmdir, [FUSE_RENAME] = op_rename, [FUSE_RENAME2] = op_rename2, [FUSE_LINK] = op_link,
+	[FUSE_READ] = op_read, [FUSE_WRITE] = op_write, [FUSE_FSYNC] = op_fsync, [FUSE_FSYNCDIR] = op_fsyncdir,
+	[FUSE_FALLOCATE] = op_fallocate, [FUSE_LSEEK] = op_lseek, [FUSE_COPY_FILE_RANGE] = op_copy_file_range,
+	[FUSE_STATFS] = op_statfs, [FUSE_READDIR] = op_readdir,
+	[FUSE_SETXATTR] = op_setxattr, [FUSE_GETXATTR] = op_getxattr, [FUSE_LISTXATTR] = op_listxattr, [FUSE_REMOVEXATTR] = op_removexattr,
+	[FUSE_OPEN] = op_not_there, [FUSE_OPENDIR] = op_not_there, [FUSE_CREATE] = op_not_there, [FUSE_FLUSH] = op_not_there,
+	[FUSE_INTERRUPT] = op_not_there, /* ENOSYS ends interrupts for good: no operation here takes long */
+	[FUSE_RELEASE] = op_nothing, [FUSE_RELEASEDIR] = op_nothing, /* of O_TMPFILE, the only one the kernel opens through us */
+	[FUSE_DESTROY] = op_destroy,
+};
+
+static op_fn *operation_of(uint32_t opcode)
+{
+	op_fn *fn = opcode < sizeof(operations) / sizeof(operations[0]) ? operations[opcode] : NULL;
+
+	return fn ? fn : op_not_there;
+}
+
+static bool request_parse(struct request *rq, const uint8_t *in, size_t len)
+{
+	const struct fuse_in_header *h = (const void *)in;
+	size_t extensions;
+
+	if (len < sizeof(*h) || h->len != len)
+		return false;
+	extensions = (size_t)h->total_extlen * 8;
+	if (extensions > len - sizeof(*h))
+		return false;
+	rq->unique = h->unique & ~UNIQUE_RESEND;
+	rq->resent = h->unique & UNIQUE_RESEND;
+	rq->opcode = h->opcode;
+	rq->node = h->nodeid;
+	rq->uid = h->uid;
+	rq->gid = h->gid;
+	rq->pid = h->pid;
+	rq->arg = in + sizeof(*h);
+	rq->arg_len = len - sizeof(*h) - extensions;
+	return true;
+}
+
+static void request_answer_it(struct worker *w, size_t len)
+{
+	struct request rq = {.fs = w->fs, .worker = w};
+	const struct fuse_in_header *h = (const void *)w->in;
+	int r;
+
+	if (!request_parse(&rq, w->in, len)) {
+		if (len >= sizeof(*h))
+			send_answer(&rq, h->unique, -EIO);
+		return;
+	}
+	if (!rq.resent || !settle_answer(&rq, &r))
+		r = operation_of(rq.opcode)(&rq);
+	cdm_faultpoint("session.done_not_answered");
+	if (r != OP_SILENT)
+		send_answer(&rq, h->unique, r);
+	settle_answered(w);
+	atomic_fetch_add_explicit(&w->fs->requests, 1, memory_order_relaxed);
+}
+
+void session_serve(struct worker *w)
+{
+	struct fs *fs = w->fs;
+
+	while (!atomic_load(&fs->ending) && !atomic_load(&fs->unmounted)) {
+		ssize_t n = read(fs->fuse_fd, w->in, WORKER_BUFFER);
+		if (n >= 0) {
+			request_answer_it(w, n);
+		} else if (errno == ENODEV) {
+			atomic_store(&fs->unmounted, true);
+		} else if (errno != EINTR && errno != EAGAIN && errno != ENOENT) { /* ENOENT: the request was taken back */
+			struct cdm_error err = CDM_ERROR_INIT;
+			cdm_fail(&err, errno, "read the next request");
+			cdm_log_err(failed, &err);
+			atomic_store(&fs->unmounted, true);
+		}
+	}
+}
+
+/* --- INIT --- */
+
+static int init_check(const uint8_t *bytes, size_t len, struct cdm_error *err)
+{
+	const struct fuse_in_header *h = (const void *)bytes;
+	const struct fuse_init_in *in = (const void *)(bytes + sizeof(*h));
+
+	if (len < sizeof(*h) + offsetof(struct fuse_init_in, flags2) || h->opcode != FUSE_INIT)
+		return cdm_fail_plain(err, EPROTO, "the first message of the kernel is not INIT");
+	if (in->major != FUSE_KERNEL_VERSION || in->minor < 31 || (in->flags & NEEDED) != NEEDED) {
+		cdm_hint(err, "Linux 6.1 or newer is needed, 6.9 or newer for restarts without errors");
+		return cdm_fail_plain(err, ENOSYS, "this kernel's FUSE (%u.%u, flags %08x) lacks what the mount needs", in->major, in->minor, in->flags);
+	}
+	return 0;
+}
+
+static int init_answer(struct fs *fs, const uint8_t *bytes, struct cdm_error *err)
+{
+	const struct fuse_in_header *h = (const void *)bytes;
+	const struct fuse_init_in *in = (const void *)(bytes + sizeof(*h));
+	struct fuse_init_out out = {
+		.major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION, .max_readahead = in->max_readahead,
+		.flags = in->flags & WANTED, .max_background = 64, .congestion_threshold = 48, .max_write = MAX_WRITE, .time_gran = 1,
+		.max_pages = MAX_WRITE / 4096,
+	};
+	struct request rq = {.fs = fs, .opcode = FUSE_INIT, .data = &out, .data_len = sizeof(out)};
+
+	send_answer(&rq, h->unique, 0);
+	if (atomic_load(&fs->unmounted))
+		return cdm_fail_plain(err, ENODEV, "the mount went away at its start");
+	return 0;
+}
+
+int session_init(struct fs *fs, struct cdm_error *err)
+{
+	static uint8_t buf[WORKER_BUFFER]; /* the kernel insists on room for a full write */
+	ssize_t n;
+	int r;
+
+	do
+		n = read(fs->fuse_fd, buf, sizeof(buf));
+	while (n < 0 && errno == EINTR && !atomic_load(&fs->ending));
+	if (n < 0)
+		return cdm_fail(err, errno, "read the kernel's first message");
+	r = init_check(buf, n, err);
+	if (r == 0)
+		r = cdm_replace_file(fs->run_fd, INIT_FILE, buf, n, 0600, err);
+	return r < 0 ? r : init_answer(fs, buf, err);
+}
+
+static int notify(struct fs *fs, int code, const void *data, size_t len)
+{
+	struct fuse_out_header head = {.len = sizeof(head) + len, .error = code};
+	struct iovec iov[2] = {{&head, sizeof(head)}, {(void *)data, len}};
+
+	return writev(fs->fuse_fd, iov, len ? 2 : 1) < 0 ? -errno : 0;
+}
+
+int session_resume(struct fs *fs, struct cdm_error *err)
+{
+	_cleanup_free_ char *bytes = NULL;
+	size_t len;
+	int r = cdm_read_file(fs->run_fd, INIT_FILE, 4096, &bytes, &len, err);
+
+	if (r == -ENOENT) { /* the server before died before it had saved INIT: it is still to be read, or to be sent again */
+		notify(fs, NOTIFY_RESEND, NULL, 0);
+		return session_init(fs, err);
+	}
+	if (r < 0)
+		return r;
+	r = init_check((const uint8_t *)bytes, len, err);
+	if (r < 0)
+		return r;
+	/* If the one before died between saving and answering INIT this is the answer; otherwise the kernel ignores it (ENOENT). */
+	r = init_answer(fs, (const uint8_t *)bytes, err);
+	if (r < 0)
+		return r;
+	r = notify(fs, NOTIFY_RESEND, NULL, 0);
+	if (r < 0) {
+		cdm_fail(err, -r, "ask the kernel to send again what was not answered");
+		cdm_log_err(resend_missing, err);
+		*err = CDM_ERROR_INIT;
+	}
+	return 0;
+}
+
+int session_invalidate(struct fs *fs, uint64_t id, bool content, uint64_t offset)
+{
+	struct fuse_notify_inval_inode_out out = {.ino = id, .off = content ? (int64_t)offset : -1};
+
+	return notify(fs, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
+}

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "common/log.h"
+#include "replicator/opens.h"
 #include "replicator/view.h"
 
 #define LINE_MAX_BYTES (128u << 10) /* a request; the longest path fits, escaped */
@@ -30,6 +31,9 @@ struct client {
 	size_t out_len, sending_len, sent;
 	bool busy;                  /* a request is being answered: the next line waits */
 	struct wait *wait;
+	struct opens_query *query;  /* for the answer below */
+	json_t *answer;
+	bool answer_last;
 	struct set *watched;
 	struct cdm_timer *watch_timer;
 	int64_t watch_ms;
@@ -57,6 +61,9 @@ static void client_gone(struct client *c)
 	if (!c->closing) {
 		c->closing = true;
 		wait_cancel(&c->wait);
+		opens_cancel(&c->query);
+		json_decref(c->answer);
+		c->answer = NULL;
 		cdm_timer_cancel(&c->watch_timer);
 		c->watched = NULL;
 		shutdown(c->fd, SHUT_RDWR); /* ends what is in flight */
@@ -150,8 +157,25 @@ void client_refuse(struct client *c, const char *fmt, ...)
 void client_wait_over(struct client *c)
 {
 	c->wait = NULL;
-	if (!c->closing)
+}
+
+static void opens_told(void *arg, json_t *list)
+{
+	struct client *c = arg;
+	json_t *answer = c->answer;
+	c->query = NULL;
+	c->answer = NULL;
+	json_object_set(answer, "open", list);
+	client_answer(c, answer, c->answer_last);
+	if (!c->busy)
 		client_lines(c);
+}
+
+void client_answer_open(struct client *c, struct set *set, json_t *answer, bool last)
+{
+	c->answer = answer;
+	c->answer_last = last;
+	c->query = opens_ask(c->control->node, set, opens_told, c);
 }
 
 /* --- commands --- */
@@ -161,11 +185,11 @@ static void watch_send(void *arg)
 	struct client *c = arg;
 	c->watch_timer = NULL;
 	c->watch_ms = cdm_now_ms();
-	if (c->sending) { /* it reads slowly: it gets the state of later */
+	if (c->sending || c->query) { /* it reads slowly: it gets the state of later */
 		c->watch_timer = cdm_loop_after(c->control->node->loop, WATCH_MS, watch_send, c);
 		return;
 	}
-	client_answer(c, view_status(c->control->node, c->watched), false);
+	client_answer_open(c, c->watched, view_status(c->control->node, c->watched), false);
 }
 
 static void set_changed(void *arg, struct set *set)
@@ -251,7 +275,7 @@ static void command(struct client *c, const json_t *request)
 	} else if (!set) {
 		client_refuse(c, "unknown set %s", name ? name : "(none named)");
 	} else if (strcmp(cmd, "status") == 0) {
-		client_answer(c, view_status(node, set), true);
+		client_answer_open(c, set, view_status(node, set), true);
 	} else if (strcmp(cmd, "why") == 0) {
 		why(c, set, request);
 	} else if (strcmp(cmd, "watch") == 0) {

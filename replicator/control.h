@@ -12,13 +12,15 @@ void control_free(struct node *node);
 struct client;
 /* Answer one line; takes the reference. last: adds "end":true and takes the client's next request. */
 void client_answer(struct client *c, json_t *answer, bool last);
+/* The same with "open": what is open for writing in the set, asked of the mount first. */
+void client_answer_open(struct client *c, struct set *set, json_t *answer, bool last);
 void client_refuse(struct client *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* wait.c: answers c when what was saved before is durable on all counted nodes, or the time is over. NULL: refused and answered. */
 struct wait;
 struct wait *wait_start(struct node *node, struct set *set, struct client *c, const json_t *request);
 void wait_cancel(struct wait **w);
-void client_wait_over(struct client *c); /* from wait.c: the wait has answered and frees itself */
+void client_wait_over(struct client *c); /* from wait.c: it is gone; its answer comes next */
 
 /* peers.c: keeps RUN/SET/peers for the mount's user.cdmfs.status. */
 struct peers_files;

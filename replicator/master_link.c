@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "replicator/conn.h"
 #include "replicator/links.h"
+#include "replicator/opens.h"
 #include "replicator/resolve.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
@@ -122,8 +123,10 @@ static void status_send(void *arg)
 	if (!m->up)
 		return;
 	json_t *j = message_new("status"), *sets = json_array();
-	for (size_t i = 0; i < m->node->set_count; i++)
+	for (size_t i = 0; i < m->node->set_count; i++) {
 		json_array_append_new(sets, view_own(m->node, m->node->sets[i]));
+		opens_refresh(m->node, m->node->sets[i]);
+	}
 	json_object_set_new(j, "sets", sets);
 	send_message(m, j);
 	m->status_ms = cdm_now_ms();

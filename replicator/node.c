@@ -10,6 +10,7 @@
 #include "replicator/control.h"
 #include "replicator/links.h"
 #include "replicator/master_link.h"
+#include "replicator/opens.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
@@ -90,7 +91,7 @@ int node_new(const char *config, struct node **ret, struct cdm_error *err)
 	}
 	if (r == 0)
 		r = cdm_loop_new(&node->loop, err);
-	if (r == 0 && (dialer_new(node) < 0 || state_new(node) < 0))
+	if (r == 0 && (dialer_new(node) < 0 || state_new(node) < 0 || opens_new(node) < 0))
 		r = cdm_fail(err, ENOMEM, "start");
 	if (r == 0)
 		r = route_new(node, err);
@@ -157,6 +158,7 @@ void node_free(struct node **pnode)
 	dialer_free(node);
 	for (size_t i = 0; i < node->set_count; i++)
 		set_free(&node->sets[i]);
+	opens_free(node);
 	state_free(node);
 	route_free(node);
 	cdm_loop_free(&node->loop);

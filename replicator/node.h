@@ -17,6 +17,7 @@ struct dialer;
 struct listener;
 struct state_table;
 struct control;
+struct opens;
 struct ssl_ctx_st;
 
 struct member { /* a node that may exchange a set, from routes.json */
@@ -49,6 +50,7 @@ struct node {
 	struct listener *listener;    /* link_dial.c */
 	struct state_table *states;   /* state.c */
 	struct control *control;      /* control.c */
+	struct opens *opens;          /* opens.c */
 	struct ssl_ctx_st *tls_client, *tls_server;
 	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
 	bool stopping;

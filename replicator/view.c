@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 #include "replicator/links.h"
+#include "replicator/opens.h"
 #include "replicator/route.h"
 
 json_t *view_text(const char *bytes)
@@ -122,16 +123,11 @@ json_t *view_status(struct node *node, struct set *set)
 	struct listing l = {.set = set, .nodes = json_array(), .in_sync = true};
 	if (state_each(node, set, list_node, &l) == 0)
 		l.in_sync = false;
-	json_t *j = json_object(), *stats = set_stats(set), *open = json_object_get(stats, "open");
+	json_t *j = json_object();
 	json_object_set_new(j, "apiVersion", json_integer(1));
 	json_object_set_new(j, "set", json_string(set_name(set)));
 	json_object_set_new(j, "in_sync", json_boolean(l.in_sync));
 	json_object_set_new(j, "nodes", l.nodes);
-	if (json_is_array(open))
-		json_object_set(j, "open", open);
-	else
-		json_object_set_new(j, "open", json_array());
-	json_decref(stats);
 	return j;
 }
 
@@ -174,7 +170,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "lag_s", json_real(age > 0 ? (double)age / 1e9 : 0));
 	json_object_set_new(j, "pending_changes", json_integer((json_int_t)pending.changes));
 	json_object_set_new(j, "pending_bytes", json_integer((json_int_t)pending.bytes));
-	json_object_set_new(j, "open", json_integer((json_int_t)json_array_size(json_object_get(stats, "open"))));
+	json_object_set_new(j, "open", json_integer((json_int_t)opens_known(node, set)));
 	json_object_set_new(j, "conflicts", count_of(stats, "conflicts"));
 	json_object_set_new(j, "quarantined", count_of(stats, "quarantined"));
 	json_object_set_new(j, "links", links_of(node, set));

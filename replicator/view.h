@@ -18,7 +18,7 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 /* Does it count for "in sync" and for waiting: a target that is not drained. */
 bool view_counts(const struct peer_state *p);
 
-json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "end" */
+json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "open" and "end" */
 json_t *view_own(struct node *node, struct set *set);    /* internals.md 4: one element of an agent's "status" */
 /* Any bytes as a JSON string: what is not UTF-8 is shown as \xNN. Never NULL. */
 json_t *view_text(const char *bytes);

@@ -71,18 +71,16 @@ static json_t *upto_text(const struct wait *w)
 static void finish(struct wait *w, const char *result, struct tally *t)
 {
 	struct client *c = w->client;
-	json_t *stats = set_stats(w->set), *open = json_object_get(stats, "open");
 	json_t *answer = json_pack("{s:i, s:s, s:o, s:i, s:i, s:f, s:O}", "apiVersion", 1, "result", result, "upto", upto_text(w), "have",
 		(int)t->have, "of", (int)t->of, "seconds", (double)(cdm_now_ns() - w->start_ns) / 1e9, "lack", t->lack);
-	json_object_set_new(answer, "open", json_is_array(open) ? json_incref(open) : json_array());
-	json_decref(stats);
-	client_answer(c, answer, true);
+	struct set *set = w->set;
 	state_unwatch(w->node, &w->watch);
 	w->client = NULL;
 	cdm_timer_cancel(&w->timer);
 	if (!w->barrier_out)
 		wait_free(w);
 	client_wait_over(c);
+	client_answer_open(c, set, answer, true);
 }
 
 /* Look again; answers if it is decided. over: the time is up. */
@@ -125,9 +123,9 @@ static void barrier_done(void *arg, int error, const struct cdm_vector *upto)
 	if (error) {
 		struct client *c = w->client;
 		state_unwatch(w->node, &w->watch);
-		client_refuse(c, "the mount does not say what is saved (%s): is the set mounted?", strerrordesc_np(abs(error)));
 		wait_free(w);
 		client_wait_over(c);
+		client_refuse(c, "the mount does not say what is saved (%s): is the set mounted?", strerrordesc_np(abs(error)));
 		return;
 	}
 	w->has_upto = true;

@@ -22,6 +22,7 @@
 #include "common/tls.h"
 #include "replicator/control.h"
 #include "replicator/links.h"
+#include "replicator/opens.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
@@ -606,6 +607,7 @@ static void waiting_ends_when_all_have_it_or_time_or_a_node_is_gone(void **state
 	struct node *n[2] = {node_make(1, 0, false), node_make(2, 0, false)};
 	assert_true(asprintf(&n[0]->conf->run, "%s/run", dir) > 0);
 	assert_true(asprintf(&n[0]->conf->control, "%s/run/control.sock", dir) > 0);
+	assert_int_equal(opens_new(n[0]), 0);
 	assert_int_equal(control_new(n[0], NULL), 0);
 	give_route(n[0], n, 2, NULL, NULL, NULL);
 	give_route(n[1], n, 2, "n1", NULL, NULL);
@@ -638,6 +640,7 @@ static void waiting_ends_when_all_have_it_or_time_or_a_node_is_gone(void **state
 	expect(j, "error", "unknown set other");
 	json_decref(j);
 	control_free(n[0]);
+	opens_free(n[0]);
 	free(n[0]->conf->run);
 	free(n[0]->conf->control);
 	node_end(&n[0]);

@@ -139,10 +139,22 @@ static bool becomes_removal(struct set *s, struct cdm_change *c)
 	return true;
 }
 
+static void note_created(struct ship *ship, struct cdm_change *c)
+{
+	uint64_t key = XXH3_64bits(&c->handle.type, 1u + c->handle.len);
+	struct created *slot = &ship->created[key % SHIP_CREATED];
+	if (c->op == CDM_OP_CREATE)
+		*slot = (struct created){key, c->parent_mtime_ns};
+	else if (slot->key == key && !c->parent_mtime_ns)
+		c->parent_mtime_ns = slot->parent_mtime_ns;
+}
+
 static void gather_one(struct ship *ship, struct cdm_change *c)
 {
 	struct peer *p = ship->peer;
 	contexts_note(&ship->contexts, c);
+	if (c->handle.len && (c->op == CDM_OP_CREATE || (c->op == CDM_OP_SAVE && c->flags & CDM_CH_NEW)))
+		note_created(ship, c);
 	if (!change_ships(c))
 		return;
 	cdm_vector_raise(&ship->passed, c->dot);

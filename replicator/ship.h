@@ -33,6 +33,12 @@ struct answer { /* to one NEED */
 	struct item *item;
 };
 
+#define SHIP_CREATED 4096 /* power of two */
+struct created { /* when a new file's directory got it: its CREATE says so, its SAVE does not */
+	uint64_t key; /* hash of the handle */
+	int64_t parent_mtime_ns;
+};
+
 struct ship {
 	struct peer *peer;
 	enum ship_phase phase;
@@ -40,6 +46,7 @@ struct ship {
 	struct cdm_vector passed;     /* everything up to here was looked at */
 	struct contexts contexts;     /* as read */
 	struct contexts told;         /* as sent */
+	struct created created[SHIP_CREATED];
 	uint64_t seek_candidate;      /* SHIP_SEEK: newest mark that the peer covers, + 1; 0 = none yet */
 	bool seek_first;
 

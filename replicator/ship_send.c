@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ship_send.c — one item after the other onto the link: small contents ride in their CHANGE, larger ones are read with
  * io_uring as the link drains. Content counts only if stamp and journal say afterwards that nobody touched it meanwhile. */
+#include "common/io.h"
 #include "replicator/ship.h"
 
 #include <errno.h>
@@ -123,6 +124,19 @@ static void send_change(struct ship *ship, struct carried *k)
 	send_frame(ship, FRAME_CHANGE, &head, NULL, 0);
 	bytes_fini(&head);
 	k->change = (struct cdm_change){0};
+}
+
+/* A new file's directory changed, too; its SAVE does not say when. */
+static void tell_parent_mtime(struct ship *ship)
+{
+	struct cdm_change *c = &ship->current->change;
+	struct stat st;
+	const char *name;
+	if (!(c->flags & CDM_CH_NEW) || c->parent_mtime_ns)
+		return;
+	_cleanup_close_ int dir = cdm_open_parent(ship_set(ship)->store_fd, c->path, c->path_len, &name);
+	if (dir >= 0 && fstat(dir, &st) == 0)
+		c->parent_mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 }
 
 static void send_without_content(struct ship *ship)
@@ -320,6 +334,7 @@ static void begin_item(struct ship *ship, struct item *item)
 	}
 	if (!ship->answering)
 		owed_pay(ship, c);
+	tell_parent_mtime(ship);
 	int r = content_open(ship_set(ship)->store_fd, item, &ship->content, &err);
 	if (r == 0)
 		return;

@@ -69,13 +69,14 @@ void holder_write_pids(struct holder *h)
 {
 	json_t *o = json_pack("{s:i s:i s:i s:s s:b}", "holder", (int)getpid(), "server", (int)h->server.pid, "watcher",
 		(int)h->watcher.pid, "mountpoint", h->mountpoint, "immutable", (int)h->immutable);
-	_cleanup_free_ char *text = o ? json_dumps(o, 0) : NULL, *path = NULL;
+	_cleanup_free_ char *text = o ? json_dumps(o, 0) : NULL;
+	_cleanup_close_ int dir = open(h->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct cdm_error err = CDM_ERROR_INIT;
 
 	json_decref(o);
-	if (!text || asprintf(&path, "%s/pids", h->run_dir) < 0)
+	if (!text || dir < 0)
 		return;
-	if (cdm_replace_file(AT_FDCWD, path, text, strlen(text), 0600, &err) < 0)
+	if (cdm_replace_file(dir, "pids", text, strlen(text), 0600, &err) < 0)
 		cdm_log_err(failed, &err);
 }
 

@@ -155,9 +155,33 @@ static void filter_json(const struct stat_options *o, json_t *status, const stru
 	json_object_set_new(status, "in_sync", json_boolean(t->in_sync));
 }
 
+static int compare_names(const void *a, const void *b)
+{
+	return strverscmp(stat_text(*(json_t *const *)a, "name"), stat_text(*(json_t *const *)b, "name"));
+}
+
+/* n2 before n10. */
+static void sort_nodes(json_t *status)
+{
+	json_t *nodes = json_object_get(status, "nodes"), *sorted = json_array();
+	size_t count = json_array_size(nodes);
+	json_t **list = calloc(count + 1, sizeof *list);
+	for (size_t i = 0; list && i < count; i++)
+		list[i] = json_array_get(nodes, i);
+	if (list && count > 0) {
+		qsort(list, count, sizeof *list, compare_names);
+		for (size_t i = 0; i < count; i++)
+			json_array_append(sorted, list[i]);
+		json_object_set(status, "nodes", sorted);
+	}
+	free(list);
+	json_decref(sorted);
+}
+
 /* 0 in sync, 1 not, -errno. */
 static int show(const struct stat_options *o, json_t *status, struct cdm_error *err)
 {
+	sort_nodes(status);
 	struct tally t = count_nodes(o, status);
 	if (t.shown == 0 && (o->node || o->group)) {
 		cdm_fail_plain(err, ENOENT, "set %s has no such node: %s%s%s%s", stat_text(status, "set"), o->node ? o->node : "",

@@ -21,6 +21,12 @@ static void print_version(const json_t *answer, const char *path)
 	putchar('\n');
 }
 
+/* Nothing is wrong with the node: it has all that it was sent so far. */
+static bool is_on_its_way(const char *reason)
+{
+	return !*reason || strcmp(reason, "behind") == 0 || strcmp(reason, "in sync") == 0;
+}
+
 static void print_nodes(const json_t *answer)
 {
 	const json_t *lack = json_object_get(answer, "lack");
@@ -37,7 +43,7 @@ static void print_nodes(const json_t *answer)
 		fputs("; ", stdout);
 		stat_put(stat_text(one, "node"));
 		fputs(": ", stdout);
-		stat_put(*reason ? reason : "on its way");
+		stat_put(is_on_its_way(reason) ? "on its way" : reason);
 	}
 	putchar('\n');
 }

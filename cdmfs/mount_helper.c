@@ -125,7 +125,7 @@ static int parse(int argc, char **argv, struct request *q, struct cdm_error *err
 	return take_arguments(q, argc - optind, argv + optind, err);
 }
 
-/* cdmfs beside this program, or in the directories a system keeps it in; "cdmfs" (by PATH) when there is none. */
+/* cdmfs beside this program, in the bin beside its sbin, or in the directories a system keeps it in; "cdmfs" (by PATH) when there is none. */
 static char *find_cdmfs(void)
 {
 	char self[PATH_MAX];
@@ -134,10 +134,13 @@ static char *find_cdmfs(void)
 	char *slash = strrchr(self, '/');
 	if (slash)
 		slash[1] = 0;
-	const char *const places[] = {slash ? self : "/usr/sbin/", "/usr/sbin/", "/usr/bin/", "/usr/local/sbin/", "/usr/local/bin/"};
+	const char *here = slash ? self : "/usr/sbin/";
+	const struct {
+		const char *dir, *below;
+	} places[] = {{here, ""}, {here, "../bin/"}, {"/usr/sbin/", ""}, {"/usr/bin/", ""}, {"/usr/local/sbin/", ""}, {"/usr/local/bin/", ""}};
 	for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
 		char *path = NULL;
-		if (asprintf(&path, "%scdmfs", places[i]) < 0)
+		if (asprintf(&path, "%s%scdmfs", places[i].dir, places[i].below) < 0)
 			return NULL;
 		if (access(path, X_OK) == 0)
 			return path;

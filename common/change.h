@@ -123,9 +123,10 @@ struct cdm_change {
 };
 
 /* Wire form: everything but the journal-only part. encode returns bytes, decode bytes read or -EBADMSG; decode checks
- * every length and that paths are relative, normal and free of "..", ".", empty components and NUL (an empty path is the root
- * or an unnamed file, where the operation allows it). encoded_max and encode return 0 for a change that decode would refuse.
- * Absent strings are decoded as "". A decoded change with a context or vector points into itself: do not copy the struct. */
+ * every length and that paths are relative, normal and free of "..", ".", empty components and NUL (an empty path is
+ * the root or an unnamed file, where the operation allows it). encoded_max and encode return 0 for a change that
+ * decode would refuse. Absent strings are decoded as "". A decoded change with a context or vector points into
+ * itself: do not copy the struct. */
 size_t cdm_change_encoded_max(const struct cdm_change *c);
 size_t cdm_change_encode(const struct cdm_change *c, uint8_t *out);
 int cdm_change_decode(const uint8_t *in, size_t len, struct cdm_change *ret);

@@ -78,9 +78,9 @@ static bool covered(const uint8_t *record, const struct cdm_vector *vector)
 	return record_head(record, &head) < 0 || cdm_dot_is_none(head.dot) || cdm_vector_covers(vector, head.dot);
 }
 
-/* The first position whose change a MARK with this vector does not cover: between the moment its maker noted the vector and now
- * other changes may have been recorded. Starts from what the MARK before covered, or from what was applied then if that
- * is in the vector, and looks on from there as far as the ring still has it. */
+/* The first position whose change a MARK with this vector does not cover: between the moment its maker noted the
+ * vector and now other changes may have been recorded. Starts from what the MARK before covered, or from what was
+ * applied then if that is in the vector, and looks on from there as far as the ring still has it. */
 static uint64_t mark_since_locked(struct cdm_journal *j, const struct cdm_vector *vector)
 {
 	struct tail_header *h = j->tail.header;
@@ -162,11 +162,13 @@ static int append_locked(struct cdm_journal *j, struct cdm_change *c, size_t siz
 	return 0;
 }
 
-/* A mark must not leave the journal with its oldest segment while no new one comes: with it would go what was durable of origins
- * that have been silent since. So it is said again, before the half that may be needed begins to be trimmed. */
+/* A mark must not leave the journal with its oldest segment while no new one comes: with it would go what was durable
+ * of origins that have been silent since. So it is said again, before the half that may be needed begins to be
+ * trimmed. */
 static bool mark_is_ageing(const struct cdm_journal *j)
 {
-	return j->mark_position && journal_head(j) - j->mark_position > j->max_bytes / 4 && j->marked.count <= CDM_VECTOR_MAX;
+	return j->mark_position && journal_head(j) - j->mark_position > j->max_bytes / 4 &&
+		j->marked.count <= CDM_VECTOR_MAX;
 }
 
 static void renew_mark(struct cdm_journal *j)
@@ -260,7 +262,8 @@ bool journal_advance_frontier_locked(struct cdm_journal *j)
 	}
 	if (frontier == from)
 		return false;
-	atomic_store(&j->tail.header->frontier, frontier); /* before the look at `armed`, as readers do it the other way round */
+	/* Before the look at `armed`: readers do it the other way round. */
+	atomic_store(&j->tail.header->frontier, frontier);
 	return true;
 }
 
@@ -383,7 +386,9 @@ int cdm_journal_peek(struct cdm_journal *j, uint64_t position, struct cdm_change
 	if (position % RECORD_ALIGN == 0 && position >= tail_oldest(&j->tail) && position < head) {
 		const uint8_t *record = tail_at(&j->tail, position);
 		uint64_t available = tail_contiguous(&j->tail, position);
-		size_t length = record_check(record, available < head - position ? available : head - position, position, &pad);
+		if (available > head - position)
+			available = head - position;
+		size_t length = record_check(record, available, position, &pad);
 		if (length && !pad)
 			r = decode_copy(record, length, ret);
 	}

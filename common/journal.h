@@ -45,31 +45,33 @@ int cdm_journal_open(const struct cdm_journal_conf *conf, struct cdm_journal **r
 void cdm_journal_set_incarnation(struct cdm_journal *j, uint32_t incarnation);
 cdm_origin cdm_journal_origin(const struct cdm_journal *j);
 
-/* Append one change as pending. For own changes (dot.origin == 0) assigns dot and clock and writes them back to *c together
- * with position; their context is the journal's to record (c->context is NULL afterwards). Received ones keep their dot, clock and
- * context (the clock is observed) and get CDM_CH_RECEIVED. MARK, BARRIER and CLEAN change nothing and take no number: their dot
- * stays none. A memory copy, well under a microsecond. 0; -ENOSPC (tail full because the disk does not take it: the call must
- * fail, nothing was recorded); -EIO (a sync failed: the journal takes nothing more until the next start); -EINVAL (no sound
- * change: a bad path, a length beyond its limit). May wait for the flusher when the ring is full; never longer than 5 s. */
+/* Append one change as pending. For own changes (dot.origin == 0) assigns dot and clock and writes them back to *c
+ * together with position; their context is the journal's to record (c->context is NULL afterwards). Received ones
+ * keep their dot, clock and context (the clock is observed) and get CDM_CH_RECEIVED. MARK, BARRIER and CLEAN change
+ * nothing and take no number: their dot stays none. A memory copy, well under a microsecond. 0; -ENOSPC (tail full
+ * because the disk does not take it: the call must fail, nothing was recorded); -EIO (a sync failed: the journal
+ * takes nothing more until the next start); -EINVAL (no sound change: a bad path, a length beyond its limit). May
+ * wait for the flusher when the ring is full; never longer than 5 s. */
 int cdm_journal_append(struct cdm_journal *j, struct cdm_change *c);
 
 /* Give the record at c->position its outcome; for DONE these parts of *c are written back into the record's result
- * area: handle, version, parent_mtime_ns, parent2_mtime_ns, attr (pass the *c of the append, completed). Once per record.
- * A received change that FAILED does not raise the applied vector; an own number is used up either way. Wakes readers. */
+ * area: handle, version, parent_mtime_ns, parent2_mtime_ns, attr (pass the *c of the append, completed). Once per
+ * record. A received change that FAILED does not raise the applied vector; an own number is used up either way. Wakes
+ * readers. */
 void cdm_journal_settle(struct cdm_journal *j, const struct cdm_change *c, enum cdm_outcome outcome, int error);
 
 /* Append and settle at once: for records without an operation (SAVE, SKIP, MARK, BARRIER). */
 int cdm_journal_put(struct cdm_journal *j, struct cdm_change *c);
 
 /* Block until everything appended before the call that is settled, and everything pending before it, is on stable
- * storage. Group commit. 0; -EIO (final: never retried and then called safe); -ENOSPC (the disk did not take it for 5 s; may be
- * called again). */
+ * storage. Group commit. 0; -EIO (final: never retried and then called safe); -ENOSPC (the disk did not take it for 5
+ * s; may be called again). */
 int cdm_journal_sync(struct cdm_journal *j);
 
 /* Walk the pending records after a writer's death, oldest first; settle each. 1 = got one, 0 = no more. */
 int cdm_journal_next_pending(struct cdm_journal *j, struct cdm_change *ret);
-/* Decode the record at `position` if it is still in the tail. 0, -ESTALE. For matching a resent request. These two changes are
- * copies: cdm_change_fini them. */
+/* Decode the record at `position` if it is still in the tail. 0, -ESTALE. For matching a resent request. These two
+ * changes are copies: cdm_change_fini them. */
 int cdm_journal_peek(struct cdm_journal *j, uint64_t position, struct cdm_change *ret);
 
 /* Copy of what is applied now (own and received). Caller finis. */
@@ -80,17 +82,19 @@ struct cdm_journal_stats {
 };
 void cdm_journal_stats(struct cdm_journal *j, struct cdm_journal_stats *ret);
 
-/* Writes CLEAN, syncs, marks the tail as closed and removes it. -EBUSY: a record is still pending; then, and after -EIO, the tail stays
- * and the next open takes it up. *j is gone in any case. */
+/* Writes CLEAN, syncs, marks the tail as closed and removes it. -EBUSY: a record is still pending; then, and after
+ * -EIO, the tail stays and the next open takes it up. *j is gone in any case. */
 int cdm_journal_close(struct cdm_journal **j, struct cdm_error *err);
 
 /* --- readers --- */
 /* Works while the writer is dead too (then up to the frontier). run_dir may lack a tail (then segments only). */
-int cdm_journal_reader_open(int journal_dir_fd, const char *run_dir, struct cdm_journal_reader **ret, struct cdm_error *err);
+int cdm_journal_reader_open(int journal_dir_fd, const char *run_dir, struct cdm_journal_reader **ret,
+	struct cdm_error *err);
 void cdm_journal_reader_close(struct cdm_journal_reader **r);
-/* Start at a position; 0 = the oldest that is there. CDM_JOURNAL_LAST_MARK: at the first record that the last MARK or CLEAN does
- * not cover: itself, or one before it that was recorded after its maker had noted the vector (so the mark may come later, and what
- * it covers may come before it). CDM_JOURNAL_FRONTIER: after the last settled record. 0; -ESTALE: no record begins there (any more). */
+/* Start at a position; 0 = the oldest that is there. CDM_JOURNAL_LAST_MARK: at the first record that the last MARK or
+ * CLEAN does not cover: itself, or one before it that was recorded after its maker had noted the vector (so the mark
+ * may come later, and what it covers may come before it). CDM_JOURNAL_FRONTIER: after the last settled record. 0;
+ * -ESTALE: no record begins there (any more). */
 #define CDM_JOURNAL_LAST_MARK UINT64_MAX
 #define CDM_JOURNAL_FRONTIER (UINT64_MAX - 1)
 int cdm_journal_reader_seek(struct cdm_journal_reader *r, uint64_t position);
@@ -99,11 +103,12 @@ uint64_t cdm_journal_reader_position(const struct cdm_journal_reader *r);
  * 1; 0 at the frontier; -ESTALE position no longer there; -EBADMSG damaged; -ENODATA the tail was replaced by a new
  * writer run (close and open again). */
 int cdm_journal_reader_next(struct cdm_journal_reader *r, struct cdm_change *ret);
-/* Is there an unsettled or unread record of this file after `position`? For "read again" (design.md 4). Scans the tail from
- * position to head, pending ones included. 1 yes, 0 no, -ESTALE (it has left the tail). */
+/* Is there an unsettled or unread record of this file after `position`? For "read again" (design.md 4). Scans the
+ * tail from position to head, pending ones included. 1 yes, 0 no, -ESTALE (it has left the tail). */
 int cdm_journal_reader_touched(struct cdm_journal_reader *r, uint64_t position, const struct cdm_handle *h);
-/* A descriptor that becomes readable when records were settled after arm() returned 0 (a FIFO of this reader's own in RUN/SET, wake or
- * wake.N, opened O_RDWR|O_NONBLOCK; also when a writer comes where there was none). arm: 1 = there is already something to read, do not wait. Drain with read(2) on wake. */
+/* A descriptor that becomes readable when records were settled after arm() returned 0 (a FIFO of this reader's own in
+ * RUN/SET, wake or wake.N, opened O_RDWR|O_NONBLOCK; also when a writer comes where there was none). arm: 1 = there
+ * is already something to read, do not wait. Drain with read(2) on wake. */
 int cdm_journal_reader_wake_fd(struct cdm_journal_reader *r);
 int cdm_journal_reader_arm(struct cdm_journal_reader *r);
 /* Tell the writer that nothing before `position` is needed by a known target any more. */

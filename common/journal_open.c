@@ -80,7 +80,8 @@ static int recover_state(struct cdm_journal *j, uint64_t from, uint64_t end, str
 
 /* --- a living tail --- */
 
-/* Every record in [synced, head) whole? Then *ret_frontier is the first pending one. `boundary` must be the border of two. */
+/* Every record in [synced, head) whole? Then *ret_frontier is the first pending one. `boundary` must be the border of
+ * two. */
 static bool ring_is_sound(const struct tail *t, uint64_t synced, uint64_t boundary, uint64_t *ret_frontier)
 {
 	uint64_t head = atomic_load(&t->header->head), at = synced;
@@ -121,8 +122,8 @@ static bool take_over(struct cdm_journal *j)
 	uint64_t from = synced;
 	if (synced < start) /* a new segment is begun only when all before it is synced */
 		synced = start;
-	if (h->closed || h->node_number != j->node_number || h->instance != j->segments.instance || !positions_are_sound(&t) ||
-		!ring_is_sound(&t, from, synced, &frontier) || synced > frontier ||
+	if (h->closed || h->node_number != j->node_number || h->instance != j->segments.instance ||
+		!positions_are_sound(&t) || !ring_is_sound(&t, from, synced, &frontier) || synced > frontier ||
 		synced > segment_limit(&j->segments.list[j->segments.count - 1])) {
 		tail_unmap(&t);
 		return false;
@@ -254,7 +255,7 @@ static int check_conf(const struct cdm_journal_conf *conf, struct cdm_error *err
 {
 	uint64_t tail = conf->tail_bytes, segment = conf->segment_bytes;
 	if (tail && (tail < TAIL_BYTES_MIN || tail > TAIL_BYTES_MAX || tail & (tail - 1)))
-		return cdm_fail_plain(err, EINVAL, "journal tail of %llu bytes: must be a power of two from 1 MiB to 1 GiB",
+		return cdm_fail_plain(err, EINVAL, "journal tail of %llu bytes: must be a power of two, 1 MiB to 1 GiB",
 			(unsigned long long)tail);
 	if (segment && (segment < SEGMENT_BYTES_MIN || segment > SEGMENT_BYTES_MAX))
 		return cdm_fail_plain(err, EINVAL, "journal segments of %llu bytes: must be from 1 to 256 MiB",
@@ -324,8 +325,8 @@ static int load_segments(struct cdm_journal *j, struct cdm_journal_state *state,
 			return cdm_fail(err, -r, "remove an unfinished journal segment");
 	}
 	if (j->segments.count && j->segments.node_number != j->node_number) {
-		cdm_fail_plain(err, EBADMSG, "the journal was written by node number %u, this is %u", j->segments.node_number,
-			j->node_number);
+		cdm_fail_plain(err, EBADMSG, "the journal was written by node number %u, this is %u",
+			j->segments.node_number, j->node_number);
 		cdm_hint(err, "this store belongs to another node; a copied store needs its .cdmfs directory removed");
 		return -EBADMSG;
 	}
@@ -416,7 +417,7 @@ int cdm_journal_close(struct cdm_journal **jp, struct cdm_error *err)
 	if (!j)
 		return 0;
 	if (journal_frontier(j) != journal_head(j))
-		r = cdm_fail_plain(err, EBUSY, "end the journal: an operation is not settled; the next start takes it up");
+		r = cdm_fail_plain(err, EBUSY, "end the journal: an operation is not settled");
 	else
 		r = write_clean(j, err);
 	if (r == 0)

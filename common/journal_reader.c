@@ -133,7 +133,8 @@ static int fill_window(struct cdm_journal_reader *r, const struct segment *s, ui
 	return 0;
 }
 
-static const uint8_t *window_record(const struct cdm_journal_reader *r, uint64_t position, size_t *ret_length, bool *ret_pad)
+static const uint8_t *window_record(const struct cdm_journal_reader *r, uint64_t position, size_t *ret_length,
+	bool *ret_pad)
 {
 	if (!r->window || position < r->window_start || position >= r->window_end)
 		return NULL;
@@ -161,8 +162,9 @@ static int segment_record(struct cdm_journal_reader *r, size_t index, uint64_t p
 	return *ret != NULL;
 }
 
-/* Behind the end of a segment the stream may go on further up (a tail was lost): the start of the segment whose predecessor
- * ended here, else the position itself. A segment may be empty: list order settles it. The segment that the tail began with is in the list since open. */
+/* Behind the end of a segment the stream may go on further up (a tail was lost): the start of the segment whose
+ * predecessor ended here, else the position itself. A segment may be empty: list order settles it. The segment that
+ * the tail began with is in the list since open. */
 static uint64_t skip_gap(const struct cdm_journal_reader *r, uint64_t position)
 {
 	if (r->tail.header && position >= r->tail.header->base)
@@ -412,7 +414,8 @@ void cdm_journal_reader_keep(struct cdm_journal_reader *r, uint64_t position)
 
 /* --- open, close --- */
 
-int cdm_journal_reader_open(int journal_dir_fd, const char *run_dir, struct cdm_journal_reader **ret, struct cdm_error *err)
+int cdm_journal_reader_open(int journal_dir_fd, const char *run_dir, struct cdm_journal_reader **ret,
+	struct cdm_error *err)
 {
 	struct cdm_journal_reader *r = calloc(1, sizeof *r);
 	*ret = NULL;

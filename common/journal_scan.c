@@ -29,7 +29,8 @@ static int load_image(const struct segments *s, size_t index, uint64_t end, stru
 		r = cdm_pread_all(fd, bytes, len, SEGMENT_HEADER_SIZE);
 	if (r < 0) {
 		free(bytes);
-		return cdm_fail(err, r == -ENODATA ? EBADMSG : -r, "read journal segment %08llu", (unsigned long long)g->number);
+		return cdm_fail(err, r == -ENODATA ? EBADMSG : -r, "read journal segment %08llu",
+			(unsigned long long)g->number);
 	}
 	*ret = (struct image){.bytes = bytes, .start = g->start, .end = end};
 	return 0;

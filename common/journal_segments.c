@@ -121,7 +121,8 @@ static int load_header(struct segments *s, uint64_t number, bool last, struct he
 			s->unborn = number;
 			return 0;
 		}
-		r = read_header(fd, number, ret); /* a living writer may just have written it: what is behind it came later */
+		/* A living writer may just have written it: what is behind it came later. */
+		r = read_header(fd, number, ret);
 	}
 	if (r == -EBADMSG)
 		return cdm_fail_plain(err, EBADMSG, "journal segment %s: the header is damaged", name);
@@ -202,7 +203,7 @@ static int add_checked(struct segments *s, const struct header *h, struct cdm_er
 			return cdm_fail_plain(err, EBADMSG, "journal segment %08llu is missing",
 				(unsigned long long)before->number + 1);
 		if (h->segment.previous_end < before->start || h->segment.previous_end > segment_limit(before))
-			return cdm_fail_plain(err, EBADMSG, "journal segment %08llu does not follow the one before", number);
+			return cdm_fail_plain(err, EBADMSG, "journal segment %08llu does not follow its neighbour", number);
 	}
 	int r = add(s, &h->segment);
 	return r < 0 ? cdm_fail(err, -r, "list the journal's segments") : 0;

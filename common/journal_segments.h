@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* journal_segments.h — the files of a journal: NNNNNNNN.log, a header page, then the bytes of the stream from `start` on
- * (journal_format.md, section 4). Used by journal*.c only; the owner locks. */
+/* journal_segments.h — the files of a journal: NNNNNNNN.log, a header page, then the bytes of the stream from `start`
+ * on (journal_format.md, section 4). Used by journal*.c only; the owner locks. */
 #ifndef CDM_JOURNAL_SEGMENTS_H
 #define CDM_JOURNAL_SEGMENTS_H
 
@@ -31,14 +31,15 @@ struct segments { /* sorted, numbers without a gap */
 	uint64_t unborn; /* number of a last file whose header was never completed, 0 = none */
 };
 
-/* Read all headers. No file at all gives count 0. -EBADMSG: a header is damaged, a number is missing, files of two journals are
- * mixed. A file that vanishes meanwhile (trimmed by the writer) is as if it had not been there. */
+/* Read all headers. No file at all gives count 0. -EBADMSG: a header is damaged, a number is missing, files of two
+ * journals are mixed. A file that vanishes meanwhile (trimmed by the writer) is as if it had not been there. */
 int segments_load(int dir_fd, struct segments *ret, struct cdm_error *err);
 void segments_fini(struct segments *s);
 #define SEGMENTS_NONE SIZE_MAX
 /* The segment that would hold the byte at this position; SEGMENTS_NONE if it is before all or in a gap. */
 size_t segments_find(const struct segments *s, uint64_t position);
-/* Make the next file, preallocated and durable, and add it. Its descriptor or -errno; nothing is left behind on failure. */
+/* Make the next file, preallocated and durable, and add it. Its descriptor or -errno; nothing is left behind on
+ * failure. */
 int segments_create(struct segments *s, uint64_t start, uint64_t previous_end, uint64_t segment_bytes);
 /* Remove the oldest file, durable or not. */
 int segments_drop_oldest(struct segments *s);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* journal_tail.h — the newest part of a journal: a ring in the mapped file RUN/SET/tail (journal_format.md, section 3).
- * One writer process, any number of reader processes map it. Used by journal*.c only.
+/* journal_tail.h — the newest part of a journal: a ring in the mapped file RUN/SET/tail (journal_format.md, section
+ * 3). One writer process, any number of reader processes map it. Used by journal*.c only.
  *
  * A position p of the stream lies at ring[p % capacity]. The ring holds [tail_oldest, head). The writer announces in
- * `reserved` how far it is about to write before it does, and publishes `head` when it has; so a reader copies first and looks at
- * `reserved` afterwards to know whether what it copied was still whole. Everything is consistent at any instant at which a
- * process is killed. */
+ * `reserved` how far it is about to write before it does, and publishes `head` when it has; so a reader copies first
+ * and looks at `reserved` afterwards to know whether what it copied was still whole. Everything is consistent at any
+ * instant at which a process is killed. */
 #ifndef CDM_JOURNAL_TAIL_H
 #define CDM_JOURNAL_TAIL_H
 

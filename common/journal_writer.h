@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* journal_writer.h — the writer's side of a journal, between journal.c (append, settle), journal_flush.c (the thread that
- * takes settled records to the segments) and journal_open.c (what a new writer finds). */
+/* journal_writer.h — the writer's side of a journal, between journal.c (append, settle), journal_flush.c (the thread
+ * that takes settled records to the segments) and journal_open.c (what a new writer finds). */
 #ifndef CDM_JOURNAL_WRITER_H
 #define CDM_JOURNAL_WRITER_H
 
@@ -34,7 +34,7 @@ struct cdm_journal {
 	struct cdm_vector applied;
 	bool context_due;             /* the next own change carries its context */
 	uint64_t context_position;    /* of the last own change that did */
-	struct cdm_vector check;      /* all before check_position was applied when this was copied: how far a MARK reaches */
+	struct cdm_vector check;      /* what was applied at the last MARK: all that stood before check_position */
 	uint64_t check_position;
 	struct cdm_vector marked;     /* of the last mark that was settled, its clock and position */
 	uint64_t mark_clock, mark_position;

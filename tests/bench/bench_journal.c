@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Cost of recording a change: append + settle, ns each, for one and for two threads, with the flusher at work beside it; and of
- * reading it. The aim is well under 1 µs. bench_journal [DIRECTORY] [RECORDS]: the directory should lie on the disk of a store. */
+/* Cost of recording a change: append + settle, ns each, for one and for two threads, with the flusher at work beside
+ * it; and of reading it. The aim is well under 1 µs. bench_journal [DIRECTORY] [RECORDS]: the directory should lie on
+ * the disk of a store. */
 #include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>

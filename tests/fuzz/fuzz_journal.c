@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A journal whose segment, or whose tail, holds arbitrary bytes: opening and reading it ends with an answer. The first byte says
- * what the rest is put into (and where), the rest overwrites bytes of a sound journal. */
+/* A journal whose segment, or whose tail, holds arbitrary bytes: opening and reading it ends with an answer. The
+ * first byte says what the rest is put into (and where), the rest overwrites bytes of a sound journal. */
 #include "fuzz.h"
 
 #include <fcntl.h>
@@ -62,7 +62,8 @@ static void make_journal(void)
 		struct cdm_change change = {.op = CDM_OP_WRITE, .path = "a/b", .path_len = 3};
 		must(cdm_journal_put(j, &change) == 0);
 	}
-	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &none}, pending = {.op = CDM_OP_MKDIR, .path = "d", .path_len = 1};
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &none};
+	struct cdm_change pending = {.op = CDM_OP_MKDIR, .path = "d", .path_len = 1};
 	must(cdm_journal_put(j, &mark) == 0 && cdm_journal_append(j, &pending) == 0);
 	must(cdm_journal_close(&j, NULL) < 0);
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <unistd.h>
 #include "cdmfs/save.h"
+#include "cdmfs/session.h"
 #include "cdmfs/settle.h"
 
 static int begin_open(struct content_change *c, uint64_t id)
@@ -75,14 +76,22 @@ int content_begin(struct content_change *c, uint64_t id)
 	return r < 0 ? r : note_unsaved(c, id);
 }
 
-static void kill_privileges(struct content_change *c)
+mode_t mode_without_privileges(mode_t mode)
 {
-	mode_t mode = c->before.st_mode, keep = mode & ~(mode_t)S_ISUID;
+	mode_t keep = mode & ~(mode_t)S_ISUID;
 
-	if (mode & S_IXGRP)
-		keep &= ~(mode_t)S_ISGID;
-	if (keep != mode)
-		fchmod(c->file->fd, keep & 07777);
+	return mode & S_IXGRP ? keep & ~(mode_t)S_ISGID : keep;
+}
+
+/* The kernel has the old mode cached and does not expect a write to change it. */
+static void kill_privileges(struct content_change *c, uint64_t id)
+{
+	mode_t keep = mode_without_privileges(c->before.st_mode);
+
+	if (keep == c->before.st_mode)
+		return;
+	fchmod(c->file->fd, keep & 07777);
+	session_invalidate(c->act.rq->fs, id, false, 0);
 }
 
 int64_t content_end(struct content_change *c, uint64_t id, int64_t r, bool kill_suid)
@@ -92,7 +101,7 @@ int64_t content_end(struct content_change *c, uint64_t id, int64_t r, bool kill_
 
 	if (a->begun && r >= 0) {
 		if (kill_suid && c->before.st_mode & (S_ISUID | S_ISGID))
-			kill_privileges(c);
+			kill_privileges(c, id);
 		e = act_stamp(a, c->file->fd, true, false);
 		settle_result(a->rq, r);
 	}

@@ -21,4 +21,7 @@ int content_begin(struct content_change *c, uint64_t id);
 /* Stamp, notes what is unsaved, clears suid and sgid if asked to, settles. r: result of the system call (bytes or 0, or -errno). */
 int64_t content_end(struct content_change *c, uint64_t id, int64_t r, bool kill_suid);
 
+/* What a write by somebody without CAP_FSETID leaves of a mode. */
+mode_t mode_without_privileges(mode_t mode);
+
 #endif

@@ -106,6 +106,16 @@ static int answer_json(struct request *rq, json_t *j, uint32_t size)
 	return n == 0 ? -ENOMEM : answer_xattr(rq, rq->worker->out, n, size);
 }
 
+static json_t *requests_json(struct fs *fs)
+{
+	json_t *j = json_object();
+
+	for (uint32_t i = 0; j && i < OPCODES_MAX; i++)
+		if (opcode_name(i) && atomic_load(&fs->requests[i]))
+			json_object_set_new(j, opcode_name(i), json_integer((json_int_t)atomic_load(&fs->requests[i])));
+	return j;
+}
+
 static json_t *status_json(struct fs *fs)
 {
 	struct cdm_journal_stats s;
@@ -118,10 +128,10 @@ static json_t *status_json(struct fs *fs)
 	cdm_journal_applied(fs->journal, &applied);
 	vector = cdm_vector_format(&applied);
 	snprintf(origin, sizeof(origin), "%u.%u", fs->node_number, fs->store.incarnation);
-	j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:I, s:I}", "set", fs->set, "origin", origin, "vector", vector ? vector : "",
+	j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:o, s:I}", "set", fs->set, "origin", origin, "vector", vector ? vector : "",
 		"head", (json_int_t)s.head_position, "frontier", (json_int_t)s.frontier_position, "synced", (json_int_t)s.synced_position,
 		"read_only", (int)atomic_load(&fs->read_only), "nodes", (json_int_t)inodes_count(fs->nodes),
-		"requests", (json_int_t)atomic_load(&fs->requests), "records", (json_int_t)s.records);
+		"requests", requests_json(fs), "records", (json_int_t)s.records);
 	free(vector);
 	cdm_vector_fini(&applied);
 	return j;

@@ -28,6 +28,7 @@
 #define MAX_WRITE (1u << 20)
 #define DIR_STRIPES 64
 #define NODE_STRIPES 256
+#define OPCODES_MAX 64
 #define FOREVER_S (1ull << 30)   /* cached without expiry */
 
 struct settle;
@@ -70,7 +71,7 @@ struct fs {
 	atomic_bool ending;          /* threads stop after the request in hand */
 	atomic_bool unmounted;       /* the device says the mount is gone */
 	atomic_bool no_dontcache;    /* the store does not take RWF_DONTCACHE */
-	_Atomic uint64_t requests;   /* answered, for tests and status */
+	_Atomic uint64_t requests[OPCODES_MAX]; /* answered, by opcode; for tests and status */
 };
 
 struct worker { /* one thread that answers requests; its own, nobody else looks */
@@ -113,6 +114,7 @@ struct request {
 };
 
 /* An operation returns 0 (answer in data), a negative errno, or OP_SILENT (no answer is due). */
+const char *opcode_name(uint32_t opcode); /* "LOOKUP", …; NULL for one without an operation here */
 #define OP_SILENT 1
 typedef int op_fn(struct request *rq);
 

@@ -169,28 +169,62 @@ static int attr_end(struct attr_change *c, int r)
 
 #define FATTR_OTHERS (FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME)
 
-static int setattr_locked(struct request *rq, const struct fuse_setattr_in *in)
+static int setattr_others(struct request *rq, const struct fuse_setattr_in *in)
 {
 	struct attr_change c = {.fd = -1};
-	struct stat st;
-	int r = act_init(&c.act, rq, in->valid & FATTR_SIZE ? CDM_OP_WRITE : CDM_OP_SETATTR, CDM_CALL_SETATTR);
-	uint32_t others = in->valid & FATTR_OTHERS;
+	int r = act_init(&c.act, rq, CDM_OP_SETATTR, CDM_CALL_SETATTR);
 
 	if (r < 0)
 		return r;
-	if (in->valid & FATTR_SIZE) {
-		r = set_size(rq, in, &c.act);
-		others &= ~(uint32_t)(FATTR_MTIME | (in->valid & FATTR_ATIME_NOW ? FATTR_ATIME : 0));
-		if (r == 0 && others)
-			r = act_init(&c.act, rq, CDM_OP_SETATTR, CDM_CALL_SETATTR);
+	describe_attr(&c.act.c.attr, in);
+	r = attr_begin(&c);
+	if (r == 0)
+		r = change_attr(c.fd, in);
+	return attr_end(&c, r);
+}
+
+static int setattr_size(struct request *rq, const struct fuse_setattr_in *in)
+{
+	struct act act;
+	int r = act_init(&act, rq, CDM_OP_WRITE, CDM_CALL_SETATTR);
+
+	return r < 0 ? r : set_size(rq, in, &act);
+}
+
+/* The kernel asks for setuid and setgid to go, as a write would do it: the same as if the mode had been given. */
+static int take_kill(struct request *rq, struct fuse_setattr_in *in)
+{
+	struct stat st;
+	mode_t keep;
+	int r;
+
+	if (!(in->valid & FATTR_KILL_SUIDGID) || in->valid & (FATTR_MODE | FATTR_SIZE))
+		return 0;
+	r = node_stat(rq->fs, rq->node, &st);
+	if (r < 0)
+		return r;
+	keep = mode_without_privileges(st.st_mode);
+	if (S_ISREG(st.st_mode) && keep != st.st_mode) {
+		in->valid |= FATTR_MODE;
+		in->mode = keep;
 	}
-	if (r == 0 && (others || !(in->valid & FATTR_SIZE))) {
-		describe_attr(&c.act.c.attr, in);
-		r = attr_begin(&c);
-		if (r == 0)
-			r = change_attr(c.fd, in);
-		r = attr_end(&c, r);
+	return 0;
+}
+
+static int setattr_locked(struct request *rq, const struct fuse_setattr_in *asked)
+{
+	struct fuse_setattr_in in = *asked;
+	uint32_t others;
+	struct stat st;
+	int r = take_kill(rq, &in);
+
+	others = in.valid & FATTR_OTHERS;
+	if (r == 0 && in.valid & FATTR_SIZE) {
+		r = setattr_size(rq, &in);
+		others &= ~(uint32_t)(FATTR_MTIME | (in.valid & FATTR_ATIME_NOW ? FATTR_ATIME : 0));
 	}
+	if (r == 0 && others)
+		r = setattr_others(rq, &in);
 	if (r == 0)
 		r = node_stat(rq->fs, rq->node, &st);
 	return r < 0 ? r : answer_attr(rq, rq->node, &st);

@@ -80,24 +80,32 @@ static int op_destroy(struct request *rq)
 	return 0;
 }
 
-static op_fn *const operations[] = {
-	[FUSE_LOOKUP] = op_lookup, [FUSE_FORGET] = op_forget, [FUSE_BATCH_FORGET] = op_batch_forget,
-	[FUSE_GETATTR] = op_getattr, [FUSE_SETATTR] = op_setattr, [FUSE_READLINK] = op_readlink,
-	[FUSE_SYMLINK] = op_symlink, [FUSE_MKNOD] = op_mknod, [FUSE_MKDIR] = op_mkdir, [FUSE_TMPFILE] = op_tmpfile,
-	[FUSE_UNLINK] = op_unlink, [FUSE_RMDIR] = op_rmdir, [FUSE_RENAME] = op_rename, [FUSE_RENAME2] = op_rename2, [FUSE_LINK] = op_link,
-	[FUSE_READ] = op_read, [FUSE_WRITE] = op_write, [FUSE_FSYNC] = op_fsync, [FUSE_FSYNCDIR] = op_fsyncdir,
-	[FUSE_FALLOCATE] = op_fallocate, [FUSE_LSEEK] = op_lseek, [FUSE_COPY_FILE_RANGE] = op_copy_file_range,
-	[FUSE_STATFS] = op_statfs, [FUSE_READDIR] = op_readdir,
-	[FUSE_SETXATTR] = op_setxattr, [FUSE_GETXATTR] = op_getxattr, [FUSE_LISTXATTR] = op_listxattr, [FUSE_REMOVEXATTR] = op_removexattr,
-	[FUSE_OPEN] = op_not_there, [FUSE_OPENDIR] = op_not_there, [FUSE_CREATE] = op_not_there, [FUSE_FLUSH] = op_not_there,
-	[FUSE_INTERRUPT] = op_not_there, /* ENOSYS ends interrupts for good: no operation here takes long */
-	[FUSE_RELEASE] = op_nothing, [FUSE_RELEASEDIR] = op_nothing, /* of O_TMPFILE, the only one the kernel opens through us */
-	[FUSE_DESTROY] = op_destroy,
+static const struct operation {
+	op_fn *fn;
+	const char *name;
+} operations[OPCODES_MAX] = {
+#define OP(opcode, fn) [FUSE_##opcode] = {fn, #opcode}
+	OP(LOOKUP, op_lookup), OP(FORGET, op_forget), OP(BATCH_FORGET, op_batch_forget), OP(GETATTR, op_getattr), OP(SETATTR, op_setattr),
+	OP(READLINK, op_readlink), OP(SYMLINK, op_symlink), OP(MKNOD, op_mknod), OP(MKDIR, op_mkdir), OP(TMPFILE, op_tmpfile),
+	OP(UNLINK, op_unlink), OP(RMDIR, op_rmdir), OP(RENAME, op_rename), OP(RENAME2, op_rename2), OP(LINK, op_link),
+	OP(READ, op_read), OP(WRITE, op_write), OP(FSYNC, op_fsync), OP(FSYNCDIR, op_fsyncdir), OP(FALLOCATE, op_fallocate),
+	OP(LSEEK, op_lseek), OP(COPY_FILE_RANGE, op_copy_file_range), OP(STATFS, op_statfs), OP(READDIR, op_readdir),
+	OP(SETXATTR, op_setxattr), OP(GETXATTR, op_getxattr), OP(LISTXATTR, op_listxattr), OP(REMOVEXATTR, op_removexattr),
+	OP(OPEN, op_not_there), OP(OPENDIR, op_not_there), OP(CREATE, op_not_there), OP(FLUSH, op_not_there),
+	OP(INTERRUPT, op_not_there), /* ENOSYS ends interrupts for good: no operation here takes long */
+	OP(RELEASE, op_nothing), OP(RELEASEDIR, op_nothing), /* of O_TMPFILE, the only one the kernel opens through us */
+	OP(DESTROY, op_destroy),
+#undef OP
 };
+
+const char *opcode_name(uint32_t opcode)
+{
+	return opcode < OPCODES_MAX ? operations[opcode].name : NULL;
+}
 
 static op_fn *operation_of(uint32_t opcode)
 {
-	op_fn *fn = opcode < sizeof(operations) / sizeof(operations[0]) ? operations[opcode] : NULL;
+	op_fn *fn = opcode < OPCODES_MAX ? operations[opcode].fn : NULL;
 
 	return fn ? fn : op_not_there;
 }
@@ -141,7 +149,8 @@ static void request_answer_it(struct worker *w, size_t len)
 	if (r != OP_SILENT)
 		send_answer(&rq, h->unique, r);
 	settle_answered(w);
-	atomic_fetch_add_explicit(&w->fs->requests, 1, memory_order_relaxed);
+	if (rq.opcode < OPCODES_MAX)
+		atomic_fetch_add_explicit(&w->fs->requests[rq.opcode], 1, memory_order_relaxed);
 }
 
 void session_serve(struct worker *w)

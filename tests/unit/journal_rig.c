@@ -3,16 +3,13 @@
 
 #include <ftw.h>
 
-void rig_init(struct rig *rig)
+void rig_attach(struct rig *rig, const char *dir)
 {
-	*rig = (struct rig){.dir = "journal-XXXXXX"};
-	assert_non_null(mkdtemp(rig->dir));
+	*rig = (struct rig){0};
+	snprintf(rig->dir, sizeof rig->dir, "%s", dir);
 	snprintf(rig->run, sizeof rig->run, "%s/run", rig->dir);
 	snprintf(rig->segments, sizeof rig->segments, "%s/journal", rig->dir);
-	assert_int_equal(mkdir(rig->run, 0700), 0);
-	assert_int_equal(mkdir(rig->segments, 0700), 0);
 	rig->dir_fd = open(rig->segments, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	assert_true(rig->dir_fd >= 0);
 	rig->conf = (struct cdm_journal_conf){
 		.journal_dir_fd = rig->dir_fd,
 		.run_dir = rig->run,
@@ -23,6 +20,18 @@ void rig_init(struct rig *rig)
 		.max_bytes = 64 << 20,
 		.sync_interval_ms = 20,
 	};
+}
+
+void rig_init(struct rig *rig)
+{
+	char dir[] = "journal-XXXXXX", path[64];
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof path, "%s/run", dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	snprintf(path, sizeof path, "%s/journal", dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	rig_attach(rig, dir);
+	assert_true(rig->dir_fd >= 0);
 }
 
 static void forget_state(struct rig *rig)

@@ -27,6 +27,7 @@ struct rig {
 	struct cdm_error err;
 };
 
+void rig_attach(struct rig *rig, const char *dir); /* one that another process made */
 void rig_init(struct rig *rig);  /* 1 MiB tail, 1 MiB segments, node 1, incarnation 1 */
 void rig_fini(struct rig *rig);  /* closes and removes everything */
 int rig_try_open(struct rig *rig);

@@ -155,8 +155,108 @@ static void nothing_settled_is_lost_by_kill(void **state)
 	munmap(shared, sizeof *shared);
 }
 
+#ifdef CDM_FAULTPOINTS
+
+/* --- killed at named points: this program anew, as "write DIRECTORY", with the point in its environment --- */
+
+struct progress { /* in a shared file */
+	_Atomic uint64_t put, synced;
+};
+
+static struct progress *map_progress(const char *dir)
+{
+	char path[128];
+	snprintf(path, sizeof path, "%s/progress", dir);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0 || ftruncate(fd, sizeof(struct progress)) < 0)
+		return MAP_FAILED;
+	struct progress *p = mmap(NULL, sizeof *p, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return p;
+}
+
+static int write_and_sync(const char *dir)
+{
+	struct rig rig;
+	rig_attach(&rig, dir);
+	struct progress *progress = map_progress(dir);
+	if (progress == MAP_FAILED || rig_try_open(&rig) < 0)
+		return 1;
+	for (int i = 0; i < 8000; i++) {
+		struct cdm_change c = rig_write_change("some/file");
+		if (cdm_journal_put(rig.j, &c) < 0)
+			return 2;
+		atomic_store(&progress->put, c.dot.number);
+		if (i % 500 == 0 && cdm_journal_sync(rig.j) == 0)
+			atomic_store(&progress->synced, c.dot.number);
+	}
+	return 0;
+}
+
+static void run_to_point(struct rig *rig, const char *point)
+{
+	int status;
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		setenv("CDMFS_FAULTPOINT", point, 1);
+		execl("/proc/self/exe", "test_journal_kill", "write", rig->dir, NULL);
+		_exit(99);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void check_after_point(const char *point, bool lose_tail)
+{
+	struct rig rig;
+	unsigned count;
+	rig_init(&rig);
+	run_to_point(&rig, point);
+	struct progress *progress = map_progress(rig.dir);
+	assert_true(progress != MAP_FAILED);
+	if (lose_tail)
+		rig_lose_tail(&rig);
+	rig_open(&rig);
+	assert_int_equal(rig.state.tail_alive, !lose_tail);
+	settle_pending(&rig);
+	struct cdm_journal_reader *r = rig_reader(&rig);
+	uint64_t last = rig_read_numbers(r, 0, &count);
+	assert_int_equal(last, count);
+	assert_true(last >= (lose_tail ? progress->synced : progress->put));
+	cdm_journal_reader_close(&r);
+	munmap(progress, sizeof *progress);
+	rig_fini(&rig);
+}
+
+static void nothing_is_lost_at_any_named_point(void **state)
+{
+	static const char *const points[] = {"journal.appended_not_done", "journal.appended_not_done:3000",
+		"journal.segment_full_next_not_made", "journal.segment_full_next_not_made:2",
+		"journal.written_not_synced", "journal.written_not_synced:7"};
+	for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+		check_after_point(points[i], false);
+		check_after_point(points[i], true);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(nothing_settled_is_lost_by_kill),
+		cmocka_unit_test(nothing_is_lost_at_any_named_point),
+	};
+	if (argc == 3 && strcmp(argv[1], "write") == 0)
+		return write_and_sync(argv[2]);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+#else
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_settled_is_lost_by_kill)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
+
+#endif

@@ -103,9 +103,11 @@ uint64_t cdm_journal_reader_position(const struct cdm_journal_reader *r);
  * 1; 0 at the frontier; -ESTALE position no longer there; -EBADMSG damaged; -ENODATA the tail was replaced by a new
  * writer run (close and open again). */
 int cdm_journal_reader_next(struct cdm_journal_reader *r, struct cdm_change *ret);
-/* Is there an unsettled or unread record of this file after `position`? For "read again" (design.md 4). Scans the
- * tail from position to head, pending ones included. 1 yes, 0 no, -ESTALE (it has left the tail). */
-int cdm_journal_reader_touched(struct cdm_journal_reader *r, uint64_t position, const struct cdm_handle *h);
+/* Is an operation on this file under way: recorded, not settled? Looks only at what lies between the frontier and the head, so the
+ * cost does not grow with what a reader has yet to read. Together with the file's stamp, read *after* this call, it
+ * tells whether content read before is of one version (design.md 4): an operation that began before this call is either pending
+ * now or has put its dot into the stamp. 1 yes, 0 no, -ESTALE: overtaken by the writer, ask again. */
+int cdm_journal_reader_pending(struct cdm_journal_reader *r, const struct cdm_handle *h);
 /* A descriptor that becomes readable when records were settled after arm() returned 0 (a FIFO of this reader's own in
  * RUN/SET, wake or wake.N, opened O_RDWR|O_NONBLOCK; also when a writer comes where there was none). arm: 1 = there
  * is already something to read, do not wait. Drain with read(2) on wake. */

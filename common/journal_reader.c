@@ -371,18 +371,18 @@ uint64_t cdm_journal_reader_head(const struct cdm_journal_reader *r)
 	return r->tail.header ? atomic_load(&r->tail.header->head) : r->position;
 }
 
-int cdm_journal_reader_touched(struct cdm_journal_reader *r, uint64_t position, const struct cdm_handle *h)
+int cdm_journal_reader_pending(struct cdm_journal_reader *r, const struct cdm_handle *h)
 {
 	if (!r->tail.header)
 		return -ESTALE;
-	uint64_t head = atomic_load(&r->tail.header->head);
+	uint64_t position = atomic_load(&r->tail.header->frontier), head = atomic_load(&r->tail.header->head);
 	while (position < head) {
 		size_t length;
 		bool pad;
 		const uint8_t *record = ring_record(r, position, &length, &pad);
 		if (!record)
 			return -ESTALE;
-		if (!pad && record_outcome(record) != CDM_FAILED && record_touches(record, h))
+		if (!pad && record_outcome(record) == CDM_PENDING && record_touches(record, h))
 			return 1;
 		position += length;
 	}

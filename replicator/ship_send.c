@@ -180,14 +180,8 @@ static int verdict(struct ship *ship)
 {
 	if (ship->short_read)
 		return -EAGAIN;
-	for (int tries = 0; tries < 2 && ship->phase == SHIP_STREAM && ship->queue_count < SHIP_QUEUE_MAX; tries++) {
-		int r = cdm_journal_reader_touched(ship->reader, cdm_journal_reader_position(ship->reader), &ship->current->change.handle);
-		if (r != 1)
-			break;
-		if (tries)
-			return 1;
-		ship_gather(ship);
-	}
+	if (ship->phase == SHIP_STREAM && cdm_journal_reader_pending(ship->reader, &ship->current->change.handle) == 1)
+		return 1;
 	return content_is_same(ship->content) ? 0 : -EAGAIN;
 }
 

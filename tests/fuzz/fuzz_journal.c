@@ -102,7 +102,7 @@ static void read_all(void)
 		for (int n = 0; n < 1000 && cdm_journal_reader_next(r, &c) == 1; n++)
 			;
 	}
-	cdm_journal_reader_touched(r, 4096, &(struct cdm_handle){.len = 8});
+	cdm_journal_reader_pending(r, &(struct cdm_handle){.len = 8});
 	cdm_journal_reader_close(&r);
 }
 

@@ -75,8 +75,12 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	bool own = CDM_ORIGIN_NODE(c->dot.origin) == s->node->id->number && !(c->flags & CDM_CH_RECEIVED);
 	if (own && !cdm_dot_is_none(c->dot))
 		f->own_raw = c->dot;
-	if (++f->since_milestone >= MILESTONE_RECORDS)
+	if (f->started && ++f->since_milestone >= MILESTONE_RECORDS)
 		milestone_add(f, c->position);
+	if (!s->ready && (c->op == CDM_OP_MARK || c->op == CDM_OP_CLEAN) && c->vector) { /* what was applied before we look */
+		cdm_vector_merge(&f->visible, c->vector);
+		cdm_vector_merge(&s->durable.vector, c->vector);
+	}
 	if (c->op == CDM_OP_BARRIER) {
 		barrier_seen(s, c->path, c->path_len);
 		return false;
@@ -98,26 +102,14 @@ static void wait_for_records(struct set *s)
 		f->wake = cdm_loop_poll(s->node->loop, cdm_journal_reader_wake_fd(f->reader), POLLIN, on_wake, s);
 }
 
-/* The first record read after (re)opening: at LAST_MARK it is the mark (or CLEAN) that says what was applied before it. */
-static void note_start(struct set *s, const struct cdm_change *c)
-{
-	struct follow *f = &s->follow;
-	f->started = true;
-	if ((c->op == CDM_OP_MARK || c->op == CDM_OP_CLEAN) && c->vector) {
-		cdm_vector_merge(&f->visible, c->vector);
-		cdm_vector_merge(&s->durable.vector, c->vector);
-	}
-	milestone_add(f, c->position);
-}
-
 static void reopen(struct set *s)
 {
 	struct follow *f = &s->follow;
 	uint64_t position = cdm_journal_reader_position(f->reader);
 	follow_stop(s);
 	follow_start(s);
-	if (f->reader && cdm_journal_reader_seek(f->reader, position) == 0)
-		f->started = true;
+	if (f->reader)
+		cdm_journal_reader_seek(f->reader, position); /* else from the last mark on: what it says is known already */
 }
 
 static void follow_failed(struct set *s, int r)
@@ -149,8 +141,6 @@ void follow_step(struct set *s)
 	int r = 1;
 	struct cdm_change c;
 	for (int i = 0; i < STEP_RECORDS && (r = cdm_journal_reader_next(f->reader, &c)) == 1; i++) {
-		if (!f->started)
-			note_start(s, &c);
 		moved |= note_record(s, &c);
 	}
 	f->stepping = false;
@@ -161,6 +151,10 @@ void follow_step(struct set *s)
 		cdm_loop_post(s->node->loop, step_again, s);
 	} else {
 		wait_for_records(s);
+	}
+	if (r == 0 && !f->started) {
+		f->started = true;
+		milestone_add(f, cdm_journal_reader_position(f->reader));
 	}
 	if (r == 0 && !s->ready)
 		set_ready(s);

@@ -78,6 +78,11 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub)
 	ship->phase = SHIP_SEEK;
 	ship->seek_candidate = 0;
 	ship->seek_first = true;
+	ship->seek_complete = false;
+	cdm_vector_fini(&ship->seek_seen);
+	ship->seek_seen = (struct cdm_vector){0};
+	cdm_vector_fini(&ship->passed);
+	ship->passed = (struct cdm_vector){0};
 	ship_kick(p);
 }
 
@@ -94,27 +99,47 @@ static void seek_end(struct ship *ship)
 	start_resync(ship);
 }
 
+/* A mark counts our own changes of any kind; for a peer only those matter that ship. */
+static void mark_that_ships(struct ship *ship, const struct cdm_vector *mark, struct cdm_vector *ret)
+{
+	uint32_t self = ship_set(ship)->node->id->number;
+	cdm_vector_fini(ret);
+	*ret = (struct cdm_vector){0};
+	for (size_t i = 0; i < mark->count; i++) {
+		struct cdm_dot dot = mark->entries[i];
+		uint64_t seen = cdm_vector_get(&ship->seek_seen, dot.origin);
+		if (CDM_ORIGIN_NODE(dot.origin) == self && (seen || ship->seek_complete))
+			dot.number = seen;
+		if (dot.number)
+			cdm_vector_raise(ret, dot);
+	}
+}
+
 /* Read forward from the oldest record to the newest mark whose vector the peer covers. */
 static void seek_step(struct ship *ship)
 {
 	struct cdm_change c;
+	struct cdm_vector mark = {0};
 	int r = 0;
 	for (int i = 0; i < GATHER_RECORDS && (r = cdm_journal_reader_next(ship->reader, &c)) == 1; i++) {
 		if (ship->seek_first && c.sequence <= 1) {
 			ship->seek_candidate = c.position + 1;
-			cdm_vector_fini(&ship->passed);
-			ship->passed = (struct cdm_vector){0};
+			ship->seek_complete = true;
 		}
 		ship->seek_first = false;
+		if (change_ships(&c))
+			cdm_vector_raise(&ship->seek_seen, c.dot);
 		if ((c.op != CDM_OP_MARK && c.op != CDM_OP_CLEAN) || !c.vector)
 			continue;
-		if (!cdm_vector_covers_all(&ship->peer->has, c.vector)) {
+		mark_that_ships(ship, c.vector, &mark);
+		if (!cdm_vector_covers_all(&ship->peer->has, &mark)) {
 			r = 0;
 			break;
 		}
 		ship->seek_candidate = c.position + 1;
-		cdm_vector_copy(&ship->passed, c.vector);
+		cdm_vector_copy(&ship->passed, &mark);
 	}
+	cdm_vector_fini(&mark);
 	if (r == 1)
 		ship->again = true; /* more to read: after the loop's turn */
 	else
@@ -278,8 +303,9 @@ static bool start_batch(struct ship *ship, bool all_read)
 static void level_vectors(struct ship *ship)
 {
 	struct peer *p = ship->peer;
-	for (size_t i = 0; i < ship->passed.count && ship->queue_count < SHIP_QUEUE_MAX; i++) {
-		struct cdm_dot dot = ship->passed.entries[i];
+	const struct cdm_vector *visible = &p->set->follow.visible;
+	for (size_t i = 0; i < visible->count && ship->queue_count < SHIP_QUEUE_MAX; i++) {
+		struct cdm_dot dot = visible->entries[i];
 		if (cdm_vector_covers(&p->has, dot))
 			continue;
 		struct cdm_change skip = {.op = CDM_OP_SKIP, .dot = dot, .clock = 1};
@@ -323,8 +349,12 @@ static void run_again(void *arg)
 void ship_kick(struct peer *p)
 {
 	struct ship *ship = p->ship;
-	if (!p->subscribed || ship->running || p->set->stopping)
+	if (!p->subscribed || p->set->stopping)
 		return;
+	if (ship->running) {
+		ship->again = true;
+		return;
+	}
 	ship->running = true;
 	if (ship->phase == SHIP_SEEK)
 		seek_step(ship);
@@ -428,6 +458,7 @@ void ship_free(struct peer *p)
 	contexts_fini(&ship->contexts);
 	contexts_fini(&ship->told);
 	cdm_vector_fini(&ship->passed);
+	cdm_vector_fini(&ship->seek_seen);
 	cdm_journal_reader_close(&ship->reader);
 	bytes_fini(&ship->inline_content);
 	free(ship->owed);

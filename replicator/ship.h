@@ -48,7 +48,8 @@ struct ship {
 	struct contexts told;         /* as sent */
 	struct created created[SHIP_CREATED];
 	uint64_t seek_candidate;      /* SHIP_SEEK: newest mark that the peer covers, + 1; 0 = none yet */
-	bool seek_first;
+	bool seek_first, seek_complete; /* complete: the journal begins with the set's first record */
+	struct cdm_vector seek_seen;
 
 	struct item *queue[SHIP_QUEUE_MAX];
 	size_t queue_count;

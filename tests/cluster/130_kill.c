@@ -76,6 +76,7 @@ static void watcher(void **state)
 		started("n1", LAB_WATCHER);
 	}
 	assert_true(load_end(load) > 0);
+	all_rest();
 	everywhere_equal();
 }
 
@@ -145,14 +146,9 @@ static void a_whole_node(void **state)
 	struct load *load = load_begin("n1", "node", 8, LOAD_MIXED);
 	for (int i = 0; i < 2; i++) {
 		let_some_saves_pass("n1", "node-mark");
-		killed("n2", LAB_HOLDER);
-		killed("n2", LAB_SERVER);
-		killed("n2", LAB_WATCHER);
-		killed("n2", LAB_REPLICATOR);
+		node_killed("n2");
 		let_some_saves_pass("n1", "node-mark");
-		started("n2", LAB_HOLDER);
-		started("n2", LAB_SERVER);
-		started("n2", LAB_REPLICATOR);
+		node_started("n2");
 	}
 	assert_true(load_end(load) > 0);
 	everywhere_equal();
@@ -173,6 +169,7 @@ static void anything_anytime(void **state)
 	}
 	assert_true(load_end(first) > 0);
 	assert_true(load_end(second) > 0);
+	all_rest();
 	everywhere_equal();
 }
 

@@ -41,6 +41,8 @@ int shell_status(const char *node, char **ret_output, const char *fmt, ...) __at
 
 void killed(const char *node, enum lab_program program); /* kill -9, and dead */
 void started(const char *node, enum lab_program program);
+void node_killed(const char *node); /* all its programs at once */
+void node_started(const char *node);
 void cut(const char *node);
 void healed(const char *node);
 /* cdmctl with these words; fails the test when it fails. */
@@ -50,6 +52,8 @@ void administrator(const char *first, ...) __attribute__((sentinel));
 
 /* All that was saved before is durable everywhere. */
 void in_sync(void);
+/* No node holds a file for open any more (after a watcher was killed its closes are found out after a while). */
+void all_rest(void);
 /* The trees at all mounts are equal in everything; so are the stores. */
 void same_everywhere(void);
 void everywhere_equal(void); /* both */
@@ -61,7 +65,7 @@ void becomes_absent(const char *node, const char *path);
 bool exists(const char *node, const char *path);
 /* Files kept in STORE/.cdmfs/conflicts/ (or another directory of the store's state), anywhere below. */
 unsigned kept_files(const char *node, const char *state_directory);
-/* A number of the replicator's statistics; names with dots descend. Fails if there is none. */
+/* A number of the replicator's statistics of the set. Fails if there is none. */
 int64_t counter(const char *node, const char *name);
 /* cdmfs-stat as a deploy script calls it; the exit status. */
 int stat_wait(const char *node, const char *arguments, char **ret_output);

@@ -6,7 +6,7 @@
  *   D/lab.json           what was started: pids with start times, ports, namespaces      D/logs/NAME.log
  *   D/master/            the master's own directory                                      D/admin.token
  *   D/nI/                node.conf  state/  run/  store/  mnt/
- * Whatever was killed, `lab_down` finds what is left by lab.json, by the environment of the processes, by the namespaces, and by the
+ * Programs crash into D/logs/core*. Whatever was killed, `lab_down` finds what is left by lab.json, by the environment of the processes, by the namespaces, and by the
  * mounts below D.
  *
  * Root only. One thread. Functions return 0 or a negative errno with `err` filled, and wait for conditions, never for a time. */
@@ -61,6 +61,9 @@ int lab_add_node(struct lab *lab, const char *group, const char **ret_name, stru
 /* Send a signal; after one that kills, wait for the end of the process. node NULL: the master. *ret_pid may be NULL. */
 int lab_kill(struct lab *lab, const char *node, enum lab_program program, int signal, pid_t *ret_pid, struct cdm_error *err);
 int lab_kill9(struct lab *lab, const char *node, enum lab_program program, struct cdm_error *err);
+/* All programs of a node that run, the holder first, for it would start others again: as a power cut. */
+int lab_kill9_node(struct lab *lab, const char *node, struct cdm_error *err);
+int lab_start_node(struct lab *lab, const char *node, struct cdm_error *err);
 /* Start what does not run and wait until it is ready; server and watcher are the holder's business, which this starts if need be. */
 int lab_start(struct lab *lab, const char *node, enum lab_program program, struct cdm_error *err);
 /* The process, 0 = does not run. */

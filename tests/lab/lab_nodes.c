@@ -321,6 +321,17 @@ int lab_kill9(struct lab *lab, const char *node, enum lab_program program, struc
 	return lab_kill(lab, node, program, SIGKILL, NULL, err);
 }
 
+int lab_kill9_node(struct lab *lab, const char *node, struct cdm_error *err)
+{
+	int r = lab_node_find(lab, node, err) ? 0 : -ENOENT;
+	for (enum lab_program p = LAB_HOLDER; r == 0 && p <= LAB_REPLICATOR; p++) {
+		r = lab_pid(lab, node, p) ? lab_kill9(lab, node, p, err) : 0;
+		if (r == -ESRCH) /* it went by itself when the one before was gone */
+			r = 0;
+	}
+	return r;
+}
+
 struct child_wait {
 	struct lab *lab;
 	const char *node;
@@ -368,4 +379,12 @@ int lab_start(struct lab *lab, const char *node_name, enum lab_program program, 
 			r = lab_wait_for(child_runs, &w, LAB_READY_MS, "the holder starts it again", err);
 	}
 	return r < 0 ? r : lab_state_save(lab, err);
+}
+
+int lab_start_node(struct lab *lab, const char *node, struct cdm_error *err)
+{
+	int r = 0;
+	for (enum lab_program p = LAB_HOLDER; r == 0 && p <= LAB_REPLICATOR; p++)
+		r = lab_start(lab, node, p, err);
+	return r;
 }

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -127,6 +128,16 @@ failed:
 	_exit(127);
 }
 
+/* A program of its own: not of our terminal, and if it crashes its core is in D/logs. */
+static void leave_a_core(const struct lab *lab)
+{
+	const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+	setsid();
+	setrlimit(RLIMIT_CORE, &all);
+	if (fchdir(lab->dir_fd) < 0 || chdir("logs") < 0)
+		perror("lab: D/logs");
+}
+
 /* fork + exec; io are the child's first three descriptors. The pid, or a negative errno when it could not become the program. */
 static pid_t launch(struct lab *lab, const struct lab_node *node, const char *netns, const char *const argv[], const int io[3],
 	const char *notify, bool session, struct cdm_error *err)
@@ -138,7 +149,7 @@ static pid_t launch(struct lab *lab, const struct lab_node *node, const char *ne
 	pid_t pid = fork();
 	if (pid == 0) {
 		if (session)
-			setsid();
+			leave_a_core(lab);
 		become(lab, node, netns, argv, io, notify, report[1]);
 	}
 	int r = pid < 0 ? cdm_fail(err, errno, "fork") : 0;

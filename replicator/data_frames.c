@@ -424,7 +424,7 @@ int need_decode(const uint8_t *in, size_t len, struct need *ret)
 	ret->ticket = reading_u64(&r);
 	ret->path_len = reading_u32(&r);
 	ret->path = (const char *)reading_bytes(&r, ret->path_len);
-	if (!reading_done(&r) || cdm_path_check(ret->path, ret->path_len) < 0)
+	if (!reading_done(&r) || !ret->ticket || cdm_path_check(ret->path, ret->path_len) < 0)
 		return -EBADMSG;
 	return 0;
 }

@@ -83,6 +83,7 @@ enum content_kind {
 	CONTENT_RANGES = 2,  /* pieces on top of the base version */
 	CONTENT_ATTRS = 3,   /* object attributes only (directories) */
 };
+#define ANSWER_ORIGIN CDM_ORIGIN(UINT32_MAX, UINT32_MAX) /* of the dot of an answer: (this, ticket) */
 enum carried_flags {
 	CARRIED_INLINE = 1, /* pieces and hash follow in the same frame */
 	CARRIED_ANSWER = 2, /* answer to NEED, not part of a batch */

@@ -286,9 +286,16 @@ static int flush_skips(struct publisher *pub, struct cdm_error *err)
 	return 0;
 }
 
-static void add_skip(struct publisher *pub, const struct incoming *in)
+static void add_skip(struct publisher *pub, struct incoming *in)
 {
-	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED | (in->carried.change.flags & CDM_CH_WHOLE), .dot = in->carried.change.dot, .clock = in->carried.change.clock};
+	const struct cdm_change *from = &in->carried.change;
+	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = from->dot, .clock = from->clock,
+		.path = from->path, .path_len = from->path_len < 4096 ? from->path_len : 0, .parent_mtime_ns = from->parent_mtime_ns};
+	if (from->op == CDM_OP_SKIP)
+		c.flags |= from->flags & CDM_CH_WHOLE;
+	raise_parent(pub, in, from->path, from->path_len, from->parent_mtime_ns);
+	if (from->path2_len)
+		raise_parent(pub, in, from->path2, from->path2_len, from->parent2_mtime_ns);
 	size_t max = cdm_change_encoded_max(&c), at = pub->skips.len;
 	bytes_put_u32(&pub->skips, 0);
 	size_t n = cdm_change_encode(&c, bytes_add(&pub->skips, max));
@@ -416,7 +423,10 @@ static void job_work(void *arg)
 			cdm_vector_raise(&pub->applied, in->carried.change.dot);
 			continue;
 		}
-		if (c->op == CDM_OP_SKIP || in->superseded)
+		bool nothing = c->op == CDM_OP_SKIP || in->superseded;
+		if (nothing && !wait_for_mount(pub))
+			break;
+		if (nothing)
 			add_skip(pub, in);
 		else if (!work_on(pub, in))
 			break;

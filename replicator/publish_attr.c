@@ -254,6 +254,21 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	return r == -ESTALE ? APPLY_RETRY : r < 0 ? cdm_fail(err, -r, "set attribute %s", name) : APPLIED;
 }
 
+void raise_parent(struct publisher *pub, struct incoming *in, const char *path, size_t len, int64_t mtime_ns)
+{
+	char name[CDM_NAME_LEN_MAX + 1];
+	struct stat st;
+	int parent = mtime_ns && len ? publisher_parent(pub, path, len, name) : -1;
+	if (parent < 0 || fstat(parent, &st) < 0 || st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= mtime_ns)
+		return;
+	struct attr_call call = {.fd = parent};
+	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mtime_ns = mtime_ns};
+	struct step step;
+	set_times(&call, &attr);
+	step_init(&step, CDM_CALL_SETATTR, in, NULL);
+	publisher_call(pub, &step, call_utimens, &call, NULL);
+}
+
 /* --- content in place --- */
 
 static int write_piece(struct publisher *pub, struct incoming *in, int fd, uint64_t offset, const void *data, size_t len, struct cdm_dot expect)

@@ -159,7 +159,9 @@ static void discard_staged(struct publisher *pub, struct incoming *in, const cha
 		in->staging[0] = 0;
 }
 
-/* What a refusal asks for: 0 = announce again as *step says now, else the end. */
+#define AGAIN 100
+
+/* What a refusal asks for: AGAIN = announce again as *step says now, else the end. */
 static int after_refusal(struct publisher *pub, struct incoming *in, const char *staged, struct step *step,
 	const struct cdm_announcement *found)
 {
@@ -169,7 +171,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 	switch (verdict) {
 	case ABSENT:
 		step->a.expect = CDM_EXPECT_ABSENT;
-		return 0;
+		return AGAIN;
 	case SAME:
 		discard_staged(pub, in, staged);
 		return APPLY_SKIP;
@@ -179,7 +181,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 		__attribute__((fallthrough));
 	case INCOMING_WINS:
 		expect_version(step, found->found.dot);
-		return 0;
+		return AGAIN;
 	case TYPE_CLASH:
 		return clash_with_directory(pub, in, staged);
 	case LOCAL_WINS:
@@ -226,7 +228,7 @@ static int place(struct publisher *pub, struct incoming *in, const char *staged,
 		if (r != -ESTALE)
 			break;
 		r = after_refusal(pub, in, staged, &step, &found);
-		if (r != 0)
+		if (r != AGAIN)
 			return r;
 		r = -ESTALE;
 	}

@@ -22,6 +22,8 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* A directory that was made here, too: the higher creation's attributes stay. */
 int apply_directory_attributes(struct publisher *pub, struct incoming *in);
+/* What was not done here was done elsewhere: the directory's mtime is told all the same, so that it ends equal everywhere. */
+void raise_parent(struct publisher *pub, struct incoming *in, const char *path, size_t len, int64_t mtime_ns);
 /* Everything below dir/name goes, as far as it can; local paths stay. */
 void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name);
 

@@ -153,7 +153,7 @@ struct incoming *incoming_make(const struct carried *k)
 
 struct incoming *removal_incoming(const struct removal *r, const struct cdm_vector *context)
 {
-	struct carried k = {.change = {.op = r->directory ? CDM_OP_RMDIR : CDM_OP_UNLINK, .dot = {1, 1}, .clock = 1,
+	struct carried k = {.change = {.op = r->directory ? CDM_OP_RMDIR : CDM_OP_UNLINK, .dot = {ANSWER_ORIGIN, 1}, .clock = 1,
 		.version = r->version, .path = r->path, .path_len = r->len}};
 	struct incoming *in = incoming_make(&k);
 	in->resync = true;
@@ -186,7 +186,7 @@ static void subdir_add(struct compare *c, const char *path, size_t len, const st
 static void want_attributes(struct compare *c, const char *path, size_t len, const struct entry *e)
 {
 	struct carried k = {.user = e->user, .user_len = e->user_len, .group = e->owner_group, .group_len = e->owner_group_len,
-		.change = {.op = CDM_OP_SETATTR, .dot = {1, 1}, .clock = e->stamp.attr_clock ? e->stamp.attr_clock : 1, .version = e->stamp.content,
+		.change = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, 1}, .clock = e->stamp.attr_clock ? e->stamp.attr_clock : 1, .version = e->stamp.content,
 			.path = path, .path_len = len, .attr = {.mask = CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MODE | CDM_ATTR_MTIME,
 			.mode = e->mode, .uid = e->uid, .gid = e->gid, .mtime_ns = e->mtime_ns}}};
 	if (e->stamp.attr_origin)
@@ -199,7 +199,7 @@ static void want_attributes(struct compare *c, const char *path, size_t len, con
 
 static void want_link(struct compare *c, const struct group *first, const char *path, size_t len)
 {
-	struct carried k = {.change = {.op = CDM_OP_LINK, .dot = {1, 1}, .clock = 1, .path = first->path, .path_len = first->len,
+	struct carried k = {.change = {.op = CDM_OP_LINK, .dot = {ANSWER_ORIGIN, 1}, .clock = 1, .path = first->path, .path_len = first->len,
 		.path2 = path, .path2_len = len, .parent2_mtime_ns = c->dir->mtime_ns}};
 	struct want *w = want_add(c, path, len);
 	w->in = incoming_make(&k);

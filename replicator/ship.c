@@ -380,7 +380,7 @@ void ship_acked(struct peer *p, uint64_t batch)
 
 static struct item *need_item(struct set *s, const struct need *need)
 {
-	struct cdm_change c = {.op = CDM_OP_SKIP, .dot = {1, need->ticket}, .clock = 1, .path = need->path, .path_len = need->path_len};
+	struct cdm_change c = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1, .path = need->path, .path_len = need->path_len};
 	const char *name;
 	_cleanup_close_ int dir = cdm_open_parent(s->store_fd, need->path, need->path_len, &name);
 	char component[CDM_NAME_LEN_MAX + 1];
@@ -417,8 +417,13 @@ void ship_need(struct peer *p, const struct need *need)
 {
 	struct ship *ship = p->ship;
 	struct answer *a = calloc(1, sizeof *a);
-	if (!a || !(a->item = need_item(p->set, need)))
+	if (!a)
 		abort();
+	a->item = need_item(p->set, need);
+	if (!a->item) { /* what is there cannot be said in a change */
+		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
+		a->item = item_new(&nothing, cdm_now_ms());
+	}
 	*ship->answer_tail = a;
 	ship->answer_tail = &a->next;
 	count_up(&p->set->counters.needs_answered, 1);

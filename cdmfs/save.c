@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "cdmfs/walk.h"
 #include "common/faultpoint.h"
+#include "common/io.h"
 #include "common/log.h"
 
 static void set_attr(struct cdm_change *c, const struct stat *st)
@@ -48,6 +49,19 @@ static void describe_content(struct cdm_change *c, const struct dirty *d, uint32
 		c->flags |= CDM_CH_LINKED;
 }
 
+/* The others make a new name when they get the SAVE: their directory's mtime then is to be what it is here now (someone may have
+ * set it since the name was made, as cp -a does). 0: not told. */
+static int64_t mtime_of_parent(struct fs *fs, const char *path, size_t len)
+{
+	const char *name;
+	struct stat st;
+	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, path, len, &name);
+
+	if (dir < 0 || fstat(dir, &st) < 0)
+		return 0;
+	return st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
+}
+
 /* The other names of a file that nobody knew before: their LINK records were not shipped. */
 static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change *saved)
 {
@@ -58,7 +72,7 @@ static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change
 		if (p.place != PLACE_CONTENT || policy_is_local(fs, p.path, p.len))
 			continue;
 		struct cdm_change c = {.op = CDM_OP_LINK, .flags = CDM_CH_LINKED, .path = saved->path, .path_len = saved->path_len,
-			.path2 = p.path, .path2_len = p.len, .handle = saved->handle, .version = saved->version,
+			.path2 = p.path, .path2_len = p.len, .parent2_mtime_ns = mtime_of_parent(fs, p.path, p.len), .handle = saved->handle, .version = saved->version,
 			.base = saved->version.dot, .attr = saved->attr};
 		cdm_journal_put(fs->journal, &c);
 	}
@@ -120,6 +134,8 @@ static int save_open(struct fs *fs, const struct node *n, const struct dirty *d,
 	describe_content(&c, d, n->flags);
 	if (policy_is_local(fs, p.path, p.len))
 		c.flags |= CDM_CH_LOCAL;
+	if (c.flags & CDM_CH_NEW)
+		c.parent_mtime_ns = mtime_of_parent(fs, p.path, p.len);
 	r = cdm_journal_put(fs->journal, &c);
 	if (r == 0 && n->flags & NODE_NEW && st.st_nlink > 1)
 		link_other_names(fs, n->id, &c);
@@ -146,6 +162,24 @@ int save_node_locked(struct fs *fs, uint64_t id, char *path_buf)
 	return r < 0 ? r : 1;
 }
 
+/* The directory of a new file, which its SAVE speaks of (mtime_of_parent): nobody may set its times between the look and the record.
+ * 0: not known, or the file is not new. */
+static uint64_t parent_to_lock(struct fs *fs, uint64_t id, char *path_buf)
+{
+	struct node n;
+	struct node_path p;
+	struct stat st;
+	struct cdm_handle h;
+	uint64_t parent;
+	const char *name;
+
+	if (!inodes_find(fs->nodes, id, &n) || !(n.flags & NODE_NEW) || inodes_path(fs->nodes, id, 0, path_buf, CDM_PATH_MAX, &p) < 0 ||
+		p.place != PLACE_CONTENT)
+		return 0;
+	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, p.path, p.len, &name);
+	return dir >= 0 && fstat(dir, &st) == 0 && node_identify(fs, dir, &st, &h, &parent) == 0 ? parent : 0;
+}
+
 void save_node(struct fs *fs, uint64_t id, int64_t looked_ns)
 {
 	struct stripes nodes;
@@ -156,7 +190,7 @@ void save_node(struct fs *fs, uint64_t id, int64_t looked_ns)
 	if (!buf)
 		return;
 	pthread_rwlock_rdlock(&fs->tree);
-	lock_nodes(fs, &nodes, id, 0);
+	lock_nodes(fs, &nodes, id, parent_to_lock(fs, id, buf));
 	if (inodes_dirty(fs->nodes, id, &d) && (!looked_ns || d.last_ns <= looked_ns))
 		r = save_node_locked(fs, id, buf);
 	unlock_stripes(&nodes);

@@ -208,6 +208,11 @@ int content_open(int store_fd, const struct item *item, struct content **ret, st
 		return r;
 	}
 	fill_object(c, &st);
+	if (change->op == CDM_OP_MKDIR && change->dot.origin != ANSWER_ORIGIN) {
+		/* A directory's times do not travel with it: a SETATTR that is in the stamp already must still count as new there. */
+		c->carried.stamp.attr_clock = change->clock;
+		c->carried.stamp.attr_origin = change->dot.origin;
+	}
 	c->carried.kind = !save ? CONTENT_ATTRS : item_is_whole_save(item) ? CONTENT_WHOLE : CONTENT_RANGES;
 	if (c->carried.kind == CONTENT_WHOLE)
 		find_data(c, &st);

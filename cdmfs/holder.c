@@ -362,10 +362,12 @@ void holder_child_ended(struct holder *h, struct child *c, const struct child_en
 	} else if (c == &h->server && h->phase == PHASE_END_FULL && !look_at_mounts(h, &h->visible_id)) {
 		cdm_debug("the server ended with its mount"); /* on_full_unmounted goes on */
 	} else if (c->wanted) {
-		if (ended_with(end, CDM_EXIT_HANDOVER) || (c == &h->watcher && ended_with(end, 0)))
+		if (ended_with(end, CDM_EXIT_HANDOVER) || (c == &h->watcher && ended_with(end, CDM_EXIT_CLEAN))) {
+			c->quick_deaths = 0;
 			cdm_log(child_restarts, cdm_str("program", c->name), cdm_int("pid", end->pid));
-		else
+		} else {
 			cdm_log_err(child_died, &end->error, cdm_str("program", c->name), cdm_int("pid", end->pid), cdm_str("reason", how));
+		}
 		child_start_again(h, c);
 	}
 }

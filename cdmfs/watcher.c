@@ -20,14 +20,30 @@
 #include "common/loop.h"
 
 #define FUSE_HANDLE_TYPE 0x81 /* 64-bit node id, 32-bit generation */
+#define DOUBTS_MAX 64
 #define EVENT_BYTES (WATCH_BATCH_MAX * sizeof(struct fanotify_event_metadata))
+
+/* The kernel tells of a close shortly before it counts one writer less (in __fput): "a writer is left" may mean the one who is just
+ * going. Such a node is looked at again, when the next events come (a close that returned before them is seen through by then, so that
+ * the order of closes holds) and after these pauses. */
+static const int doubt_ms[] = {1, 10, 100};
+#define DOUBT_LOOKS (sizeof(doubt_ms) / sizeof(*doubt_ms))
+
+struct doubt {
+	uint64_t node;
+	int32_t pid;
+	unsigned looks;  /* timed ones done */
+	int64_t due_ns;
+};
 
 struct watcher {
 	int fan_fd, watch_fd, signal_fd;
 	bool ending; /* SIGTERM came: pass on what is queued, then exit */
 	const char *full;
-	struct watch_message batch[WATCH_BATCH_MAX + 1];
+	struct watch_message batch[WATCH_BATCH_MAX + DOUBTS_MAX + 1];
 	size_t count;
+	struct doubt doubts[DOUBTS_MAX];
+	size_t doubt_count;
 };
 
 /* FUSE's file handle is the node id as two 32-bit words, high word first, and the generation. */
@@ -67,6 +83,87 @@ static void put_lost(struct watcher *w)
 	put(w, &(struct watch_message){.kind = WATCH_LOST});
 }
 
+/* Open a node by the kernel's handle of it; only what the kernel has in memory can be opened. */
+static int open_node(int mount_fd, uint64_t node)
+{
+	union {
+		struct file_handle handle;
+		char room[sizeof(struct file_handle) + 3 * sizeof(uint32_t)];
+	} u;
+	uint32_t words[3] = {(uint32_t)(node >> 32), (uint32_t)node, 0};
+
+	u.handle.handle_bytes = sizeof(words);
+	u.handle.handle_type = FUSE_HANDLE_TYPE;
+	memcpy(u.handle.f_handle, words, sizeof(words));
+	return open_by_handle_at(mount_fd, &u.handle, O_RDONLY | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+}
+
+/* --- doubts --- */
+
+static void forget_doubt(struct watcher *w, uint64_t node)
+{
+	for (size_t i = 0; i < w->doubt_count; i++)
+		if (w->doubts[i].node == node) {
+			w->doubts[i] = w->doubts[--w->doubt_count];
+			return;
+		}
+}
+
+/* When there are too many the first one goes: its last writer's close is told anyway, or the server's time-out finds it. */
+static void add_doubt(struct watcher *w, const struct watch_message *m)
+{
+	if (w->doubt_count == DOUBTS_MAX)
+		w->doubts[0] = w->doubts[--w->doubt_count];
+	w->doubts[w->doubt_count++] = (struct doubt){.node = m->node, .pid = m->pid, .due_ns = cdm_now_ns() + doubt_ms[0] * 1000000ll};
+}
+
+/* Look again; true when the doubt is over (nobody writes any more, or the node is gone, or it was looked at often enough). */
+static bool look_again(struct watcher *w, int mount_fd, struct doubt *d, bool timed)
+{
+	struct watch_message told = {.kind = WATCH_CLOSED, .node = d->node, .pid = d->pid, .time_ns = cdm_now_ns()};
+	int fd = open_node(mount_fd, d->node);
+	bool writer = fd >= 0 && has_writer(fd);
+
+	if (fd >= 0)
+		close(fd);
+	if (!writer) {
+		put(w, &told);
+		return true;
+	}
+	if (timed && ++d->looks < DOUBT_LOOKS)
+		d->due_ns = told.time_ns + doubt_ms[d->looks] * 1000000ll;
+	return d->looks >= DOUBT_LOOKS;
+}
+
+/* All of them, or only those whose time has come. */
+static void look_at_doubts(struct watcher *w, bool timed)
+{
+	int64_t now = cdm_now_ns();
+	int mount_fd = w->doubt_count ? open(w->full, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (mount_fd < 0)
+		return;
+	for (size_t i = w->doubt_count; i-- > 0;)
+		if ((!timed || w->doubts[i].due_ns <= now) && look_again(w, mount_fd, &w->doubts[i], timed))
+			w->doubts[i] = w->doubts[--w->doubt_count];
+	close(mount_fd);
+}
+
+/* Milliseconds until the next one is due, -1 = none. */
+static int doubts_timeout(const struct watcher *w)
+{
+	int64_t first = INT64_MAX, now = cdm_now_ns();
+
+	for (size_t i = 0; i < w->doubt_count; i++)
+		if (w->doubts[i].due_ns < first)
+			first = w->doubts[i].due_ns;
+	if (w->doubt_count == 0)
+		return -1;
+	return first <= now ? 0 : (int)((first - now + 999999) / 1000000);
+}
+
+/* --- events --- */
+
 static void take_event(struct watcher *w, const struct fanotify_event_metadata *m)
 {
 	struct watch_message told = {.kind = WATCH_CLOSED, .pid = m->pid, .time_ns = cdm_now_ns()};
@@ -81,23 +178,12 @@ static void take_event(struct watcher *w, const struct fanotify_event_metadata *
 	known = node_of(m->fd, &told.node);
 	told.writers = known && has_writer(m->fd);
 	close(m->fd); /* writes out what a mapping left dirty: before the message */
-	if (known)
-		put(w, &told);
-}
-
-/* Open a node by the kernel's handle of it; only what the kernel has in memory can be opened. */
-static int open_node(int mount_fd, uint64_t node)
-{
-	union {
-		struct file_handle handle;
-		char room[sizeof(struct file_handle) + 3 * sizeof(uint32_t)];
-	} u;
-	uint32_t words[3] = {(uint32_t)(node >> 32), (uint32_t)node, 0};
-
-	u.handle.handle_bytes = sizeof(words);
-	u.handle.handle_type = FUSE_HANDLE_TYPE;
-	memcpy(u.handle.f_handle, words, sizeof(words));
-	return open_by_handle_at(mount_fd, &u.handle, O_RDONLY | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+	if (!known)
+		return;
+	forget_doubt(w, told.node);
+	if (told.writers)
+		add_doubt(w, &told);
+	put(w, &told);
 }
 
 /* The server asks whether anybody may write these nodes. */
@@ -139,6 +225,7 @@ static bool take_events(struct watcher *w)
 		}
 		return errno != EAGAIN;
 	}
+	look_at_doubts(w, false);
 	const struct fanotify_event_metadata *m = (const struct fanotify_event_metadata *)buf;
 	for (; FAN_EVENT_OK(m, n); m = FAN_EVENT_NEXT(m, n))
 		take_event(w, m);
@@ -183,11 +270,15 @@ static int run(struct watcher *w)
 		while (take_events(w))
 			if (!send_batch(w))
 				return CDM_EXIT_REFUSED;
-		if (w->ending)
+		if (w->ending) {
+			look_at_doubts(w, false);
+			send_batch(w);
 			return CDM_EXIT_CLEAN;
+		}
 		struct pollfd p[3] = {{.fd = w->fan_fd, .events = POLLIN}, {.fd = w->signal_fd, .events = POLLIN}, {.fd = w->watch_fd, .events = POLLIN}};
-		if (poll(p, 3, -1) < 0)
+		if (poll(p, 3, doubts_timeout(w)) < 0)
 			continue;
+		look_at_doubts(w, true);
 		if (p[1].revents)
 			on_end_signal(w);
 		if (p[2].revents & (POLLHUP | POLLERR)) /* holder and server are gone */

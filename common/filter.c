@@ -11,7 +11,7 @@
 
 const char *const cdm_filter_default_excludes[] = {
 	/* vim */
-	".*.swp", ".*.swo", ".*.swx", ".*.sw[a-n]", ".swp", "4913",
+	".*.swp", ".*.swo", ".*.swx", ".*.sw[a-n]", ".*.swpx", ".swp", ".swpx", "4913",
 	/* emacs and others: backups, locks, auto-saves */
 	"*~", ".#*", "#*#",
 	/* office suites' locks */

@@ -177,6 +177,7 @@ __attribute__((noreturn)) static void be_init(struct fixture *f, int (*body)(str
 			fprintf(stderr, "skipped: cannot make an ext4 in a loop device: %s\n", strerror(errno));
 			exit(77);
 		}
+		cmocka_set_test_filter(getenv("ONLY"));
 		exit(body(f));
 	}
 	while ((ended = wait(&status)) > 0 || errno == EINTR)
@@ -417,16 +418,6 @@ static void close_reader(struct cdm_journal_reader *r, int dir)
 	close(dir);
 }
 
-uint64_t fixture_journal_end(struct fixture *f)
-{
-	int dir;
-	struct cdm_journal_reader *r = open_reader(f, &dir);
-
-	assert_int_equal(cdm_journal_reader_seek(r, CDM_JOURNAL_FRONTIER), 0);
-	uint64_t position = cdm_journal_reader_position(r);
-	close_reader(r, dir);
-	return position;
-}
 
 static void make_barrier(struct fixture *f, char name[static 64])
 {
@@ -442,7 +433,7 @@ static void make_barrier(struct fixture *f, char name[static 64])
 	assert_int_equal(unlink(path), 0);
 }
 
-void fixture_journal_read(struct fixture *f, uint64_t position, void (*each)(const struct cdm_change *c, void *arg), void *arg)
+uint64_t fixture_journal_read(struct fixture *f, uint64_t position, void (*each)(const struct cdm_change *c, void *arg), void *arg)
 {
 	char name[64];
 	int dir;
@@ -472,5 +463,7 @@ void fixture_journal_read(struct fixture *f, uint64_t position, void (*each)(con
 		if (!done)
 			each(&c, arg);
 	}
+	position = cdm_journal_reader_position(r);
 	close_reader(r, dir);
+	return position;
 }

@@ -26,7 +26,7 @@ struct fixture {
 };
 
 /* Run `body` (a cmocka group) inside fresh namespaces, with a fixture's directory made. Returns the exit status for main:
- * 77 with a reason on stderr when this machine cannot run it. */
+ * 77 with a reason on stderr when this machine cannot run it. ONLY=name runs only that test. */
 int fixture_main(int (*body)(struct fixture *f));
 
 /* Start `cdmfs` in the foreground with extra arguments (NULL-terminated, may be NULL) and wait until it is mounted. */
@@ -52,10 +52,9 @@ void fixture_wait(const char *what, bool (*cond)(void *arg), void *arg);
 int run_program(const char *cwd, const char *const *argv);
 bool program_exists(const char *name);
 
-/* The journal as a reader sees it. position: where to start (fixture_journal_end). Calls `each` for every settled record up to a BARRIER
- * that this makes first (so that all closes up to now have their SAVE). */
-uint64_t fixture_journal_end(struct fixture *f);
-void fixture_journal_read(struct fixture *f, uint64_t position, void (*each)(const struct cdm_change *c, void *arg), void *arg);
+/* The journal as a reader sees it. position: where to start (0 = the oldest). Calls `each` for every settled record up to a BARRIER
+ * that this makes first (so that all closes up to now have their SAVE). Returns the position after it. */
+uint64_t fixture_journal_read(struct fixture *f, uint64_t position, void (*each)(const struct cdm_change *c, void *arg), void *arg);
 
 /* Whole small file written or read through plain system calls; asserts success. read: NUL added, the caller frees. */
 void put_file(const char *path, const void *bytes, size_t len);

@@ -250,11 +250,18 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static void *buffer_new(void)
+/* Room for a request. The kernel copies requests into it; should a page of it not be there when the process is killed at that
+ * moment, the copy fails and the call gets EIO instead of being resent (promise 7). So `resident` ones are there before the first read. */
+static void *buffer_new(bool resident)
 {
-	void *p = mmap(NULL, WORKER_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int how = MAP_PRIVATE | MAP_ANONYMOUS | (resident ? MAP_POPULATE : MAP_NORESERVE);
+	void *p = mmap(NULL, WORKER_BUFFER, PROT_READ | PROT_WRITE, how, -1, 0);
 
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	if (resident)
+		mlock(p, WORKER_BUFFER); /* a limit may forbid it; without swap it stays all the same */
+	return p;
 }
 
 static int start_workers(struct server *s, struct cdm_error *err)
@@ -263,8 +270,8 @@ static int start_workers(struct server *s, struct cdm_error *err)
 		struct worker *w = &s->workers[i];
 		w->fs = &s->fs;
 		w->index = i;
-		w->in = buffer_new();
-		w->out = buffer_new();
+		w->in = buffer_new(true);
+		w->out = buffer_new(false);
 		w->path = malloc(CDM_PATH_MAX);
 		w->path2 = malloc(CDM_PATH_MAX);
 		int e = w->in && w->out && w->path && w->path2 ? pthread_create(&w->thread, NULL, worker_main, w) : ENOMEM;

@@ -287,6 +287,8 @@ bool settle_answer(struct request *rq, int *ret)
 
 	if (!past_take(rq->fs->settle, rq->unique, &p))
 		return false;
+	cdm_debug("request %llu (%s) comes again: outcome %d error %d result %lld", (unsigned long long)rq->unique,
+		opcode_name(rq->opcode) ? opcode_name(rq->opcode) : "?", p.outcome, p.error, (long long)p.result);
 	switch (p.outcome) {
 	case PAST_DONE:
 		answered = answer_done(rq, &p, ret);

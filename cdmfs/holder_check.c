@@ -165,8 +165,10 @@ static int check_not_mounted(struct holder *h, struct cdm_error *err)
 int check_mountpoint(struct holder *h, struct cdm_error *err)
 {
 	struct stat st;
-	int r = check_not_mounted(h, err);
+	int r = check_not_nested(h, err);
 
+	if (r == 0)
+		r = check_not_mounted(h, err);
 	if (r < 0)
 		return r;
 	if (stat(h->mountpoint, &st) < 0) {
@@ -177,8 +179,7 @@ int check_mountpoint(struct holder *h, struct cdm_error *err)
 	}
 	if (!S_ISDIR(st.st_mode))
 		return cdm_fail(err, ENOTDIR, "mountpoint %s", h->mountpoint);
-	r = check_not_nested(h, err);
-	return r < 0 ? r : check_empty(h, err);
+	return check_empty(h, err);
 }
 
 void check_kernel(void)

@@ -203,7 +203,7 @@ static void pass_on_end(int signo)
 
 int fixture_main(int (*body)(struct fixture *f))
 {
-	static struct fixture f;
+	static struct fixture f = {.set = FIXTURE_SET};
 	struct sigaction end = {.sa_handler = pass_on_end};
 	int status;
 
@@ -269,7 +269,7 @@ static void build_argv(struct fixture *f, const char *const *extra, const char *
 	size_t n = 0;
 
 	argv[n++] = cdmfs_path();
-	argv[n++] = FIXTURE_SET;
+	argv[n++] = f->set;
 	for (; extra && *extra && n + 3 < room; extra++)
 		argv[n++] = *extra;
 	argv[n++] = "--config";

@@ -22,6 +22,7 @@ struct fixture {
 	char store[128], native[128];
 	char mnt[96], run[96], state[96], conf[96], log[96];
 	char full[128];       /* RUN/SET/full */
+	const char *set;      /* the name given to cdmfs; FIXTURE_SET */
 	pid_t holder;         /* 0: not mounted */
 };
 

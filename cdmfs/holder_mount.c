@@ -119,7 +119,7 @@ int prime_in_helper(struct holder *h, struct cdm_error *err)
 	if (fd < 0)
 		return cdm_fail(err, errno, "create %s", name);
 	close(fd);
-	if (unlink(name) < 0)
+	if (unlink(name) < 0 && errno != ENOENT) /* a replicator that starts empties staging */
 		return cdm_fail(err, errno, "remove %s", name);
 	return 0;
 }

@@ -89,15 +89,16 @@ static void set_times(struct attr_call *a, const struct cdm_attr *attr)
 static int open_subject(struct publisher *pub, const struct cdm_change *c, struct attr_call *call, struct cdm_stamp *stamp)
 {
 	char name[CDM_NAME_LEN_MAX + 1];
-	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	int parent = c->path_len ? publisher_parent(pub, c->path, c->path_len, name) : pub->full_fd;
 	if (parent < 0)
 		return parent;
-	call->fd = openat(parent, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	call->fd = openat(parent, c->path_len ? name : "content", O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (call->fd < 0)
 		return -errno;
 	snprintf(call->proc, sizeof call->proc, "/proc/self/fd/%d", call->fd);
 	*stamp = (struct cdm_stamp){0};
-	_cleanup_close_ int in_store = cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_PATH | O_NOFOLLOW, 0);
+	_cleanup_close_ int in_store = c->path_len ? cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_PATH | O_NOFOLLOW, 0)
+						   : openat(pub->set->store_fd, ".", O_PATH | O_CLOEXEC);
 	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
 	char proc[64];
 	snprintf(proc, sizeof proc, "/proc/self/fd/%d", in_store);
@@ -209,21 +210,25 @@ int apply_directory_attributes(struct publisher *pub, struct incoming *in)
 	if (r < 0)
 		return is_gone(r) ? APPLY_RETRY : r;
 	_cleanup_close_ int fd = call.fd;
-	if (!in->resync && !cdm_dot_is_none(stamp.content.dot) && cdm_version_compare(&mine, &stamp.content) <= 0)
-		return APPLY_SKIP;
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		return APPLY_RETRY;
+	raise_parent(pub, in, c->path, c->path_len, c->parent_mtime_ns);
+	bool wins = in->resync || cdm_dot_is_none(stamp.content.dot) || cdm_version_compare(&mine, &stamp.content) > 0;
+	int64_t here_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 	const struct carried *k = &in->carried;
-	struct cdm_attr attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID, .mode = k->mode, .uid = k->uid, .gid = k->gid};
-	if (in->resync) {
-		attr.mask |= CDM_ATTR_MTIME;
-		attr.mtime_ns = k->mtime_ns;
+	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME | (wins ? CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID : 0), .mode = k->mode,
+		.uid = k->uid, .gid = k->gid, .mtime_ns = in->resync || k->mtime_ns > here_ns ? k->mtime_ns : here_ns};
+	if (in->resync)
 		set_all_xattrs(pub, in, &call);
-	}
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);
-	last.a.stamp = mine;
-	last.a.attr_clock = k->stamp.attr_clock;
-	last.a.attr_origin = k->stamp.attr_origin;
+	if (wins) { /* else the record goes on to the others, who decide the same way */
+		last.a.stamp = mine;
+		last.a.attr_clock = k->stamp.attr_clock;
+		last.a.attr_origin = k->stamp.attr_origin;
+	}
 	return attr_steps(pub, in, &call, &attr, &last);
 }
 

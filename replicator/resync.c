@@ -23,6 +23,7 @@ void resync_begin(struct peer *p)
 	struct resync *r = resync_of(p);
 	p->ship->phase = SHIP_RESYNC;
 	r->sending = true;
+	ship_root(p);
 	r->position = s->follow.reader ? cdm_journal_reader_position(s->follow.reader) : 0;
 	cdm_vector_copy(&r->vector, &s->follow.visible);
 	struct bytes frame = {0};

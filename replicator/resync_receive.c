@@ -197,6 +197,13 @@ static void ask_objects(struct resync_in *in, struct peer *p)
 
 void resync_answer(struct peer *p, struct incoming *answer)
 {
+	if (answer->carried.change.dot.number == RESYNC_TICKET) { /* the root's attributes */
+		struct job *job = job_new(p->set, p->serial, 0);
+		answer->resync = true;
+		job_add(job, answer);
+		publisher_submit(job);
+		return;
+	}
 	struct resync_in *in = p->resync ? p->resync->in : NULL;
 	struct want *w = in ? in->wants : NULL;
 	while (w && w->ticket != answer->carried.change.dot.number)

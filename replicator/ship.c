@@ -2,6 +2,7 @@
 /* ship.c — one peer's cursor in our journal: where it starts, what of the journal is for it, when a batch goes out.
  * Source and relay alike follow their own journal (design.md 5, 6). */
 #include "replicator/ship.h"
+#include "replicator/resync.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -62,6 +63,8 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub)
 	struct set *s = p->set;
 	bool force = sub->flags & SUBSCRIBE_RESYNC || (sub->flags & SUBSCRIBE_EMPTY && set_has_unstamped(s));
 	cdm_vector_copy(&p->has, &sub->visible);
+	if (sub->flags & SUBSCRIBE_EMPTY)
+		ship_root(p);
 	if (force) {
 		start_resync(ship);
 		return;
@@ -413,19 +416,41 @@ static struct item *need_item(struct set *s, const struct need *need)
 	return item_new(&c, cdm_now_ms());
 }
 
-void ship_need(struct peer *p, const struct need *need)
+static void answer_add(struct ship *ship, struct item *item)
 {
-	struct ship *ship = p->ship;
 	struct answer *a = calloc(1, sizeof *a);
 	if (!a)
 		abort();
-	a->item = need_item(p->set, need);
-	if (!a->item) { /* what is there cannot be said in a change */
-		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
-		a->item = item_new(&nothing, cdm_now_ms());
-	}
+	a->item = item;
 	*ship->answer_tail = a;
 	ship->answer_tail = &a->next;
+}
+
+/* The root is nobody's creation: no change tells its attributes. */
+void ship_root(struct peer *p)
+{
+	struct stat st;
+	if (p->towards_parent || fstat(p->set->store_fd, &st) < 0)
+		return;
+	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = 1,
+		.attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
+		.gid = st.st_gid, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec}};
+	struct item *item = item_new(&c, cdm_now_ms());
+	if (item)
+		answer_add(p->ship, item);
+}
+
+void ship_need(struct peer *p, const struct need *need)
+{
+	struct ship *ship = p->ship;
+	struct item *item = need_item(p->set, need);
+	if (!item) { /* what is there cannot be said in a change */
+		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
+		item = item_new(&nothing, cdm_now_ms());
+	}
+	if (!item)
+		abort();
+	answer_add(ship, item);
 	count_up(&p->set->counters.needs_answered, 1);
 	ship_kick(p);
 }

@@ -182,18 +182,23 @@ int control_get(struct request *rq, const char *name, uint32_t size)
 
 /* --- user.cdmfs.status --- */
 
-/* "durable on 2 of 3" from what the replicator tells of the other nodes; "" without it. */
-static void describe_peers(struct fs *fs, struct cdm_dot dot, char *out, size_t room)
+/* What the replicator tells of the nodes (RUN/SET/peers); NULL without it. The caller decrefs. */
+static json_t *read_peers(struct fs *fs)
 {
 	_cleanup_free_ char *text = NULL;
-	size_t len, durable = 0, i;
-	json_t *root, *nodes, *n;
+	size_t len;
 
-	out[0] = 0;
 	if (cdm_read_file(fs->run_fd, "peers", PEERS_BYTES_MAX, &text, &len, NULL) < 0)
-		return;
-	root = json_loads(text, 0, NULL);
-	nodes = json_object_get(root, "nodes");
+		return NULL;
+	return json_loadb(text, len, 0, NULL);
+}
+
+/* "; durable on 2 of 3"; "" without the replicator. */
+static void describe_peers(const json_t *nodes, struct cdm_dot dot, char *out, size_t room)
+{
+	size_t durable = 0, i;
+	json_t *n;
+
 	json_array_foreach(nodes, i, n) {
 		const char *v = json_string_value(json_object_get(n, "durable"));
 		struct cdm_vector vector = {0};
@@ -201,21 +206,26 @@ static void describe_peers(struct fs *fs, struct cdm_dot dot, char *out, size_t 
 			durable++;
 		cdm_vector_fini(&vector);
 	}
+	out[0] = 0;
 	if (json_array_size(nodes))
 		snprintf(out, room, "; durable on %zu of %zu", durable, json_array_size(nodes));
-	json_decref(root);
 }
 
-static void describe_version(struct fs *fs, const struct cdm_stamp *s, char out[128])
+/* "n1:88"; of a node that nobody names "7.1:88". */
+static void describe_version(struct fs *fs, const json_t *nodes, struct cdm_dot dot, char out[CDM_DOT_NAMED_SIZE])
 {
-	uint32_t node = CDM_ORIGIN_NODE(s->content.dot.origin);
+	uint32_t number = CDM_ORIGIN_NODE(dot.origin);
+	const char *name = number == fs->node_number ? fs->node_name : NULL;
+	size_t i;
+	json_t *n;
 
-	if (cdm_dot_is_none(s->content.dot))
-		snprintf(out, 128, "no version yet");
-	else if (node == fs->node_number)
-		snprintf(out, 128, "%.60s:%llu", fs->node_name, (unsigned long long)s->content.dot.number);
+	json_array_foreach(nodes, i, n)
+		if (!name && json_integer_value(json_object_get(n, "number")) == number)
+			name = json_string_value(json_object_get(n, "name"));
+	if (cdm_dot_is_none(dot))
+		snprintf(out, CDM_DOT_NAMED_SIZE, "no version yet");
 	else
-		cdm_dot_format(s->content.dot, out);
+		cdm_dot_format_named(dot, name, out);
 }
 
 int control_file_status(struct request *rq, uint64_t id, uint32_t size)
@@ -224,7 +234,8 @@ int control_file_status(struct request *rq, uint64_t id, uint32_t size)
 	struct cdm_stamp stamp = {0};
 	struct dirty d;
 	struct timespec now;
-	char version[128], peers[64] = "", *out = (char *)rq->worker->out;
+	char version[CDM_DOT_NAMED_SIZE], peers[64] = "", *out = (char *)rq->worker->out;
+	json_t *all, *nodes;
 	int fd = node_open_path(fs, id), n;
 
 	if (fd < 0)
@@ -232,14 +243,17 @@ int control_file_status(struct request *rq, uint64_t id, uint32_t size)
 	if (cdm_stamp_get(fd, &stamp) < 0)
 		stamp = (struct cdm_stamp){0};
 	close(fd);
-	describe_version(fs, &stamp, version);
+	all = read_peers(fs);
+	nodes = json_object_get(all, "nodes");
+	describe_version(fs, nodes, stamp.content.dot, version);
 	if (inodes_dirty(fs->nodes, id, &d)) {
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		n = snprintf(out, 512, "%s not saved yet, changed %lld s ago", version, (long long)(now.tv_sec - d.last_ns / 1000000000));
 	} else {
 		if (!cdm_dot_is_none(stamp.content.dot))
-			describe_peers(fs, stamp.content.dot, peers, sizeof(peers));
+			describe_peers(nodes, stamp.content.dot, peers, sizeof(peers));
 		n = snprintf(out, 512, "%s saved%s", version, peers);
 	}
+	json_decref(all);
 	return answer_xattr(rq, out, n, size);
 }

@@ -45,8 +45,9 @@ static void print_people(const struct stat_options *o, const json_t *answer, con
 	double seconds = json_number_value(json_object_get(answer, "seconds"));
 	char took[32];
 	stat_put(path ? path : set);
+	const char *upto = stat_text(answer, "upto_name");
 	fputs(good ? " up to " : " NOT up to ", stdout);
-	stat_put(stat_text(answer, "upto"));
+	stat_put(*upto ? upto : "date"); /* nothing was saved here: it is about what came from others */
 	printf(" on %lld of %lld", (long long)json_integer_value(json_object_get(answer, "have")),
 		(long long)json_integer_value(json_object_get(answer, "of")));
 	if (o->group || o->node) {

@@ -6,7 +6,7 @@
 
 static void print_version(const json_t *answer, const char *path)
 {
-	const char *version = stat_text(answer, "version");
+	const char *version = stat_text(answer, "version_name");
 	int64_t saved = json_integer_value(json_object_get(answer, "saved_ns"));
 	const json_t *uid = json_object_get(answer, "uid");
 	char when[48];

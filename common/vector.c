@@ -182,6 +182,16 @@ void cdm_dot_format(struct cdm_dot d, char out[64])
 		d.number);
 }
 
+void cdm_dot_format_named(struct cdm_dot d, const char *name, char out[CDM_DOT_NAMED_SIZE])
+{
+	if (!name || !*name)
+		cdm_dot_format(d, out);
+	else if (CDM_ORIGIN_INCARNATION(d.origin) == 1)
+		snprintf(out, CDM_DOT_NAMED_SIZE, "%.80s:%" PRIu64, name, d.number);
+	else
+		snprintf(out, CDM_DOT_NAMED_SIZE, "%.80s.%" PRIu32 ":%" PRIu64, name, CDM_ORIGIN_INCARNATION(d.origin), d.number);
+}
+
 /* Decimal digits only, at most max; moves *text behind them and behind the stop character, if there must be one. */
 static bool parse_number(const char **text, char stop, uint64_t max, uint64_t *ret)
 {

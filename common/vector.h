@@ -71,6 +71,9 @@ void cdm_vector_meet(struct cdm_vector *into, const struct cdm_vector *other);  
 
 /* Text form for logs and JSON: "3.1:8841 4.2:17" (node number.incarnation:number). */
 void cdm_dot_format(struct cdm_dot d, char out[64]);
+/* For people: "n1:88" by the node's name, "n1.3:88" for an incarnation after its first; without a name (NULL, "") as above. */
+#define CDM_DOT_NAMED_SIZE 128
+void cdm_dot_format_named(struct cdm_dot d, const char *name, char out[CDM_DOT_NAMED_SIZE]);
 int cdm_dot_parse(const char *text, struct cdm_dot *ret);
 /* Allocates; the caller frees. */
 char *cdm_vector_format(const struct cdm_vector *v);

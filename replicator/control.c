@@ -251,8 +251,10 @@ static void why(struct client *c, struct set *set, const json_t *request)
 	json_t *answer = set_why(set, path);
 	const char *version = json_string_value(json_object_get(answer, "version"));
 	struct holders h = {.have = json_array(), .lack = json_array(), .set = set};
-	if (version && cdm_dot_parse(version, &h.dot) == 0 && !cdm_dot_is_none(h.dot))
+	if (version && cdm_dot_parse(version, &h.dot) == 0 && !cdm_dot_is_none(h.dot)) {
+		json_object_set_new(answer, "version_name", view_version(c->control->node, set, h.dot));
 		state_each(c->control->node, set, sort_holder, &h);
+	}
 	json_object_set_new(answer, "have", h.have);
 	json_object_set_new(answer, "lack", h.lack);
 	client_answer(c, answer, true);

@@ -27,6 +27,16 @@ json_t *view_text(const char *bytes)
 	return j;
 }
 
+json_t *view_version(struct node *node, struct set *set, struct cdm_dot dot)
+{
+	char text[CDM_DOT_NAMED_SIZE] = "";
+	const struct route *r = route_of(node, set_name(set));
+	const struct member *m = r ? route_member_number(r, CDM_ORIGIN_NODE(dot.origin)) : NULL;
+	if (!cdm_dot_is_none(dot))
+		cdm_dot_format_named(dot, m ? m->name : NULL, text);
+	return view_text(text);
+}
+
 bool view_counts(const struct peer_state *p)
 {
 	return (p->member->role & CDM_ROLE_TARGET) && !p->member->drained;

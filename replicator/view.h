@@ -20,6 +20,8 @@ bool view_counts(const struct peer_state *p);
 
 json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "open" and "end" */
 json_t *view_own(struct node *node, struct set *set);    /* internals.md 4: one element of an agent's "status" */
+/* A version as people read it: "n1:88" (vector.h); of a node that the route does not name any more "2.1:88". "" for none. */
+json_t *view_version(struct node *node, struct set *set, struct cdm_dot dot);
 /* Any bytes as a JSON string: what is not UTF-8 is shown as \xNN. Never NULL. */
 json_t *view_text(const char *bytes);
 

@@ -55,24 +55,26 @@ static void count_node(void *arg, const struct peer_state *p)
 		view_text(v.reason[0] ? v.reason : v.state)));
 }
 
-/* "1.1:88": the last change of this node that is waited for. */
-static json_t *upto_text(const struct wait *w)
+/* The last change of this node that is waited for. */
+static struct cdm_dot upto_own(const struct wait *w)
 {
 	struct cdm_dot own = {0};
-	char text[64] = "";
 	for (size_t i = 0; i < w->upto.count; i++)
 		if (CDM_ORIGIN_NODE(w->upto.entries[i].origin) == w->node->id->number && w->upto.entries[i].origin >= own.origin)
 			own = w->upto.entries[i];
-	if (!cdm_dot_is_none(own))
-		cdm_dot_format(own, text);
-	return json_string(text);
+	return own;
 }
 
 static void finish(struct wait *w, const char *result, struct tally *t)
 {
 	struct client *c = w->client;
-	json_t *answer = json_pack("{s:i, s:s, s:o, s:i, s:i, s:f, s:O}", "apiVersion", 1, "result", result, "upto", upto_text(w), "have",
-		(int)t->have, "of", (int)t->of, "seconds", (double)(cdm_now_ns() - w->start_ns) / 1e9, "lack", t->lack);
+	struct cdm_dot own = upto_own(w);
+	char upto[64] = "";
+	if (!cdm_dot_is_none(own))
+		cdm_dot_format(own, upto);
+	json_t *answer = json_pack("{s:i, s:s, s:s, s:o, s:i, s:i, s:f, s:O}", "apiVersion", 1, "result", result, "upto", upto, "upto_name",
+		view_version(w->node, w->set, own), "have", (int)t->have, "of", (int)t->of, "seconds",
+		(double)(cdm_now_ns() - w->start_ns) / 1e9, "lack", t->lack);
 	struct set *set = w->set;
 	state_unwatch(w->node, &w->watch);
 	w->client = NULL;

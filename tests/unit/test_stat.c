@@ -182,7 +182,7 @@ static void json_for_programs(void **state)
 
 static void waiting_is_told_in_one_line(void **state)
 {
-	play("{\"result\":\"ok\",\"upto\":\"auth1:88231\",\"have\":20,\"of\":20,\"seconds\":0.04,\"lack\":[],\"open\":[],\"end\":true}");
+	play("{\"result\":\"ok\",\"upto\":\"1.1:88231\",\"upto_name\":\"auth1:88231\",\"have\":20,\"of\":20,\"seconds\":0.04,\"lack\":[],\"open\":[],\"end\":true}");
 	assert_int_equal(ask("www", "--wait", "--group", "eu", "--min", "95%"), 0);
 	assert_string_equal(output, "www up to auth1:88231 on 20 of 20 in eu (0.04 s)\n");
 	read_all("asked", asked, sizeof asked);
@@ -195,7 +195,7 @@ static void waiting_is_told_in_one_line(void **state)
 
 static void a_time_out_names_who_lacks_it(void **state)
 {
-	play("{\"result\":\"timeout\",\"upto\":\"auth1:88231\",\"have\":18,\"of\":20,\"seconds\":60,"
+	play("{\"result\":\"timeout\",\"upto\":\"1.1:88231\",\"upto_name\":\"auth1:88231\",\"have\":18,\"of\":20,\"seconds\":60,"
 	     "\"lack\":[{\"node\":\"web09\",\"reason\":\"disk full\"},{\"node\":\"web11\",\"reason\":\"\"}],\"open\":[\"x\"],\"end\":true}");
 	assert_int_equal(ask("www", "--wait", "--timeout", "60"), 4);
 	assert_string_equal(output, "www NOT up to auth1:88231 on 18 of 20 (after 60 s)\nlacking: web09 (disk full), web11\n"
@@ -204,14 +204,14 @@ static void a_time_out_names_who_lacks_it(void **state)
 
 static void fail_fast_is_three(void **state)
 {
-	play("{\"result\":\"down\",\"upto\":\"a:1\",\"have\":1,\"of\":2,\"seconds\":0.001,\"lack\":[{\"node\":\"n2\",\"reason\":\"no contact\"}],\"open\":[],\"end\":true}");
+	play("{\"result\":\"down\",\"upto\":\"1.1:1\",\"upto_name\":\"a:1\",\"have\":1,\"of\":2,\"seconds\":0.001,\"lack\":[{\"node\":\"n2\",\"reason\":\"no contact\"}],\"open\":[],\"end\":true}");
 	assert_int_equal(ask("www", "--wait", "--fail-fast"), 3);
 	assert_non_null(strstr(output, "lacking: n2 (no contact)"));
 }
 
 static void why_a_file_is_not_there(void **state)
 {
-	play("{\"path\":\"d/a.css\",\"exists\":true,\"version\":\"auth1:88229\",\"uid\":1001,\"saved_ns\":0,\"state\":\"shipped\",\"detail\":\"\","
+	play("{\"path\":\"d/a.css\",\"exists\":true,\"version\":\"1.1:88229\",\"version_name\":\"auth1:88229\",\"uid\":1001,\"saved_ns\":0,\"state\":\"shipped\",\"detail\":\"\","
 	     "\"have\":[\"n1\",\"n2\"],\"lack\":[{\"node\":\"web09\",\"reason\":\"disk full\"}],\"end\":true}");
 	assert_int_equal(ask(in_dir("mnt/d/../d/a.css")), 3);
 	assert_string_equal(output, "d/a.css  version auth1:88229\n2 nodes have it; web09: disk full\n");

@@ -79,6 +79,19 @@ static void text_that_is_no_vector_is_refused(void **state)
 	assert_int_equal(cdm_dot_parse("7.2:9 ", &d), -EINVAL);
 }
 
+static void dots_name_the_node_for_people(void **state)
+{
+	char text[CDM_DOT_NAMED_SIZE];
+	cdm_dot_format_named(DOT(7, 1, 9), "web07", text);
+	assert_string_equal(text, "web07:9");
+	cdm_dot_format_named(DOT(7, 3, 9), "web07", text);
+	assert_string_equal(text, "web07.3:9");
+	cdm_dot_format_named(DOT(7, 3, 9), NULL, text);
+	assert_string_equal(text, "7.3:9");
+	cdm_dot_format_named(DOT(UINT32_MAX, UINT32_MAX, UINT64_MAX), "a-name-of-the-sixty-three-bytes-that-a-name-of-a-node-may-have-x", text);
+	assert_true(strlen(text) < sizeof text - 1);
+}
+
 static void bytes_come_back_and_every_truncation_is_refused(void **state)
 {
 	struct cdm_vector v = vector_of("1.1:5 2.3:9 70000.1:1"), back;
@@ -203,6 +216,7 @@ int main(void)
 		cmocka_unit_test(raising_keeps_the_highest_number_and_the_order),
 		cmocka_unit_test(merge_and_meet_are_element_wise),
 		cmocka_unit_test(text_that_is_no_vector_is_refused),
+		cmocka_unit_test(dots_name_the_node_for_people),
 		cmocka_unit_test(bytes_come_back_and_every_truncation_is_refused),
 		cmocka_unit_test(the_higher_version_wins_by_clock_then_origin_then_number),
 		cmocka_unit_test(the_clock_never_says_the_same_twice),

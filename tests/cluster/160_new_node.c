@@ -39,8 +39,10 @@ static void it_joins_while_others_save(void **state)
 {
 	struct load *load = load_begin("n1", "a", 8, LOAD_MIXED);
 	added();
-	all_nodes_know_each_other();
+	save("n2", "a/when-it-had-joined", "x");
+	gets_text("n4", "a/when-it-had-joined", "x");
 	assert_true(load_end(load) > 0);
+	all_nodes_know_each_other();
 	everywhere_equal();
 }
 

@@ -6,7 +6,7 @@
 /* More changes than the small journal of this lab holds. */
 static void outrun_the_journal(const char *node)
 {
-	shell(node, "mkdir -p many && for i in $(seq 60); do head -c 300k /dev/zero | tr '\\0' x | split -b 100 -a 4 - many/round-; "
+	shell(node, "mkdir -p many && for i in $(seq 12); do head -c 300k /dev/zero | tr '\\0' x | split -b 100 -a 4 - many/round-; "
 		    "rm -f many/round-*; done");
 }
 

@@ -11,7 +11,7 @@
 /* -- what people do wrong ---------------------------------------------------------------------------------------- */
 
 /* Commands are run at n1 by a shell in a scratch directory with: $MNT its mount, $STORE its store, $AGENTS the master's port for nodes,
- * $TOKEN a token that is good once; `conf KEY=VALUE…` writes a node.conf of a node that has not joined, into ./node.conf. */
+ * $TOKEN a token that is good once; `conf` makes a node.conf of a node that has not joined, `member` of one that has. */
 struct mistake {
 	const char *what, *command;
 	int status;
@@ -22,12 +22,12 @@ static const struct mistake mistakes[] = {
 	{"unknown set, mount", "mkdir m && cdmfs nosuch m", 1, {"unknown set", "nosuch", "www"}},
 	{"unknown set, stat", "cdmfs-stat nosuch", 1, {"nosuch", "www"}},
 	{"mountpoint in use", "cdmfs www $MNT", 1, {"mounted"}},
-	{"mountpoint not empty", "conf && mkdir store m && : > m/file && cdmfs www m", 1, {"not empty", "file", "nonempty"}},
-	{"mountpoint missing", "conf && mkdir store && cdmfs www nowhere", 1, {"nowhere", "mkdir"}},
-	{"store missing", "conf && mkdir m && cdmfs www m", 1, {"store", "No such file", "mkdir"}},
-	{"store on a read-only filesystem", "conf && mkdir m store && mount -t tmpfs -o ro none store && { cdmfs www m; s=$?; umount store; exit $s; }",
+	{"mountpoint not empty", "member && mkdir store m && : > m/file && cdmfs www m", 1, {"not empty", "file", "nonempty"}},
+	{"mountpoint missing", "member && mkdir store && cdmfs www nowhere", 1, {"nowhere", "mkdir"}},
+	{"store missing", "member && mkdir m && cdmfs www m", 1, {"store", "No such file", "mkdir"}},
+	{"store on a read-only filesystem", "member && mkdir m store && mount -t tmpfs -o ro none store && { cdmfs www m; s=$?; umount store; exit $s; }",
 		1, {"store"}},
-	{"store inside the mountpoint", "conf && mkdir -p m/store && sed -i s,/store,/m/store, node.conf && cdmfs www m", 1, {"inside"}},
+	{"store inside the mountpoint", "member && mkdir -p m/store && sed -i s,/store,/m/store, node.conf && cdmfs www m", 1, {"store", "under the mountpoint"}},
 	{"unknown mount option", "cdmfs www m -o bogus", 2, {"bogus", "--help"}},
 	{"malformed configuration", "conf && echo stoer=x >> node.conf && cdmfs www m", 1, {"line", "stoer", "store"}},
 	{"no configuration", "CDMFS_CONFIG=none.conf cdm-replicator", 1, {"none.conf", "No such file"}},
@@ -56,7 +56,7 @@ static const struct mistake mistakes[] = {
 static const char preamble[] =
 	"set -u; s=$(mktemp -d) && cd $s && trap 'cd /; rm -rf $s' EXIT; MNT=%s STORE=%s AGENTS=%s TOKEN=%s SHORT=%s; "
 	"conf() { printf '[node]\\nstate = %%s/state\\nrun = %%s/run\\nlisten = 127.0.0.1:1\\n[set www]\\nstore = %%s/store\\nmountpoint = %%s/m\\n' "
-	"$s $s $s $s > node.conf; export CDMFS_CONFIG=$s/node.conf; }; %s";
+	"$s $s $s $s > node.conf; export CDMFS_CONFIG=$s/node.conf; }; member() { conf && cp -r $CDMFS_LAB/n1/state .; }; %s";
 
 /* `cdmctl node token` with these words, only the token; the caller frees. */
 static char *token(const char *words)
@@ -123,7 +123,7 @@ static void strangers_at_the_ports_harm_nobody(void **state)
 	const char *n2 = json_string_value(json_object_get(json_array_get(json_object_get(status, "nodes"), 1), "addr"));
 	for (size_t i = 0; i < sizeof attacks / sizeof *attacks; i++)
 		for (int at = 0; at < 2; at++)
-			shell("n1", "k=$(mktemp) c=$(mktemp); at=%s%s; host=${at%%:*} port=${at##*:}; { %s; } > /dev/null 2>&1; rm -f $k $c; true",
+			shell("n1", "trap '' PIPE; k=$(mktemp) c=$(mktemp); at=%s%s; host=${at%%:*} port=${at##*:}; { %s; } > /dev/null 2>&1; rm -f $k $c; true",
 				at ? port : n2, at ? "" : ":7441", attacks[i]);
 	json_decref(status);
 	save("n1", "after-the-strangers", "fine");

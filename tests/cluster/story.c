@@ -340,6 +340,33 @@ static int logs_are_clean(void)
 	return output && *output;
 }
 
+/* A process that ends the lab if this one dies before it could (a time-out of the test runner, a crash). Returns the end of a pipe
+ * to be written to when all is done. */
+static int start_guardian(const char *dir)
+{
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -1;
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid != 0) {
+		close(ends[0]);
+		return ends[1];
+	}
+	char byte;
+	struct lab *left = NULL;
+	setsid(); /* what ends the test's process group does not end us */
+	close(ends[1]);
+	for (int fd = 0; fd < 3; fd++) /* whoever reads the test's output must not wait for us */
+		close(fd);
+	if (read(ends[0], &byte, 1) == 1 || lab_open(dir, true, &left, NULL) < 0)
+		_exit(0);
+	lab_down(left, NULL);
+	if (!getenv("CDMFS_TEST_KEEP"))
+		lab_remove(left, NULL);
+	_exit(0);
+}
+
 int story_tell(const char *name, struct lab_options options, const struct CMUnitTest stories[], size_t count)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
@@ -349,6 +376,7 @@ int story_tell(const char *name, struct lab_options options, const struct CMUnit
 	}
 	_cleanup_free_ char *dir = lab_scratch_dir(name, &err);
 	options.dir = dir;
+	_cleanup_close_ int guardian = dir ? start_guardian(dir) : -1;
 	if (!dir || lab_up(&options, &lab, &err) < 0) {
 		cdm_error_print(name, &err);
 		if (dir && !getenv("CDMFS_TEST_KEEP"))
@@ -366,5 +394,7 @@ int story_tell(const char *name, struct lab_options options, const struct CMUnit
 		failed++;
 	}
 	lab_close(&lab);
+	if (write(guardian, "", 1) < 0)
+		perror("guardian");
 	return failed ? 1 : 0;
 }

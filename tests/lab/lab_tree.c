@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -345,9 +347,20 @@ int lab_same_tree(const char *a, const char *b, FILE *out, struct cdm_error *err
 
 /* -- directories of tests ---------------------------------------------------------------------------------------- */
 
+/* The mountpoint of a holder that was killed is still protected against writes beside the mount. */
+static void unprotect(int dir_fd)
+{
+	int flags;
+	if (ioctl(dir_fd, FS_IOC_GETFLAGS, &flags) == 0 && flags & FS_IMMUTABLE_FL) {
+		flags &= ~FS_IMMUTABLE_FL;
+		ioctl(dir_fd, FS_IOC_SETFLAGS, &flags);
+	}
+}
+
 static int remove_below(int dir_fd, dev_t device, const char *shown, struct cdm_error *err)
 {
 	int fd = dup(dir_fd);
+	unprotect(dir_fd);
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
 	if (!dir)
 		return cdm_fail(err, errno, "read directory %s", shown);

@@ -137,23 +137,46 @@ static json_t *status_json(struct fs *fs)
 	return j;
 }
 
+static int64_t clock_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+/* "path"; bytes that are not UTF-8 shown as ? there and whole in "path_hex". */
+static void put_path(json_t *j, char *path, size_t len)
+{
+	json_t *text = json_stringn(path, len);
+
+	if (!text) {
+		char *hex = malloc(2 * len + 1);
+		for (size_t i = 0; i < len; i++) {
+			if (hex)
+				sprintf(hex + 2 * i, "%02x", (unsigned char)path[i]);
+			if ((unsigned char)path[i] >= 0x80)
+				path[i] = '?';
+		}
+		json_object_set_new(j, "path_hex", hex ? json_string(hex) : NULL);
+		free(hex);
+		text = json_stringn(path, len);
+	}
+	json_object_set_new(j, "path", text);
+}
+
 static json_t *open_entry(struct fs *fs, const struct node *n, char *buf)
 {
 	struct node_path p;
 	struct dirty d;
-	json_t *path, *j;
+	json_t *j;
 
 	if (n->flags & NODE_ORPHAN || !inodes_dirty(fs->nodes, n->id, &d) ||
 	    inodes_path(fs->nodes, n->id, 0, buf, CDM_PATH_MAX, &p) < 0 || p.place != PLACE_CONTENT)
 		return NULL;
-	path = json_stringn(p.path, p.len); /* NULL for names that are not UTF-8: shown with their other bytes only */
-	if (!path) {
-		for (size_t i = 0; i < p.len; i++)
-			if ((unsigned char)p.path[i] >= 0x80)
-				p.path[i] = '?';
-		path = json_stringn(p.path, p.len);
-	}
-	j = json_pack("{s:o, s:I}", "path", path, "since_ns", (json_int_t)d.since_ns);
+	j = json_object();
+	put_path(j, p.path, p.len);
+	json_object_set_new(j, "since_ns", json_integer(clock_ns(CLOCK_REALTIME) - (clock_ns(CLOCK_MONOTONIC) - d.since_ns)));
 	return j;
 }
 
@@ -233,7 +256,6 @@ int control_file_status(struct request *rq, uint64_t id, uint32_t size)
 	struct fs *fs = rq->fs;
 	struct cdm_stamp stamp = {0};
 	struct dirty d;
-	struct timespec now;
 	char version[CDM_DOT_NAMED_SIZE], peers[64] = "", *out = (char *)rq->worker->out;
 	json_t *all, *nodes;
 	int fd = node_open_path(fs, id), n;
@@ -247,8 +269,8 @@ int control_file_status(struct request *rq, uint64_t id, uint32_t size)
 	nodes = json_object_get(all, "nodes");
 	describe_version(fs, nodes, stamp.content.dot, version);
 	if (inodes_dirty(fs->nodes, id, &d)) {
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		n = snprintf(out, 512, "%s not saved yet, changed %lld s ago", version, (long long)(now.tv_sec - d.last_ns / 1000000000));
+		n = snprintf(out, 512, "%s not saved yet, changed %lld s ago", version,
+			(long long)((clock_ns(CLOCK_MONOTONIC) - d.last_ns) / 1000000000));
 	} else {
 		if (!cdm_dot_is_none(stamp.content.dot))
 			describe_peers(nodes, stamp.content.dot, peers, sizeof(peers));

@@ -91,6 +91,8 @@ struct request {
 	struct worker *worker;
 	uint64_t unique;             /* as journaled: without the resend bit */
 	bool resent;
+	bool redo;                   /* resent, and a server before may have written at redo_offset: again exactly there */
+	uint64_t redo_offset;
 	uint64_t node;
 	uint32_t opcode, uid, gid, pid;
 	const uint8_t *arg;

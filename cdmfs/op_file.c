@@ -124,7 +124,9 @@ static int64_t write_locked(struct request *rq, struct content_change *c, const 
 	bool moved = false;
 	int64_t r;
 
-	if (in->flags & O_APPEND && !act_is_announced(&c->act)) {
+	if (rq->redo) {
+		c->range.offset = rq->redo_offset;
+	} else if (in->flags & O_APPEND && !act_is_announced(&c->act)) {
 		r = node_stat(rq->fs, rq->node, &c->before);
 		if (r < 0)
 			return act_end(&c->act, (int)r);

@@ -25,6 +25,7 @@ struct past { /* a request that a dead server had in work */
 	enum { PAST_DONE, PAST_FAILED, PAST_REDO, PAST_LOOK } outcome;
 	int error;
 	int64_t result;
+	uint64_t offset; /* of a WRITE that is to be done again: an append must not go behind what it wrote the first time */
 };
 #define PAST_MAX 512
 
@@ -115,7 +116,8 @@ static void past_add(struct settle *s, const struct past *p)
 static void settle_one(struct fs *fs, struct cdm_change *c)
 {
 	int r = settle_look(fs, c);
-	struct past p = {.request = c->request, .outcome = PAST_DONE, .result = c->range_count ? (int64_t)c->ranges[0].length : 0};
+	struct past p = {.request = c->request, .outcome = PAST_DONE, .result = c->range_count ? (int64_t)c->ranges[0].length : 0,
+		.offset = c->range_count ? c->ranges[0].offset : 0};
 
 	if (r == SETTLED_REDO)
 		p.outcome = PAST_REDO;
@@ -301,6 +303,8 @@ bool settle_answer(struct request *rq, int *ret)
 		answered = answer_looked(rq, &p, ret);
 		break;
 	case PAST_REDO:
+		rq->redo = p.result > 0;
+		rq->redo_offset = p.offset;
 		break;
 	}
 	if (answered)

@@ -4,13 +4,12 @@
 #include <string.h>
 #include "cdmfs/stat.h"
 
-static void print_version(const json_t *answer, const char *path)
+static void print_version(const json_t *answer)
 {
 	const char *version = stat_text(answer, "version_name");
 	int64_t saved = json_integer_value(json_object_get(answer, "saved_ns"));
 	const json_t *uid = json_object_get(answer, "uid");
 	char when[48];
-	stat_put(path);
 	fputs(*version ? "  version " : "  no version yet", stdout);
 	stat_put(version);
 	if (saved > 0) {
@@ -51,15 +50,16 @@ static void print_nodes(const json_t *answer)
 /* The sentence of each state, around what the replicator adds, and without. */
 static const struct state {
 	const char *name, *with_detail, *behind, *bare;
-	bool about_nodes; /* who has it is of interest */
+	bool has_version; /* and who has it is of interest */
 	int code;         /* exit code, when all who should have it do */
 } states[] = {
 	{"shipped", NULL, NULL, NULL, true, STAT_GOOD},
-	{"open", "open for writing since ", "", "open for writing: not shipped before it is closed", true, STAT_NOT_IN_SYNC},
+	{"open", "open for writing since ", ": not shipped before it is closed", "open for writing: not shipped before it is closed", false,
+		STAT_NOT_IN_SYNC},
 	{"excluded", "excluded by '", "'", "excluded: never leaves this node", false, STAT_GOOD},
 	{"local", "local, by '", "'", "local: belongs to this node alone", false, STAT_GOOD},
 	{"quarantined", "quarantined: ", "", "quarantined", true, STAT_NOT_IN_SYNC},
-	{"absent", "no such file here: ", "", "no such file here", false, STAT_FAILED},
+	{"absent", "no such file here; ", "", "no such file here", false, STAT_FAILED},
 };
 
 static const struct state *find_state(const char *name)
@@ -70,18 +70,27 @@ static const struct state *find_state(const char *name)
 	return NULL;
 }
 
+static void print_state(const json_t *answer, const struct state *state)
+{
+	int64_t since = json_integer_value(json_object_get(answer, "since_ns"));
+	char when[48] = "";
+	const char *detail = since > 0 ? stat_format_time(since, when, sizeof when) : stat_text(answer, "detail");
+	fputs(*detail ? state->with_detail : state->bare, stdout);
+	stat_put(detail);
+	puts(*detail ? state->behind : "");
+}
+
 static void print_people(const json_t *answer, const char *path, const struct state *state)
 {
-	const char *detail = stat_text(answer, "detail");
 	if (state->code != STAT_FAILED)
-		print_version(answer, path);
-	if (state->bare) {
-		fputs(*detail ? state->with_detail : state->bare, stdout);
-		stat_put(detail);
-		fputs(*detail ? state->behind : "", stdout);
-		putchar('\n');
-	}
-	if (state->about_nodes)
+		stat_put(path);
+	if (state->has_version)
+		print_version(answer);
+	else if (state->code != STAT_FAILED)
+		fputs("  ", stdout);
+	if (state->bare)
+		print_state(answer, state);
+	if (state->has_version && (!state->bare || *stat_text(answer, "version")))
 		print_nodes(answer);
 }
 
@@ -103,7 +112,7 @@ int stat_why(const struct cdm_conf *conf, const struct stat_options *o, const st
 		return -EPROTO;
 	}
 	bool all = json_array_size(json_object_get(answer, "have")) && !json_array_size(json_object_get(answer, "lack"));
-	r = state->about_nodes && !all ? STAT_NOT_IN_SYNC : state->code;
+	r = state->has_version && !all ? STAT_NOT_IN_SYNC : state->code;
 	if (o->json) {
 		json_object_set_new(answer, "apiVersion", json_integer(1));
 		json_object_set_new(answer, "set", json_string(t->set->name));

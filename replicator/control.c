@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "replicator/control.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -34,6 +36,9 @@ struct client {
 	struct opens_query *query;  /* for the answer below */
 	json_t *answer;
 	bool answer_last;
+	char *why_path;             /* for "why", while the query runs */
+	size_t why_len;
+	struct set *why_set;
 	struct set *watched;
 	struct cdm_timer *watch_timer;
 	int64_t watch_ms;
@@ -64,6 +69,8 @@ static void client_gone(struct client *c)
 		opens_cancel(&c->query);
 		json_decref(c->answer);
 		c->answer = NULL;
+		free(c->why_path);
+		c->why_path = NULL;
 		cdm_timer_cancel(&c->watch_timer);
 		c->watched = NULL;
 		shutdown(c->fd, SHUT_RDWR); /* ends what is in flight */
@@ -236,28 +243,61 @@ static void sort_holder(void *arg, const struct peer_state *p)
 		json_array_append_new(h->have, view_text(p->member->name));
 		return;
 	}
+	if (!view_counts(p))
+		return; /* need not have it */
 	view_of(h->set, p, &v);
 	json_array_append_new(h->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason",
 		view_text(v.reason[0] ? v.reason : v.state)));
 }
 
-static void why(struct client *c, struct set *set, const json_t *request)
+static void why_answer(void *arg, json_t *open)
 {
-	const char *path = json_string_value(json_object_get(request, "path"));
-	if (!path) {
-		client_refuse(c, "why: no path");
-		return;
-	}
-	json_t *answer = set_why(set, path);
-	const char *version = json_string_value(json_object_get(answer, "version"));
-	struct holders h = {.have = json_array(), .lack = json_array(), .set = set};
-	if (version && cdm_dot_parse(version, &h.dot) == 0 && !cdm_dot_is_none(h.dot)) {
-		json_object_set_new(answer, "version_name", view_version(c->control->node, set, h.dot));
-		state_each(c->control->node, set, sort_holder, &h);
-	}
+	struct client *c = arg;
+	struct holders h = {.have = json_array(), .lack = json_array(), .set = c->why_set};
+	_cleanup_free_ char *path = c->why_path;
+	c->query = NULL;
+	c->why_path = NULL;
+	json_t *answer = set_why(c->why_set, path, c->why_len, open, &h.dot);
+	if (!cdm_dot_is_none(h.dot))
+		state_each(c->control->node, h.set, sort_holder, &h);
 	json_object_set_new(answer, "have", h.have);
 	json_object_set_new(answer, "lack", h.lack);
 	client_answer(c, answer, true);
+	client_lines(c);
+}
+
+/* The bytes of "path", or of "path_hex". The caller frees; NULL when there is neither. */
+static char *path_of(const json_t *request, size_t *ret_len)
+{
+	const json_t *text = json_object_get(request, "path");
+	const char *hex = json_string_value(json_object_get(request, "path_hex"));
+	size_t len = json_is_string(text) ? json_string_length(text) : hex ? strlen(hex) / 2 : 0;
+	char *path = len ? malloc(len + 1) : NULL;
+	if (!path)
+		return NULL;
+	if (json_is_string(text))
+		memcpy(path, json_string_value(text), len);
+	for (size_t i = 0; !json_is_string(text) && i < len; i++) {
+		unsigned byte;
+		if (!isxdigit((unsigned char)hex[2 * i]) || !isxdigit((unsigned char)hex[2 * i + 1]) || sscanf(hex + 2 * i, "%2x", &byte) != 1) {
+			free(path);
+			return NULL;
+		}
+		path[i] = (char)byte;
+	}
+	path[len] = 0;
+	*ret_len = len;
+	return path;
+}
+
+static void why(struct client *c, struct set *set, const json_t *request)
+{
+	c->why_path = path_of(request, &c->why_len);
+	c->why_set = set;
+	if (c->why_path)
+		c->query = opens_ask(c->control->node, set, why_answer, c);
+	else
+		client_refuse(c, "why: no path");
 }
 
 static void command(struct client *c, const json_t *request)

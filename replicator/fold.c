@@ -144,6 +144,8 @@ static void take_save(struct item *to, struct item *from)
 	f->ranges = NULL;
 	f->range_count = 0;
 	to->bytes = from->bytes;
+	to->created_ns = from->created_ns;
+	to->change.parent_mtime_ns = from->change.parent_mtime_ns;
 	from->gone = true;
 }
 
@@ -156,6 +158,8 @@ static void join_saves(struct item *later, struct item *earlier)
 		l->victim = e->victim;
 	l->flags |= e->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE);
 	earlier->gone = true;
+	if (!later->created_ns)
+		later->created_ns = earlier->created_ns;
 	if (item_is_whole_save(later)) {
 		later->bytes = l->attr.size;
 		return;

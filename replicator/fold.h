@@ -15,6 +15,7 @@ struct item { /* one change on its way out */
 	bool gone;                 /* folded away: freed by the caller */
 	int64_t read_ms;           /* when it was read from the journal */
 	uint64_t bytes;            /* estimate of its content */
+	int64_t created_ns;        /* SAVE of a new file: its directory's mtime when the file came to be, 0 = not known */
 };
 
 /* A private copy of a change (handle and journal positions too). */

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <fcntl.h>
 #include <unistd.h>
-#include "replicator/set_internal.h"
+#include "replicator/publish.h"
 
 #define STEP_RECORDS 2000       /* read at most so many before the loop gets its turn */
 #define MILESTONE_RECORDS 4096
@@ -89,7 +89,8 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 		return false;
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;
-	f->recent[f->recent_head++ % RECENT_MAX] = (struct recent){c->dot, content_bytes(c), cdm_clock_to_ns(c->clock)};
+	f->recent[f->recent_head++ % RECENT_MAX] = (struct recent){.dot = c->dot, .bytes = content_bytes(c),
+		.version = c->op == CDM_OP_SAVE ? c->version.dot : (struct cdm_dot){0}, .wall_ns = cdm_clock_to_ns(c->clock)};
 	return true;
 }
 
@@ -102,14 +103,26 @@ static void wait_for_records(struct set *s)
 		f->wake = cdm_loop_poll(s->node->loop, cdm_journal_reader_wake_fd(f->reader), POLLIN, on_wake, s);
 }
 
+/* The writer began anew: what its journal says now counts, not what we remember (the store may be a restored or another one).
+ * Links begin anew, too, with the vector that comes out. */
 static void reopen(struct set *s)
 {
 	struct follow *f = &s->follow;
-	uint64_t position = cdm_journal_reader_position(f->reader);
 	follow_stop(s);
+	cdm_vector_fini(&f->visible);
+	cdm_vector_fini(&s->durable.vector);
+	f->visible = s->durable.vector = (struct cdm_vector){0};
+	f->own_raw = (struct cdm_dot){0};
+	f->recent_head = 0;
+	s->ready = false;
+	publisher_unseed(s->publisher);
+	for (struct peer *p = s->peers, *next; p; p = next) {
+		next = p->next;
+		if (p->told)
+			link_fail(p->link, EAGAIN, "set %s has a new journal, subscribing again", set_name(s));
+	}
 	follow_start(s);
-	if (f->reader)
-		cdm_journal_reader_seek(f->reader, position); /* else from the last mark on: what it says is known already */
+	follow_step(s);
 }
 
 static void follow_failed(struct set *s, int r)

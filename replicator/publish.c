@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
 #include "replicator/publish_ops.h"
+#include "replicator/quarantine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -160,6 +161,16 @@ void publisher_seed(struct publisher *pub, const struct cdm_vector *applied)
 	cdm_vector_merge(&pub->seed, applied);
 	pub->seeded = true;
 	pthread_cond_broadcast(&pub->wake);
+	pthread_mutex_unlock(&pub->lock);
+}
+
+void publisher_unseed(struct publisher *pub)
+{
+	pthread_mutex_lock(&pub->lock);
+	cdm_vector_fini(&pub->seed);
+	pub->seed = (struct cdm_vector){0};
+	pub->seeded = false;
+	pub->forget = true;
 	pthread_mutex_unlock(&pub->lock);
 }
 
@@ -331,6 +342,7 @@ static void quarantine(struct publisher *pub, struct incoming *in, int r, struct
 	if (!err->number)
 		cdm_fail(err, -r, "%s %s", cdm_op_name(c->op), path);
 	cdm_log_err(quarantined, err, cdm_str("set", set_name(pub->set)), cdm_str("change", dot), cdm_str("path", path));
+	quarantine_add(pub->set->quarantine, c->path, c->path_len, err->text);
 	count_up(&pub->set->counters.quarantined, 1);
 }
 
@@ -362,6 +374,7 @@ static bool work_on(struct publisher *pub, struct incoming *in)
 		if (r == -ECANCELED)
 			return false;
 		if (r == APPLIED) {
+			quarantine_resolve(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
 			count_up(&pub->set->counters.applied, 1);
 			return true;
 		}
@@ -383,6 +396,12 @@ static void take_seed(struct publisher *pub)
 	pthread_mutex_lock(&pub->lock);
 	while (!pub->seeded && !pub->stopping)
 		pthread_cond_wait(&pub->wake, &pub->lock);
+	if (pub->forget) {
+		cdm_vector_fini(&pub->applied);
+		pub->applied = (struct cdm_vector){0};
+		contexts_fini(&pub->told);
+		pub->forget = false;
+	}
 	cdm_vector_merge(&pub->applied, &pub->seed);
 	pthread_mutex_unlock(&pub->lock);
 }

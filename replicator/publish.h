@@ -50,6 +50,7 @@ void publisher_answer(struct publisher *pub, struct incoming *in);
 void publisher_peer_gone(struct publisher *pub, uint64_t peer_serial);
 void publisher_stop(struct publisher *pub);
 void publisher_seed(struct publisher *pub, const struct cdm_vector *applied); /* what the journal says is applied */
+void publisher_unseed(struct publisher *pub); /* the journal is another one: forget what is applied, wait for a new seed */
 
 /* --- shared by publish*.c, stage.c and conflict.c; applier thread --- */
 struct dir_entry { /* a directory of the mount, by path, kept during one batch */
@@ -76,7 +77,7 @@ struct publisher {
 	pthread_cond_t wake;
 	bool stopping;
 	struct cdm_vector seed;      /* merged into applied before the next job */
-	bool seeded;
+	bool seeded, forget;
 	uint64_t ticket;             /* waited for; 0 = none */
 	uint64_t ticket_peer;
 	struct incoming *answer;

@@ -158,6 +158,8 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	struct attr_call call = {.fd = -1};
 	struct cdm_stamp stamp;
 	int r = open_subject(pub, c, &call, &stamp);
+	if (is_gone(r) && !in->resync && cdm_dot_is_none(c->version.dot)) /* no journal told how it came to be (an adopted tree) */
+		return apply_instead(pub, in, c->path, c->path_len, err);
 	if (r < 0)
 		return is_gone(r) ? APPLY_SKIP : r;
 	_cleanup_close_ int fd = call.fd;

@@ -267,15 +267,14 @@ int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *e
 
 /* --- content changes in place --- */
 
-/* Use the whole file as the sender has it now in place of what came. */
-static int apply_instead(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err)
+int apply_instead(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err)
 {
 	bool gone;
 	struct incoming *whole = publisher_need(pub, path, len, &gone);
 	if (!whole)
 		return gone ? -ECANCELED : APPLY_SKIP;
 	struct cdm_change kept = whole->carried.change, *c = &whole->carried.change;
-	bool usable = kept.op != CDM_OP_MKDIR || in->carried.change.op == CDM_OP_RENAME;
+	bool usable = kept.op != CDM_OP_MKDIR || in->carried.change.op != CDM_OP_SAVE;
 	*c = in->carried.change;
 	c->op = kept.op;
 	c->path = path;
@@ -288,6 +287,8 @@ static int apply_instead(struct publisher *pub, struct incoming *in, const char 
 	c->value_len = kept.value_len;
 	c->attr = kept.attr;
 	c->version = cdm_dot_is_none(kept.version.dot) ? change_version(&in->carried.change) : kept.version;
+	if (cdm_dot_is_none(whole->carried.stamp.content.dot)) /* an adopted file: from now on it has a version here */
+		whole->carried.stamp.content = c->version;
 	c->base = c->victim = (struct cdm_dot){0};
 	c->ranges = NULL;
 	c->range_count = 0;

@@ -15,6 +15,8 @@ int publish_tree(struct publisher *pub, struct incoming *in, const char *staged,
 /* assemble.c: publish this MKDIR together with what follows it in its batch below it; how many changes, 0 = not possible. */
 size_t assemble_run(struct publisher *pub, struct incoming *top);
 int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+/* Use what the sender has at this path now in place of what came. */
+int apply_instead(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err);
 int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* Ranges (or all) written into the file that is there: base version checked by the server, record with the last step. */
 int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err);

@@ -370,6 +370,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender)
 	compare_shared_init(&in->shared, s, sender);
 	in->stack = todo_new("", 0);
 	p->resync->in = in;
+	cdm_vector_merge(&p->has, sender);
 	s->resyncing = true;
 	count_up(&s->counters.full_resync_count, 1);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", "the peer asks for it"));

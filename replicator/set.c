@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/publish.h"
+#include "replicator/quarantine.h"
 #include "replicator/ship.h"
 
 #define FUSE_MAGIC 0x65735546
@@ -127,7 +128,9 @@ static void mounts_changed(void *arg, int result)
 void set_ready(struct set *s)
 {
 	s->ready = true;
-	stage_sweep(s->staging_fd); /* leftovers of an earlier run: what is still wanted comes again */
+	if (!s->swept)
+		stage_sweep(s->staging_fd); /* leftovers of an earlier run: what is still wanted comes again */
+	s->swept = true;
 	struct cdm_vector applied = {0};
 	cdm_vector_copy(&applied, &s->follow.visible);
 	if (!cdm_dot_is_none(s->follow.own_raw))
@@ -169,6 +172,7 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 		if (!s->applier || !s->walker)
 			r = cdm_fail(err, EAGAIN, "start the threads of set %s", conf->name);
 	}
+	s->quarantine = quarantine_new();
 	s->publisher = publisher_new(s);
 	if (r < 0) {
 		set_free(&s);
@@ -199,6 +203,7 @@ void set_free(struct set **set)
 	cdm_worker_free(&s->applier);
 	cdm_worker_free(&s->walker);
 	publisher_free(&s->publisher);
+	quarantine_free(&s->quarantine);
 	int fds[] = {s->store_fd, s->staging_fd, s->conflicts_fd, s->mounts_fd};
 	for (size_t i = 0; i < 4; i++)
 		if (fds[i] >= 0)
@@ -297,7 +302,7 @@ void set_subscribe_peer(struct peer *p)
 	if (p->told)
 		return;
 	struct subscribe sub = {.visible = s->follow.visible, .durable = s->durable.vector,
-		.flags = s->follow.visible.count ? 0 : SUBSCRIBE_EMPTY};
+		.flags = s->follow.visible.count ? 0 : SUBSCRIBE_EMPTY | (set_has_unstamped(s) ? SUBSCRIBE_RESYNC : 0)};
 	struct bytes frame = {0};
 	subscribe_encode(&sub, &frame);
 	link_send(p->link, s, FRAME_SUBSCRIBE, 0, frame.data, frame.len, NULL, 0);
@@ -412,6 +417,7 @@ void set_get_state(struct set *s, struct set_state *ret)
 {
 	*ret = (struct set_state){.visible = s->follow.visible, .durable = s->durable.vector};
 	const char *state = "ok", *code = "", *reason = "";
+	char aside[256];
 	if (!s->mounted) {
 		state = code = "not_mounted";
 		reason = "the set is not mounted on this node";
@@ -422,6 +428,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (s->resyncing) {
 		state = code = "resync";
 		reason = "comparing trees with its parent";
+	} else if (quarantine_describe(s->quarantine, aside, sizeof aside)) {
+		code = "quarantined";
+		reason = aside;
 	}
 	snprintf(ret->state, sizeof ret->state, "%s", state);
 	snprintf(ret->reason_code, sizeof ret->reason_code, "%s", code);
@@ -448,34 +457,6 @@ void set_pending(struct set *s, const struct cdm_vector *vector, struct set_pend
 		ret->changes = 1;
 		ret->oldest_ns = cdm_wall_ns();
 	}
-}
-
-json_t *set_why(struct set *s, const char *path)
-{
-	size_t len = strlen(path);
-	json_t *o = json_object();
-	struct stat st;
-	_cleanup_close_ int fd = cdm_path_check(path, len) < 0 ? -1 : cdm_open_beneath(s->store_fd, path, len, O_PATH | O_NOFOLLOW, 0);
-	bool exists = fd >= 0 && fstat(fd, &st) == 0;
-	json_object_set_new(o, "path", json_string(path));
-	json_object_set_new(o, "exists", json_boolean(exists));
-	const char *pattern = cdm_filter_match(&s->policy.exclude, path, len), *local = cdm_filter_match(&s->policy.local, path, len);
-	json_object_set_new(o, "state", json_string(!exists ? "absent" : pattern ? "excluded" : local ? "local" : "shipped"));
-	json_object_set_new(o, "detail", json_string(pattern ? pattern : local ? local : ""));
-	if (!exists)
-		return o;
-	char proc[64], dot[64] = "";
-	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
-	struct cdm_stamp stamp;
-	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
-	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
-	if (n > 0 && cdm_stamp_decode(bytes, (size_t)n, &stamp) == 0) {
-		cdm_dot_format(stamp.content.dot, dot);
-		json_object_set_new(o, "saved_ns", json_integer(cdm_clock_to_ns(stamp.content.clock)));
-	}
-	json_object_set_new(o, "version", json_string(dot));
-	json_object_set_new(o, "uid", json_integer(st.st_uid));
-	return o;
 }
 
 json_t *set_stats(struct set *s)

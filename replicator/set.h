@@ -39,8 +39,9 @@ void set_pending(struct set *s, const struct cdm_vector *vector, struct set_pend
 /* Run done(arg, upto) once every close before this call has its SAVE in the journal and that was read (barrier of the mount). */
 typedef void set_barrier_fn(void *arg, int error, const struct cdm_vector *upto);
 void set_barrier(struct set *s, set_barrier_fn *done, void *arg);
-/* Version of a path, open/excluded state for "why"; fills a JSON object. */
-json_t *set_why(struct set *s, const char *path);
+/* "why" (internals.md 5) without have and lack. `open`: what is open for writing here (opens.h). ret_carrier: the change that brings the
+ * version to others, none if nothing ships. */
+json_t *set_why(struct set *s, const char *path, size_t len, const json_t *open, struct cdm_dot *ret_carrier);
 json_t *set_stats(struct set *s);
 
 #endif

@@ -16,6 +16,7 @@
 #define PEER_MAGIC 0x50454552u
 
 struct publisher;
+struct quarantine;
 struct ship;
 struct receiver;
 struct resync;
@@ -42,7 +43,7 @@ struct set_counters { /* any thread */
 
 #define RECENT_MAX 16384 /* changes of which we know whether a peer has them */
 struct recent {
-	struct cdm_dot dot;
+	struct cdm_dot dot, version; /* version: of the content that a SAVE carries */
 	uint64_t bytes;
 	int64_t wall_ns;
 };
@@ -100,6 +101,7 @@ struct set {
 	int store_fd, staging_fd, conflicts_fd;
 	struct set_counters counters;
 	struct cdm_worker *applier, *walker; /* blocking work: applying received changes; syncfs, barriers, walks */
+	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
 	/* loop */
 	const struct route *route;
@@ -110,7 +112,7 @@ struct set {
 	struct durable durable;
 	struct barrier *barriers;
 	uint64_t barrier_number, peer_serial;
-	bool mounted, probing, probe_again, ready, stopping; /* ready: the journal was read to its end once */
+	bool mounted, probing, probe_again, ready, swept, stopping; /* ready: the journal was read to its end once */
 	int mounts_fd;                            /* /proc/self/mountinfo: tells when mounts come and go */
 	struct cdm_io *mounts_io;
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */

@@ -167,22 +167,23 @@ static bool becomes_removal(struct set *s, struct cdm_change *c)
 	return true;
 }
 
-static void note_created(struct ship *ship, struct cdm_change *c)
+/* When was the directory of this new file changed by it? 0 = not known. */
+static int64_t note_created(struct ship *ship, const struct cdm_change *c)
 {
 	uint64_t key = XXH3_64bits(&c->handle.type, 1u + c->handle.len);
 	struct created *slot = &ship->created[key % SHIP_CREATED];
 	if (c->op == CDM_OP_CREATE)
 		*slot = (struct created){key, c->parent_mtime_ns};
-	else if (slot->key == key && !c->parent_mtime_ns)
-		c->parent_mtime_ns = slot->parent_mtime_ns;
+	return slot->key == key ? slot->parent_mtime_ns : 0;
 }
 
 static void gather_one(struct ship *ship, struct cdm_change *c)
 {
 	struct peer *p = ship->peer;
+	int64_t created_ns = 0;
 	contexts_note(&ship->contexts, c);
 	if (c->handle.len && (c->op == CDM_OP_CREATE || (c->op == CDM_OP_SAVE && c->flags & CDM_CH_NEW)))
-		note_created(ship, c);
+		created_ns = note_created(ship, c);
 	if (!change_ships(c))
 		return;
 	cdm_vector_raise(&ship->passed, c->dot);
@@ -198,6 +199,7 @@ static void gather_one(struct ship *ship, struct cdm_change *c)
 	struct item *item = item_new(c, cdm_now_ms());
 	if (!item)
 		return;
+	item->created_ns = created_ns;
 	ship->queue[ship->queue_count++] = item;
 	ship->queue_bytes += item->bytes;
 }
@@ -273,7 +275,7 @@ static bool start_batch(struct ship *ship, bool all_read)
 	uint64_t in_flight = ship->batch_number - ship->batch_acked;
 	if (!ship->queue_count || in_flight >= FRAME_BATCHES_IN_FLIGHT)
 		return false;
-	if (in_flight && ship->queue_count < SHIP_BATCH_CHANGES && ship->queue_bytes < SHIP_BATCH_BYTES)
+	if (in_flight && ship->queue_count < SHIP_NEXT_CHANGES && ship->queue_bytes < SHIP_NEXT_BYTES)
 		return false; /* gather while the last one is on its way */
 	fold_queue(ship);
 	size_t n = ship->queue_count ? batch_size(ship, all_read) : 0;

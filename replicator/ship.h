@@ -9,6 +9,8 @@
 #define SHIP_QUEUE_MAX 2048
 #define SHIP_BATCH_CHANGES 1024
 #define SHIP_BATCH_BYTES (8u << 20)
+#define SHIP_NEXT_CHANGES 256    /* so much must be there for a batch while another one is on its way */
+#define SHIP_NEXT_BYTES (2u << 20)
 #define SHIP_OWED_MAX 1024
 
 struct owed { /* a save that was overtaken by the next write: what the next save of this file must carry, too */

@@ -126,7 +126,8 @@ static void send_change(struct ship *ship, struct carried *k)
 	k->change = (struct cdm_change){0};
 }
 
-/* A new file's directory changed, too; its SAVE does not say when. */
+/* A new file's directory changed, too; its SAVE does not say when, and comes later than that: what somebody set the mtime to
+ * since then counts. */
 static void tell_parent_mtime(struct ship *ship)
 {
 	struct cdm_change *c = &ship->current->change;
@@ -137,6 +138,8 @@ static void tell_parent_mtime(struct ship *ship)
 	_cleanup_close_ int dir = cdm_open_parent(ship_set(ship)->store_fd, c->path, c->path_len, &name);
 	if (dir >= 0 && fstat(dir, &st) == 0)
 		c->parent_mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
+	else
+		c->parent_mtime_ns = ship->current->created_ns;
 }
 
 static void send_without_content(struct ship *ship)

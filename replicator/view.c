@@ -27,6 +27,28 @@ json_t *view_text(const char *bytes)
 	return j;
 }
 
+char *view_hex(const char *bytes, size_t len)
+{
+	char *hex = malloc(2 * len + 1);
+	if (!hex)
+		abort();
+	for (size_t i = 0; i < len; i++)
+		sprintf(hex + 2 * i, "%02x", (unsigned char)bytes[i]);
+	hex[2 * len] = 0;
+	return hex;
+}
+
+void view_put_path(json_t *object, const char *path, size_t len)
+{
+	json_t *text = json_stringn(path, len);
+	if (!text) {
+		_cleanup_free_ char *copy = strndup(path, len), *hex = view_hex(path, len);
+		json_object_set_new(object, "path_hex", json_string(hex));
+		text = view_text(copy ? copy : "");
+	}
+	json_object_set_new(object, "path", text);
+}
+
 json_t *view_version(struct node *node, struct set *set, struct cdm_dot dot)
 {
 	char text[CDM_DOT_NAMED_SIZE] = "";

@@ -22,6 +22,9 @@ json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "stat
 json_t *view_own(struct node *node, struct set *set);    /* internals.md 4: one element of an agent's "status" */
 /* A version as people read it: "n1:88" (vector.h); of a node that the route does not name any more "2.1:88". "" for none. */
 json_t *view_version(struct node *node, struct set *set, struct cdm_dot dot);
+/* "path": readable; with "path_hex" (two digits per byte) when it is not UTF-8. */
+void view_put_path(json_t *object, const char *path, size_t len);
+char *view_hex(const char *bytes, size_t len); /* the caller frees */
 /* Any bytes as a JSON string: what is not UTF-8 is shown as \xNN. Never NULL. */
 json_t *view_text(const char *bytes);
 

@@ -133,7 +133,7 @@ void set_barrier(struct set *s, set_barrier_fn *done, void *arg)
 {
 	done(arg, 0, &s->vector);
 }
-json_t *set_why(struct set *s, const char *path)
+json_t *set_why(struct set *s, const char *path, size_t len, const json_t *open, struct cdm_dot *ret_carrier)
 {
 	return json_object();
 }

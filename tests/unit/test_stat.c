@@ -226,7 +226,14 @@ static void an_excluded_file_is_no_failure(void **state)
 {
 	play("{\"path\":\"a\",\"exists\":true,\"version\":\"\",\"state\":\"excluded\",\"detail\":\"*.swp\",\"have\":[],\"lack\":[],\"end\":true}");
 	assert_int_equal(ask(in_dir("mnt/a")), 0);
-	assert_non_null(strstr(output, "excluded by '*.swp'\n"));
+	assert_string_equal(output, "a  excluded by '*.swp'\n");
+}
+
+static void an_open_file_is_not_in_sync(void **state)
+{
+	play("{\"path\":\"a\",\"exists\":true,\"version\":\"\",\"state\":\"open\",\"detail\":\"x\",\"since_ns\":1000000000,\"have\":[],\"lack\":[],\"end\":true}");
+	assert_int_equal(ask(in_dir("mnt/a")), 3);
+	assert_string_equal(output, "a  open for writing since 1970-01-01 00:00:01.000Z: not shipped before it is closed\n");
 }
 
 static void an_absent_file_is_one(void **state)
@@ -313,6 +320,7 @@ int main(int argc, char **argv)
 		in_own_dir(fail_fast_is_three),
 		in_own_dir(why_a_file_is_not_there),
 		in_own_dir(an_excluded_file_is_no_failure),
+		in_own_dir(an_open_file_is_not_in_sync),
 		in_own_dir(an_absent_file_is_one),
 		in_own_dir(without_a_replicator_it_says_what_to_do),
 		in_own_dir(bad_answers_are_failures),

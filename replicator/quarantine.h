@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quarantine.h — paths whose received change could not be applied here and was set aside, so that the others could go on. A path
+ * leaves the list when a later change of it could be applied. In memory, bounded; each entry was logged. Any thread. */
+#ifndef REPLICATOR_QUARANTINE_H
+#define REPLICATOR_QUARANTINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct quarantine;
+struct quarantine *quarantine_new(void);
+void quarantine_free(struct quarantine **q);
+void quarantine_add(struct quarantine *q, const char *path, size_t len, const char *reason);
+void quarantine_resolve(struct quarantine *q, const char *path, size_t len); /* it could be applied now */
+bool quarantine_find(struct quarantine *q, const char *path, size_t len, char *reason, size_t room);
+/* How many; with one or more a sentence about them. */
+size_t quarantine_describe(struct quarantine *q, char *out, size_t room);
+
+#endif

@@ -12,11 +12,11 @@ static void outrun_the_journal(const char *node)
 
 static void removals_and_changes_are_found(void **state)
 {
-	shell("n1", "mkdir -p tree/sub && for i in $(seq 300); do echo $i > tree/file-$i; done && echo x > tree/sub/file && mkdir gone && "
+	shell("n1", "rm -rf tree gone && mkdir -p tree/sub && for i in $(seq 300); do echo $i > tree/file-$i; done && echo x > tree/sub/file && mkdir gone && "
 		    "echo x > gone/file");
 	everywhere_equal();
 	killed("n3", LAB_REPLICATOR);
-	shell("n1", "rm -rf gone tree/file-1?? && mv tree/sub tree/renamed && for i in $(seq 50); do echo new > tree/file-$i; done && "
+	shell("n1", "rm -rf gone tree/file-10? && mv tree/sub tree/renamed && for i in $(seq 50); do echo new > tree/file-$i; done && "
 		    "chmod 600 tree/file-60 && ln tree/file-61 tree/link");
 	outrun_the_journal("n1");
 	shell("n1", "echo after > tree/after");
@@ -29,6 +29,8 @@ static void removals_and_changes_are_found(void **state)
 
 static void what_the_other_side_saved_is_shipped_not_removed(void **state)
 {
+	shell("n1", "mkdir -p tree && echo old > tree/file-200");
+	everywhere_equal();
 	killed("n3", LAB_REPLICATOR);
 	shell("n3", "mkdir own && echo mine > own/file && echo mine > tree/own && echo changed > tree/file-200; true");
 	shell("n1", "echo other > tree/other");

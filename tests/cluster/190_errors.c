@@ -185,18 +185,15 @@ static void small_store(const char *node)
 	started(node, LAB_REPLICATOR);
 }
 
-static void a_replaced_disk_is_filled_again(void **state)
+static void a_replaced_disk_is_filled_again_and_when_full_waits_alone(void **state)
 {
+	_cleanup_free_ char *said = NULL;
 	shell("n1", "rm -rf -- * && mkdir kept && for i in $(seq 100); do echo $i > kept/$i; done");
 	everywhere_equal();
 	small_store("n3");
 	everywhere_equal(); /* the empty store does not win */
 	has_text("n1", "kept/100", "100\n");
-}
 
-static void a_full_target_waits_alone(void **state)
-{
-	_cleanup_free_ char *said = NULL;
 	shell("n1", "head -c 70M /dev/urandom > too-large && echo x > after");
 	gets_text("n2", "after", "x\n");
 	int status = stat_wait("n1", "--timeout 3", &said);
@@ -219,8 +216,7 @@ int main(void)
 		cmocka_unit_test(a_file_that_changes_while_it_is_shipped),
 		cmocka_unit_test(a_directory_renamed_while_its_files_are_shipped),
 		cmocka_unit_test(names_of_any_kind),
-		cmocka_unit_test(a_replaced_disk_is_filled_again),
-		cmocka_unit_test(a_full_target_waits_alone),
+		cmocka_unit_test(a_replaced_disk_is_filled_again_and_when_full_waits_alone),
 	};
 	return STORIES("errors", ((struct lab_options){.nodes = 3, .netns = true}), stories);
 }

@@ -203,7 +203,10 @@ void check_stop(struct fs *fs);
 /* --- operations --- */
 op_fn op_lookup, op_forget, op_batch_forget, op_getattr, op_setattr, op_readlink, op_symlink, op_mknod, op_mkdir, op_unlink, op_rmdir,
 	op_rename, op_rename2, op_link, op_tmpfile, op_read, op_write, op_fsync, op_fsyncdir, op_fallocate, op_lseek,
-	op_copy_file_range, op_statfs, op_readdir, op_setxattr, op_getxattr, op_listxattr, op_removexattr;
+	op_copy_file_range, op_statfs, op_readdir, op_readdirplus, op_setxattr, op_getxattr, op_listxattr, op_removexattr;
+
+/* Nobody took this READDIRPLUS answer: take its lookups back. */
+void readdirplus_undo(struct fs *fs, const uint8_t *out, size_t used);
 
 /* Control xattrs of the full mount's root (control.c). */
 int control_set(struct request *rq, const char *name, const void *value, size_t len);

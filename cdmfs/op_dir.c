@@ -79,84 +79,160 @@ struct kernel_dirent { /* of getdents64 */
 	char name[];
 };
 
-/* Append one entry; false: no room. */
-static bool entry_put(uint8_t *out, size_t room, size_t *used, uint64_t ino, uint64_t next, uint8_t type, const char *name, size_t len)
-{
-	size_t bytes = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + len);
-	struct fuse_dirent *d = (void *)(out + *used);
+struct listing { /* a READDIR or READDIRPLUS under way */
+	struct fs *fs;
+	uint64_t id;         /* of the directory */
+	int fd;
+	bool plus;           /* with attributes and lookups */
+	uint8_t *out;
+	size_t room, used;
+	uint64_t offset;     /* behind the last entry taken */
+};
 
-	if (*used + bytes > room)
+static size_t entry_bytes(const struct listing *l, size_t name_len)
+{
+	return FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + name_len) + (l->plus ? FUSE_NAME_OFFSET_DIRENTPLUS - FUSE_NAME_OFFSET : 0);
+}
+
+/* Append one entry; false: no room. */
+static bool entry_put(struct listing *l, uint64_t ino, uint64_t next, uint8_t type, const char *name, size_t len,
+	const struct fuse_entry_out *entry)
+{
+	size_t bytes = entry_bytes(l, len), at = l->used;
+	struct fuse_dirent *d;
+
+	if (l->used + bytes > l->room)
 		return false;
+	memset(l->out + at, 0, bytes);
+	if (l->plus) {
+		if (entry)
+			memcpy(l->out + at, entry, sizeof(*entry));
+		at += FUSE_NAME_OFFSET_DIRENTPLUS - FUSE_NAME_OFFSET;
+	}
+	d = (void *)(l->out + at);
 	*d = (struct fuse_dirent){.ino = ino, .off = next, .namelen = len, .type = type};
 	memcpy(d->name, name, len);
-	memset(d->name + len, 0, bytes - FUSE_NAME_OFFSET - len);
-	*used += bytes;
+	l->used += bytes;
 	return true;
 }
 
-static bool entry_hidden(const struct fs *fs, uint64_t id, const struct kernel_dirent *e)
+static bool is_dot(const char *name)
 {
-	return id == fs->content_id && strcmp(e->name, META_DIR) == 0;
+	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
 }
 
-/* Entries from fd into out until it is full or the directory ends. *offset moves to behind the last one taken. */
-static int read_entries(struct fs *fs, uint64_t id, int fd, uint8_t *out, size_t room, uint64_t *offset, size_t *used)
+/* As a lookup of this name would be answered; false: the kernel is to look it up itself if it wants to. */
+static bool entry_look(struct listing *l, const char *name, struct fuse_entry_out *entry)
+{
+	struct request part = {.fs = l->fs};
+	struct object o;
+	bool found;
+
+	if (is_dot(name) || object_find(l->fs, l->fd, name, &o) < 0)
+		return false;
+	found = o.fd >= 0 && answer_entry(&part, l->id, name, strlen(name), &o, 0) == 0;
+	object_close(&o);
+	*entry = part.small.entry;
+	return found;
+}
+
+static bool entry_add(struct listing *l, const struct kernel_dirent *e)
+{
+	size_t len = strlen(e->name);
+	struct fuse_entry_out entry;
+	bool looked;
+
+	if (l->id == l->fs->content_id && strcmp(e->name, META_DIR) == 0)
+		return true;
+	if (l->used + entry_bytes(l, len) > l->room)
+		return false;
+	looked = l->plus && entry_look(l, e->name, &entry);
+	return entry_put(l, e->ino, e->next, e->type, e->name, len, looked ? &entry : NULL);
+}
+
+/* Entries from the store until the answer is full or the directory ends. */
+static int list_entries(struct listing *l)
 {
 	uint8_t raw[32768] __attribute__((aligned(8)));
 
 	for (;;) {
-		size_t want = (room - *used) * 3 / 4; /* our entries are a little larger than the store's */
-		ssize_t n = getdents64(fd, raw, want < 1024 ? 1024 : want < sizeof(raw) ? want : sizeof(raw));
+		size_t want = (l->room - l->used) * 3 / (l->plus ? 12 : 4); /* our entries are larger than the store's */
+		ssize_t n = getdents64(l->fd, raw, want < 1024 ? 1024 : want < sizeof(raw) ? want : sizeof(raw));
 		if (n <= 0)
 			return n < 0 && errno != ENOENT ? -errno : 0; /* ENOENT: removed, thus empty */
 		for (ssize_t at = 0; at < n;) {
 			const struct kernel_dirent *e = (const void *)(raw + at);
-			if (!entry_hidden(fs, id, e) &&
-			    !entry_put(out, room, used, e->ino, e->next, e->type, e->name, strlen(e->name))) {
-				lseek(fd, (off_t)*offset, SEEK_SET);
+			if (!entry_add(l, e)) {
+				lseek(l->fd, (off_t)l->offset, SEEK_SET);
 				return 0;
 			}
-			*offset = e->next;
+			l->offset = e->next;
 			at += e->bytes;
 		}
-		if (room - *used < FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + 64))
+		if (l->room - l->used < entry_bytes(l, 64))
 			return 0;
 	}
 }
 
-static int read_root(struct request *rq, uint64_t offset, size_t room)
+static int read_root(struct request *rq, struct listing *l)
 {
 	static const char *const names[] = {".", "..", "content", "staging"};
-	size_t used = 0;
 
-	for (uint64_t i = offset; i < 4; i++)
-		if (!entry_put(rq->worker->out, room, &used, i + 1, i + 1, DT_DIR, names[i], strlen(names[i])))
+	for (uint64_t i = l->offset; i < 4; i++)
+		if (!entry_put(l, i + 1, i + 1, DT_DIR, names[i], strlen(names[i]), NULL))
 			break;
-	return request_answer(rq, rq->worker->out, used);
+	return request_answer(rq, l->out, l->used);
+}
+
+static int list_directory(struct request *rq, bool plus)
+{
+	const struct fuse_read_in *in = request_arg(rq, sizeof(*in));
+	struct listing l = {.fs = rq->fs, .id = rq->node, .plus = plus, .out = rq->worker->out};
+	struct stripes names;
+	struct stat st;
+	int r;
+
+	if (!in || in->size > WORKER_BUFFER)
+		return -EINVAL;
+	l.room = in->size;
+	l.offset = in->offset;
+	if (rq->node == ROOT_NODE)
+		return read_root(rq, &l);
+	l.fd = stream_open(rq->fs, rq->node, l.offset);
+	if (l.fd == -ESTALE && removed_find(rq->node, &st))
+		return request_answer(rq, "", 0);
+	if (l.fd < 0)
+		return l.fd;
+	if (plus)
+		lock_dirs(rq->fs, &names, rq->node, 0); /* as a lookup */
+	r = list_entries(&l);
+	if (plus)
+		unlock_stripes(&names);
+	if (r == 0 && l.used)
+		stream_keep(rq->node, l.offset, l.fd);
+	else
+		close(l.fd);
+	if (r < 0 && plus)
+		readdirplus_undo(rq->fs, l.out, l.used);
+	return r < 0 ? r : request_answer(rq, l.out, l.used);
+}
+
+void readdirplus_undo(struct fs *fs, const uint8_t *out, size_t used)
+{
+	for (size_t at = 0; at + FUSE_NAME_OFFSET_DIRENTPLUS <= used;) {
+		const struct fuse_direntplus *d = (const void *)(out + at);
+		if (d->entry_out.nodeid && inodes_forget(fs->nodes, d->entry_out.nodeid, 1))
+			node_forgotten(fs, d->entry_out.nodeid);
+		at += FUSE_DIRENTPLUS_SIZE(d);
+	}
 }
 
 int op_readdir(struct request *rq)
 {
-	const struct fuse_read_in *in = request_arg(rq, sizeof(*in));
-	uint64_t offset;
-	size_t used = 0;
-	struct stat st;
-	int fd, r;
+	return list_directory(rq, false);
+}
 
-	if (!in || in->size > WORKER_BUFFER)
-		return -EINVAL;
-	offset = in->offset;
-	if (rq->node == ROOT_NODE)
-		return read_root(rq, offset, in->size);
-	fd = stream_open(rq->fs, rq->node, offset);
-	if (fd == -ESTALE && removed_find(rq->node, &st))
-		return request_answer(rq, "", 0);
-	if (fd < 0)
-		return fd;
-	r = read_entries(rq->fs, rq->node, fd, rq->worker->out, in->size, &offset, &used);
-	if (r == 0 && used)
-		stream_keep(rq->node, offset, fd);
-	else
-		close(fd);
-	return r < 0 ? r : request_answer(rq, rq->worker->out, used);
+int op_readdirplus(struct request *rq)
+{
+	return list_directory(rq, true);
 }

@@ -19,6 +19,7 @@
 #define FIRST_LOOK_PATH_NS SECOND_NS       /* after a change by path: the watcher is asked */
 #define FIRST_LOOK_OPEN_NS (5 * SECOND_NS) /* after a WRITE: its close should come by itself */
 #define LOOK_MAX_NS (60 * SECOND_NS)
+#define GATHER_NS (SECOND_NS / 10)
 #define INVALIDATE_MAX 64
 
 struct expected { /* an unsaved file to be looked at when no close is seen */
@@ -40,6 +41,7 @@ struct saver {
 	/* under mtx */
 	struct expected *expected;
 	size_t expected_count, expected_room;
+	int64_t next_due_ns; /* no entry is due before; INT64_MAX = none is */
 	struct {
 		uint64_t id, offset;
 	} invalidate[INVALIDATE_MAX];
@@ -62,8 +64,12 @@ static void wake(struct saver *s)
 
 /* --- from the workers --- */
 
+/* True if the thread sleeps too long for it. */
 static bool expect_locked(struct saver *s, uint64_t id, int64_t wait_ns)
 {
+	int64_t due = mono_ns() + wait_ns;
+	bool sooner = due < s->next_due_ns;
+
 	if (s->expected_count == s->expected_room) {
 		size_t room = s->expected_room ? s->expected_room * 2 : 256;
 		struct expected *more = realloc(s->expected, room * sizeof(*more));
@@ -72,19 +78,21 @@ static bool expect_locked(struct saver *s, uint64_t id, int64_t wait_ns)
 		s->expected = more;
 		s->expected_room = room;
 	}
-	s->expected[s->expected_count++] = (struct expected){.id = id, .due_ns = mono_ns() + wait_ns, .wait_ns = wait_ns};
-	return s->expected_count == 1;
+	s->expected[s->expected_count++] = (struct expected){.id = id, .due_ns = due, .wait_ns = wait_ns};
+	if (sooner)
+		s->next_due_ns = due;
+	return sooner;
 }
 
 void saver_expect(struct fs *fs, uint64_t id, bool by_path)
 {
 	struct saver *s = fs->saver;
-	bool first;
+	bool sooner;
 
 	pthread_mutex_lock(&s->mtx);
-	first = expect_locked(s, id, by_path ? FIRST_LOOK_PATH_NS : FIRST_LOOK_OPEN_NS);
+	sooner = expect_locked(s, id, by_path ? FIRST_LOOK_PATH_NS : FIRST_LOOK_OPEN_NS);
 	pthread_mutex_unlock(&s->mtx);
-	if (first)
+	if (sooner)
 		wake(s);
 }
 
@@ -215,24 +223,28 @@ static bool look_at(struct saver *s, struct expected *e, int64_t now)
 	return true;
 }
 
-/* Go through what is expected. Returns milliseconds until the next is due, -1 = nothing is expected. */
+/* Go through what is expected, if anything is due. Returns milliseconds until the next is, -1 = nothing is expected. */
 static int look_at_due(struct saver *s)
 {
 	int64_t now = mono_ns(), next = INT64_MAX;
 	int ms;
 
 	pthread_mutex_lock(&s->mtx);
-	for (size_t i = 0; i < s->expected_count;) {
-		struct expected *e = &s->expected[i];
-		if (e->due_ns <= now && !look_at(s, e, now)) {
-			*e = s->expected[--s->expected_count];
-			continue;
+	if (now >= s->next_due_ns) {
+		for (size_t i = 0; i < s->expected_count;) {
+			struct expected *e = &s->expected[i];
+			if (e->due_ns <= now && !look_at(s, e, now)) {
+				*e = s->expected[--s->expected_count];
+				continue;
+			}
+			if (e->due_ns < next)
+				next = e->due_ns;
+			i++;
 		}
-		if (e->due_ns < next)
-			next = e->due_ns;
-		i++;
+		/* Gathers what is due close together. */
+		s->next_due_ns = next == INT64_MAX ? next : (next > now ? next : now) + GATHER_NS;
 	}
-	ms = s->expected_count ? (int)((next > now ? next - now : 0) / 1000000) + 100 : -1; /* gathers what is due close together */
+	ms = s->next_due_ns == INT64_MAX ? -1 : s->next_due_ns > now ? (int)((s->next_due_ns - now) / 1000000) + 1 : 0;
 	pthread_mutex_unlock(&s->mtx);
 	return ms;
 }
@@ -311,6 +323,7 @@ int saver_start(struct fs *fs, struct cdm_error *err)
 		return cdm_fail(err, ENOMEM, "start the saver");
 	s->fs = fs;
 	s->jobs_end = &s->jobs;
+	s->next_due_ns = INT64_MAX;
 	pthread_mutex_init(&s->mtx, NULL);
 	fs->saver = s;
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -17,7 +17,7 @@
 #define NOTIFY_RESEND 7
 #define INIT_FILE "init"
 
-#define WANTED (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_EXPORT_SUPPORT | FUSE_DONT_MASK | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | \
+#define WANTED (FUSE_ASYNC_READ | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_BIG_WRITES | FUSE_EXPORT_SUPPORT | FUSE_DONT_MASK | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | \
 	FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT | FUSE_POSIX_ACL | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | \
 	FUSE_EXPLICIT_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT)
 /* Without these the answers of this server would be wrong or lost. */
@@ -54,6 +54,8 @@ static void send_answer(struct request *rq, uint64_t unique, int error)
 	if (errno == ENOENT) { /* the caller was killed meanwhile: nobody took the entry */
 		if (rq->counted && !error && inodes_forget(rq->fs->nodes, rq->counted, 1))
 			node_forgotten(rq->fs, rq->counted);
+		else if (rq->opcode == FUSE_READDIRPLUS && !error)
+			readdirplus_undo(rq->fs, rq->data, rq->data_len);
 	} else if (errno == ENODEV) {
 		atomic_store(&rq->fs->unmounted, true);
 	} else {
@@ -89,7 +91,7 @@ static const struct operation {
 	OP(READLINK, op_readlink), OP(SYMLINK, op_symlink), OP(MKNOD, op_mknod), OP(MKDIR, op_mkdir), OP(TMPFILE, op_tmpfile),
 	OP(UNLINK, op_unlink), OP(RMDIR, op_rmdir), OP(RENAME, op_rename), OP(RENAME2, op_rename2), OP(LINK, op_link),
 	OP(READ, op_read), OP(WRITE, op_write), OP(FSYNC, op_fsync), OP(FSYNCDIR, op_fsyncdir), OP(FALLOCATE, op_fallocate),
-	OP(LSEEK, op_lseek), OP(COPY_FILE_RANGE, op_copy_file_range), OP(STATFS, op_statfs), OP(READDIR, op_readdir),
+	OP(LSEEK, op_lseek), OP(COPY_FILE_RANGE, op_copy_file_range), OP(STATFS, op_statfs), OP(READDIR, op_readdir), OP(READDIRPLUS, op_readdirplus),
 	OP(SETXATTR, op_setxattr), OP(GETXATTR, op_getxattr), OP(LISTXATTR, op_listxattr), OP(REMOVEXATTR, op_removexattr),
 	OP(OPEN, op_not_there), OP(OPENDIR, op_not_there), OP(CREATE, op_not_there), OP(FLUSH, op_not_there),
 	OP(INTERRUPT, op_not_there), /* ENOSYS ends interrupts for good: no operation here takes long */

@@ -16,8 +16,7 @@ struct row {
 /* Targets that are meant to be up to date; a pure source has nothing to receive. */
 static bool is_counted(const json_t *node)
 {
-	const char *state = stat_text(node, "state");
-	return strcmp(state, "drained") != 0 && strcmp(state, "source") != 0;
+	return json_is_true(json_object_get(node, "counted"));
 }
 
 static bool is_up_to_date(const json_t *node)

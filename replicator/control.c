@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -428,6 +429,14 @@ static void accept_next(void *arg)
 	control->accept_io = cdm_loop_accept(control->node->loop, control->fd, accepted, control);
 }
 
+/* The kernel may keep the socket of a killed process open for a moment (an accept in flight): then nobody is behind it. */
+static bool somebody_listens(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof peer;
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.pid <= 0 || kill(peer.pid, 0) == 0 || errno != ESRCH;
+}
+
 static int socket_open(const char *path, int *ret, struct cdm_error *err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -440,7 +449,7 @@ static int socket_open(const char *path, int *ret, struct cdm_error *err)
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return cdm_fail(err, errno, "make a socket");
-	if (connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0) {
+	if (connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0 && somebody_listens(fd)) {
 		cdm_fail_plain(err, EADDRINUSE, "another replicator answers at %s", path);
 		cdm_hint(err, "only one may run with this configuration");
 		return -EADDRINUSE;

@@ -425,6 +425,16 @@ static void format_bytes(json_int_t bytes, char out[32])
 	snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", n, units[u]);
 }
 
+static void format_lag(double seconds, char out[32])
+{
+	if (seconds < 0.005)
+		snprintf(out, 32, "0 s");
+	else if (seconds < 120)
+		snprintf(out, 32, "%.*f s", seconds < 1 ? 2 : seconds < 9.95, seconds);
+	else
+		snprintf(out, 32, seconds < 7200 ? "%.0f min" : "%.0f h", seconds < 7200 ? seconds / 60 : seconds / 3600);
+}
+
 /* Returns whether it is in sync. */
 static bool print_status(const json_t *s)
 {
@@ -432,16 +442,17 @@ static bool print_status(const json_t *s)
 	json_t *n;
 	printf("%-16s %-9s %-8s %-20s %s\n", "NODE", "STATE", "LAG", "PENDING", "WHY");
 	json_array_foreach(json_object_get(s, "nodes"), i, n) {
-		char pending[60] = "", bytes[32];
+		char pending[60] = "", bytes[32], lag[32];
 		const char *state = text_of(n, "state");
-		bool is_good = strcmp(state, "in sync") == 0 || strcmp(state, "source") == 0;
+		bool counted = json_is_true(json_object_get(n, "counted"));
 		if (number_of(n, "pending_changes") > 0) {
 			format_bytes(number_of(n, "pending_bytes"), bytes);
 			snprintf(pending, sizeof pending, "%lld / %s", (long long)number_of(n, "pending_changes"), bytes);
 		}
-		count += strcmp(state, "drained") != 0;
-		good += is_good;
-		printf("%-16s %-9s %-3.0f s    %-20s %s\n", text_of(n, "name"), state, json_number_value(json_object_get(n, "lag_s")), pending, text_of(n, "reason"));
+		count += counted;
+		good += counted && strcmp(state, "in sync") == 0;
+		format_lag(json_number_value(json_object_get(n, "lag_s")), lag);
+		printf("%-16s %-9s %-8s %-20s %s\n", text_of(n, "name"), state, lag, pending, text_of(n, "reason"));
 	}
 	bool in_sync = json_is_true(json_object_get(s, "in_sync"));
 	printf("set %s %s (%zu of %zu)\n", text_of(s, "set"), in_sync ? "in sync" : "NOT IN SYNC", good, count);

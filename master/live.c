@@ -204,37 +204,72 @@ static void merge_visible(const struct live *l, const struct model *m, const str
 	}
 }
 
-struct judged { const char *state, *code; char reason[200]; };
+struct judged {
+	const char *state, *code;
+	char reason[200];
+	double lag_s;
+	json_int_t changes, bytes;
+};
 
+/* What connected nodes say that this one lacks of theirs; the most counts. */
+static void add_reports(const struct live *l, const struct model *m, const struct model_set *s, const char *name, struct judged *j)
+{
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct live_node *ln = s->role[i] ? find(l, m->nodes[i].number) : NULL;
+		const json_t *list = ln && ln->connected ? json_object_get(json_object_get(ln->sets, s->name), "behind") : NULL;
+		size_t k;
+		const json_t *item;
+		json_array_foreach(list, k, item) {
+			if (strcmp(text_of(item, "name"), name) != 0)
+				continue;
+			double lag = json_number_value(json_object_get(item, "lag_s"));
+			json_int_t changes = json_integer_value(json_object_get(item, "pending_changes"));
+			json_int_t bytes = json_integer_value(json_object_get(item, "pending_bytes"));
+			j->lag_s = lag > j->lag_s ? lag : j->lag_s;
+			j->changes = changes > j->changes ? changes : j->changes;
+			j->bytes = bytes > j->bytes ? bytes : j->bytes;
+		}
+	}
+}
+
+static void judge_lost(const struct live_node *ln, const struct model_node *n, struct judged *j)
+{
+	int64_t seen = ln ? ln->seen : n->last_seen;
+	time_t t = (time_t)seen;
+	char at[32];
+	struct tm tm;
+	gmtime_r(&t, &tm);
+	strftime(at, sizeof at, time(NULL) - t < 86400 ? "%H:%MZ" : "%Y-%m-%d %H:%MZ", &tm);
+	j->state = "down";
+	j->code = "no_contact";
+	snprintf(j->reason, sizeof j->reason, seen ? "no contact since %s" : "not seen yet; start its cdm-replicator%.0s", at);
+}
+
+/* The words are those of the replicators (view.c there). */
 static void judge(const struct live *l, const struct model_node *n, const struct model_set *s, enum cdm_role role, const struct cdm_vector *all,
 	struct judged *j)
 {
 	const struct live_node *ln = find(l, n->number);
 	const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
 	const char *state = text_of(status, "state");
-	*j = (struct judged){.state = "down", .code = "no_contact"};
-	if (!ln || !ln->connected) {
-		char at[32];
-		int64_t seen = ln ? ln->seen : n->last_seen;
-		master_format_time(seen, at);
-		snprintf(j->reason, sizeof j->reason, seen ? "no contact since %s" : "not seen yet; start its cdm-replicator%.0s", at);
-		return;
-	}
-	j->code = text_of(status, "reason_code");
-	snprintf(j->reason, sizeof j->reason, "%s", text_of(status, "reason"));
 	struct cdm_vector durable = {0};
 	bool has_all = status && cdm_vector_parse(text_of(status, "durable"), &durable) == 0 && cdm_vector_covers_all(&durable, all);
 	cdm_vector_fini(&durable);
+	*j = (struct judged){.state = has_all ? "in sync" : "behind", .code = text_of(status, "reason_code")};
+	snprintf(j->reason, sizeof j->reason, "%s", text_of(status, "reason"));
+	if (!ln || !ln->connected) {
+		judge_lost(ln, n, j);
+	} else if (!status) {
+		j->state = "paused";
+		j->code = "not_mounted";
+		snprintf(j->reason, sizeof j->reason, "no [set %s] in its node.conf, or not reported yet", s->name);
+	} else if (strcmp(state, "ok") != 0) {
+		j->state = strcmp(state, "resync") == 0 ? "resync" : "paused";
+	} else if (role == CDM_ROLE_SOURCE) {
+		j->state = "source";
+	}
 	if (n->state == NODE_DRAINED)
 		j->state = "drained";
-	else if (!status)
-		j->state = "behind", j->code = "not_mounted", snprintf(j->reason, sizeof j->reason, "no [set %s] in its node.conf, or not reported yet", s->name);
-	else if (strcmp(state, "paused") == 0 || strcmp(state, "resync") == 0)
-		j->state = strcmp(state, "paused") == 0 ? "paused" : "resync";
-	else if (role == CDM_ROLE_SOURCE && has_all)
-		j->state = "source";
-	else
-		j->state = has_all ? "in sync" : "behind";
 }
 
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s)
@@ -249,14 +284,14 @@ json_t *live_set_status(const struct live *l, const struct model *m, const struc
 			continue;
 		struct judged j;
 		judge(l, n, s, s->role[i], &all, &j);
-		const struct live_node *ln = find(l, n->number);
-		const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
-		if (n->state != NODE_DRAINED && strcmp(j.state, "in sync") != 0 && strcmp(j.state, "source") != 0)
+		bool counted = (s->role[i] & CDM_ROLE_TARGET) && n->state != NODE_DRAINED;
+		if (strcmp(j.state, "in sync") != 0)
+			add_reports(l, m, s, n->name, &j);
+		if (counted && strcmp(j.state, "in sync") != 0)
 			in_sync = false;
-		json_array_append_new(nodes, json_pack("{s:s, s:s, s:f, s:I, s:I, s:s, s:s, s:s}", "name", n->name, "state", j.state, "lag_s",
-			json_number_value(json_object_get(status, "lag_s")), "pending_changes", json_integer_value(json_object_get(status, "pending_changes")),
-			"pending_bytes", json_integer_value(json_object_get(status, "pending_bytes")), "reason_code", j.code, "reason", j.reason, "group",
-			m->groups[n->group].name));
+		json_array_append_new(nodes, json_pack("{s:s, s:s, s:f, s:I, s:I, s:s, s:s, s:s, s:b}", "name", n->name, "state", j.state, "lag_s", j.lag_s,
+			"pending_changes", j.changes, "pending_bytes", j.bytes, "reason_code", j.code, "reason", j.reason, "group", m->groups[n->group].name,
+			"counted", counted));
 	}
 	cdm_vector_fini(&all);
 	return json_pack("{s:i, s:s, s:b, s:o}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", live_sort_by_name(nodes));

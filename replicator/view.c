@@ -9,6 +9,8 @@
 #include "replicator/opens.h"
 #include "replicator/route.h"
 
+#define BEHIND_MAX 64 /* in one report to the master */
+
 json_t *view_text(const char *bytes)
 {
 	json_t *j = json_string(bytes);
@@ -75,7 +77,6 @@ static void say_no_contact(struct view_node *v, const struct peer_state *p)
 	char when[32];
 	struct tm tm;
 	time_t t = (time_t)(p->heard_wall_ns / 1000000000);
-	v->state = "down";
 	if (!p->heard_wall_ns) {
 		say(v, "no_contact", "not heard of since this node started");
 		return;
@@ -110,8 +111,11 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 	if (p->down) {
 		say_no_contact(ret, p);
 		ret->in_sync = false;
-	} else if (p->member->drained) {
+	}
+	if (p->member->drained) {
 		ret->state = "drained";
+	} else if (p->down) {
+		ret->state = "down";
 	} else if (strcmp(p->state, "ok") != 0) {
 		ret->state = strcmp(p->state, "resync") == 0 ? "resync" : "paused";
 		say(ret, p->reason_code[0] ? p->reason_code : p->state, p->reason);
@@ -147,6 +151,7 @@ static void list_node(void *arg, const struct peer_state *p)
 	json_object_set_new(j, "reason_code", view_text(v.reason_code));
 	json_object_set_new(j, "reason", view_text(v.reason));
 	json_object_set_new(j, "group", view_text(p->member->group ? p->member->group : ""));
+	json_object_set_new(j, "counted", json_boolean(view_counts(p)));
 	json_array_append_new(l->nodes, j);
 }
 
@@ -178,6 +183,40 @@ static json_t *links_of(struct node *node, struct set *set)
 	return list;
 }
 
+struct behind {
+	struct set *set;
+	const struct node *node;
+	json_t *list;
+};
+
+static bool has_link(const struct node *node, uint32_t number, struct set *set)
+{
+	for (size_t i = 0; i < node->link_count; i++)
+		if (link_peer_number(node->links[i]) == number && link_carries(node->links[i], set))
+			return true;
+	return false;
+}
+
+static void add_behind(void *arg, const struct peer_state *p)
+{
+	struct behind *b = arg;
+	struct view_node v;
+	if (p->self || json_array_size(b->list) >= BEHIND_MAX || !(p->down || has_link(b->node, p->member->number, b->set)))
+		return;
+	view_of(b->set, p, &v);
+	if (v.pending_changes)
+		json_array_append_new(b->list, json_pack("{s:o, s:f, s:I, s:I}", "name", view_text(p->member->name), "lag_s", v.lag_s, "pending_changes",
+			(json_int_t)v.pending_changes, "pending_bytes", (json_int_t)v.pending_bytes));
+}
+
+/* What this node has and its neighbours lack, and those that nobody hears: only who has a change knows how old it is. */
+static json_t *behind_of(struct node *node, struct set *set)
+{
+	struct behind b = {.set = set, .node = node, .list = json_array()};
+	state_each(node, set, add_behind, &b);
+	return b.list;
+}
+
 static json_t *count_of(json_t *stats, const char *key)
 {
 	return json_integer(json_integer_value(json_object_get(stats, key)));
@@ -206,6 +245,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "conflicts", count_of(stats, "conflicts"));
 	json_object_set_new(j, "quarantined", count_of(stats, "quarantined"));
 	json_object_set_new(j, "links", links_of(node, set));
+	json_object_set_new(j, "behind", behind_of(node, set));
 	json_decref(stats);
 	return j;
 }

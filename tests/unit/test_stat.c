@@ -139,13 +139,13 @@ static int remove_dir(void **state)
 
 static const char a_status[] =
 	"{\"apiVersion\":1,\"set\":\"www\",\"in_sync\":false,\"nodes\":["
-	"{\"name\":\"auth1\",\"state\":\"source\",\"lag_s\":0,\"pending_changes\":0,\"pending_bytes\":0,\"reason_code\":\"\",\"reason\":\"\",\"group\":\"a\"},"
-	"{\"name\":\"web07\",\"state\":\"in sync\",\"lag_s\":0.04,\"pending_changes\":0,\"pending_bytes\":0,\"reason_code\":\"\",\"reason\":\"\",\"group\":\"eu\"},"
-	"{\"name\":\"web09\",\"state\":\"paused\",\"lag_s\":41,\"pending_changes\":12,\"pending_bytes\":3250000,\"reason_code\":\"disk_full\","
+	"{\"counted\":false,\"name\":\"auth1\",\"state\":\"source\",\"lag_s\":0,\"pending_changes\":0,\"pending_bytes\":0,\"reason_code\":\"\",\"reason\":\"\",\"group\":\"a\"},"
+	"{\"counted\":true,\"name\":\"web07\",\"state\":\"in sync\",\"lag_s\":0.04,\"pending_changes\":0,\"pending_bytes\":0,\"reason_code\":\"\",\"reason\":\"\",\"group\":\"eu\"},"
+	"{\"counted\":true,\"name\":\"web09\",\"state\":\"paused\",\"lag_s\":41,\"pending_changes\":12,\"pending_bytes\":3250000,\"reason_code\":\"disk_full\","
 	"\"reason\":\"disk \\u001b[31mfull\",\"group\":\"eu\"},"
-	"{\"name\":\"web11\",\"state\":\"down\",\"lag_s\":7300,\"pending_changes\":8120,\"pending_bytes\":1073741824,\"reason_code\":\"no_contact\","
+	"{\"counted\":true,\"name\":\"web11\",\"state\":\"down\",\"lag_s\":7300,\"pending_changes\":8120,\"pending_bytes\":1073741824,\"reason_code\":\"no_contact\","
 	"\"reason\":\"\",\"group\":\"us\"},"
-	"{\"name\":\"web12\",\"state\":\"drained\",\"lag_s\":null,\"pending_changes\":0,\"pending_bytes\":0,\"reason_code\":\"\",\"reason\":\"\",\"group\":\"us\"}],"
+	"{\"counted\":false,\"name\":\"web12\",\"state\":\"drained\",\"lag_s\":null,\"pending_changes\":0,\"pending_bytes\":0,\"reason_code\":\"\",\"reason\":\"\",\"group\":\"us\"}],"
 	"\"open\":[\"a.css\",{\"path\":\"b\\u0007\"}],\"end\":true}";
 
 static void a_table_for_people(void **state)

@@ -415,16 +415,13 @@ static void restart_children(struct holder *h)
 		child_signal(&h->watcher, SIGTERM);
 }
 
-/* The second signal to end: somebody is tired of waiting. Without server and descriptor the kernel ends every call. */
+/* The second signal to end: somebody is tired of waiting. The kernel is told to end every call with an error. */
 static void end_by_force(struct holder *h)
 {
-	if (h->fuse_fd < 0)
-		return;
-	h->server.wanted = false;
+	h->server.wanted = h->watcher.wanted = false;
+	umount2(h->full, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW);
 	child_signal(&h->server, SIGKILL);
 	child_signal(&h->watcher, SIGKILL);
-	close(h->fuse_fd);
-	h->fuse_fd = -1;
 }
 
 static void on_signal(struct holder *h, struct source *s)

@@ -5,7 +5,7 @@
  * lock of the set. It starts the children by exec of the path it was started as, so that an upgraded program is taken up:
  *
  *   cdmfs --server  --fuse-fd=N --watch-fd=M --ready-fd=K --config=FILE --set=NAME [--resume]
- *   cdmfs --watcher --watch-fd=M --ready-fd=K --config=FILE --set=NAME [--resume]
+ *   cdmfs --watcher --fuse-fd=N --watch-fd=M --ready-fd=K --config=FILE --set=NAME [--resume]
  *
  * Ready: the child writes one byte (CDM_CHILD_READY) to its ready descriptor when it does its work, and closes it. Before
  * that the server must have answered INIT (first start: the holder has mounted already, INIT waits in the queue) or

@@ -212,7 +212,8 @@ void detach_leftovers(struct holder *h, const struct mount_table *t, dev_t dev)
 		const struct mount_entry *e = &t->entries[i];
 		if (e->dev != dev || strcmp(e->type, "fuse.cdmfs") != 0)
 			continue;
-		if (umount2(e->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+		/* FORCE ends calls that still wait for the server that is gone */
+		if (umount2(e->mountpoint, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
 			cdm_log(mount_leftover, cdm_str("mountpoint", e->mountpoint), cdm_str("source", e->source));
 	}
 }

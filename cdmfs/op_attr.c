@@ -211,6 +211,19 @@ static int take_kill(struct request *rq, struct fuse_setattr_in *in)
 	return 0;
 }
 
+/* chown(-1, -1) and the like: only the ctime moves, which is nobody else's. */
+static int setattr_nothing(struct request *rq)
+{
+	int fd = node_open_path(rq->fs, rq->node), r = 0;
+
+	if (fd < 0)
+		return fd;
+	if (fchownat(fd, "", -1, -1, AT_EMPTY_PATH) < 0)
+		r = -errno;
+	close(fd);
+	return r;
+}
+
 static int setattr_locked(struct request *rq, const struct fuse_setattr_in *asked)
 {
 	struct fuse_setattr_in in = *asked;
@@ -225,6 +238,8 @@ static int setattr_locked(struct request *rq, const struct fuse_setattr_in *aske
 	}
 	if (r == 0 && others)
 		r = setattr_others(rq, &in);
+	else if (r == 0 && !(in.valid & FATTR_SIZE))
+		r = setattr_nothing(rq);
 	if (r == 0)
 		r = node_stat(rq->fs, rq->node, &st);
 	return r < 0 ? r : answer_attr(rq, rq->node, &st);

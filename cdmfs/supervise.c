@@ -64,8 +64,7 @@ __attribute__((noreturn)) static void become_child(struct holder *h, struct chil
 	const char *argv[10], **a = argv;
 	*a++ = "cdmfs";
 	*a++ = is_server ? "--server" : "--watcher";
-	if (is_server)
-		*a++ = fuse_arg;
+	*a++ = fuse_arg;
 	*a++ = watch_arg;
 	*a++ = ready_arg;
 	*a++ = config_arg;
@@ -73,8 +72,7 @@ __attribute__((noreturn)) static void become_child(struct holder *h, struct chil
 	if (is_server ? h->resumed : c->once_ready)
 		*a++ = "--resume";
 	*a = NULL;
-	if (is_server)
-		keep_on_exec(h->fuse_fd);
+	keep_on_exec(h->fuse_fd);
 	keep_on_exec(watch_fd);
 	keep_on_exec(report_fd);
 	set_oom_score("-800");

@@ -4,6 +4,7 @@
  * file handle, a lease tells about writers, and opening is "no open". */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ struct doubt {
 };
 
 struct watcher {
-	int fan_fd, watch_fd, signal_fd;
+	int fan_fd, watch_fd, fuse_fd, signal_fd;
 	bool ending; /* SIGTERM came: pass on what is queued, then exit */
 	const char *full;
 	struct watch_message batch[WATCH_BATCH_MAX + DOUBTS_MAX + 1];
@@ -186,8 +187,31 @@ static void take_event(struct watcher *w, const struct fanotify_event_metadata *
 	put(w, &told);
 }
 
-/* The server asks whether anybody may write these nodes. */
-static void answer_checks(struct watcher *w)
+/* May anybody write this node? Answered with CLOSED. */
+static void answer_check(struct watcher *w, int mount_fd, uint64_t node)
+{
+	struct watch_message told = {.kind = WATCH_CLOSED, .node = node, .time_ns = cdm_now_ns()};
+	int fd = mount_fd >= 0 ? open_node(mount_fd, node) : -1;
+
+	if (fd >= 0) {
+		told.writers = has_writer(fd);
+		close(fd);
+	}
+	put(w, &told);
+}
+
+static void invalidate(struct watcher *w, uint64_t node, uint64_t offset)
+{
+	struct {
+		struct fuse_out_header head;
+		struct fuse_notify_inval_inode_out body;
+	} m = {.head = {.len = sizeof(m), .error = FUSE_NOTIFY_INVAL_INODE}, .body = {.ino = node, .off = (int64_t)offset}};
+
+	if (write(w->fuse_fd, &m, sizeof(m)) < 0 && errno != ENOENT) /* ENOENT: the kernel does not know the node */
+		cdm_debug("invalidate node %llx: %m", (unsigned long long)node);
+}
+
+static void answer_server(struct watcher *w)
 {
 	struct watch_message asked[WATCH_BATCH_MAX];
 	ssize_t n = recv(w->watch_fd, asked, sizeof(asked), MSG_DONTWAIT);
@@ -197,14 +221,10 @@ static void answer_checks(struct watcher *w)
 		return;
 	mount_fd = open(w->full, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	for (size_t i = 0; i < (size_t)n / sizeof(*asked); i++) {
-		struct watch_message told = {.kind = WATCH_CLOSED, .node = asked[i].node, .time_ns = cdm_now_ns()};
-		int fd = asked[i].kind == WATCH_CHECK && mount_fd >= 0 ? open_node(mount_fd, told.node) : -1;
-		if (fd >= 0) {
-			told.writers = has_writer(fd);
-			close(fd);
-		}
 		if (asked[i].kind == WATCH_CHECK)
-			put(w, &told);
+			answer_check(w, mount_fd, asked[i].node);
+		else if (asked[i].kind == WATCH_INVALIDATE)
+			invalidate(w, asked[i].node, asked[i].offset);
 	}
 	if (mount_fd >= 0)
 		close(mount_fd);
@@ -284,7 +304,7 @@ static int run(struct watcher *w)
 		if (p[2].revents & (POLLHUP | POLLERR)) /* holder and server are gone */
 			return CDM_EXIT_CLEAN;
 		if (p[2].revents & POLLIN)
-			answer_checks(w);
+			answer_server(w);
 		if (!send_batch(w))
 			return CDM_EXIT_REFUSED;
 	}
@@ -336,6 +356,7 @@ int watcher_main(struct child_options *options)
 	cdm_conf_free(&conf);
 	cdm_log_identity(NULL, options->set);
 	w.watch_fd = options->watch_fd;
+	w.fuse_fd = options->fuse_fd;
 	w.full = full;
 	r = open_signals(&w, &err);
 	if (r == 0)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <jansson.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sched.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -120,6 +122,19 @@ static int remove_entry(const char *path, const struct stat *st, int kind, struc
 	return remove(path) < 0 && errno != ENOENT ? -1 : 0;
 }
 
+/* A holder that was killed leaves the bare mountpoint immutable. */
+static void make_mutable(const char *dir)
+{
+	_cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int flags;
+
+	if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 || !(flags & FS_IMMUTABLE_FL))
+		return;
+	flags &= ~FS_IMMUTABLE_FL;
+	if (ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0)
+		fprintf(stderr, "%s stays immutable: %s\n", dir, strerror(errno));
+}
+
 static int require(bool good, const char *why)
 {
 	if (!good)
@@ -160,13 +175,24 @@ static int prepare_node(struct fixture *f)
 	return replace(f->dir, "node.conf", text, 0644);
 }
 
+static const char *forced_path;
+
+/* A test that hangs may have processes that wait for a server that is gone: the kernel ends their calls. */
+static void force_end(int signo)
+{
+	umount2(forced_path, MNT_FORCE | MNT_DETACH);
+	_exit(128 + signo);
+}
+
 /* Process 1 of the namespace: everything in it ends with it. */
 __attribute__((noreturn)) static void be_init(struct fixture *f, int (*body)(struct fixture *f))
 {
 	pid_t test, ended;
 	int status = 0, test_status = 1;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	forced_path = f->full;
+	signal(SIGTERM, force_end);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("proc", "/proc", "proc", 0, NULL) < 0) {
 		fprintf(stderr, "skipped: no mount namespace of its own: %s\n", strerror(errno));
 		_exit(77);
@@ -177,6 +203,7 @@ __attribute__((noreturn)) static void be_init(struct fixture *f, int (*body)(str
 			fprintf(stderr, "skipped: cannot make an ext4 in a loop device: %s\n", strerror(errno));
 			exit(77);
 		}
+		signal(SIGTERM, SIG_DFL);
 		cmocka_set_test_filter(getenv("ONLY"));
 		exit(body(f));
 	}
@@ -190,6 +217,7 @@ __attribute__((noreturn)) static void be_init(struct fixture *f, int (*body)(str
 		fprintf(stderr, "--- the last of the mount's log:\n");
 		run_program("/", show);
 	}
+	umount2(f->full, MNT_FORCE | MNT_DETACH);
 	_exit(test_status);
 }
 
@@ -239,6 +267,7 @@ int fixture_main(int (*body)(struct fixture *f))
 		_exit(init < 0 ? 77 : wait_status(init));
 	}
 	status = wait_status(outer_child);
+	make_mutable(f.mnt);
 	nftw(f.dir, remove_entry, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 	return status;
 }

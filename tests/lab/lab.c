@@ -378,11 +378,6 @@ static int bring_up_again(struct lab *lab, struct cdm_error *err)
 
 static int check_same(const struct lab *lab, const struct lab_options *o, struct cdm_error *err)
 {
-	if (!lab->installed) {
-		cdm_fail_plain(err, EEXIST, "%s holds a lab that never came up", lab->dir);
-		cdm_hint(err, "remove it with `lab down --purge --dir %s`", lab->dir);
-		return -EEXIST;
-	}
 	if ((o->nodes && o->nodes != lab->node_count) || o->netns != lab->netns) {
 		cdm_fail_plain(err, EEXIST, "%s holds a lab of %u nodes %s network namespaces that is down", lab->dir, lab->node_count,
 			lab->netns ? "with" : "without");
@@ -419,15 +414,45 @@ static int enter_directory(const char *dir, struct lab **ret, bool *ret_again, s
 	return r;
 }
 
+/* One that never came up holds nothing of worth: its parts go, the directory is empty again. */
+static int clear_remains(struct lab *lab, struct cdm_error *err)
+{
+	static const char *const folders[] = {"master", "logs"}, *const files[] = {"admin.token", "lab.json"};
+	int r = 0;
+	for (unsigned i = 0; r == 0 && i < lab->node_count; i++)
+		r = lab_remove_tree(lab->nodes[i]->dir, err);
+	for (size_t i = 0; r == 0 && i < sizeof folders / sizeof *folders; i++) {
+		_cleanup_free_ char *path = lab_format("%s/%s", lab->dir, folders[i]);
+		r = lab_remove_tree(path, err);
+	}
+	for (size_t i = 0; r == 0 && i < sizeof files / sizeof *files; i++)
+		if (unlinkat(lab->dir_fd, files[i], 0) < 0 && errno != ENOENT)
+			r = cdm_fail(err, errno, "remove %s/%s", lab->dir, files[i]);
+	return r;
+}
+
+/* D as a lab to bring up. *ret_again: it was up before. */
+static int enter(const struct lab_options *o, struct lab **ret, bool *ret_again, struct cdm_error *err)
+{
+	int r = enter_directory(o->dir, ret, ret_again, err);
+	if (r == 0 && *ret_again && !(*ret)->installed) {
+		r = clear_remains(*ret, err);
+		lab_close(ret);
+		if (r == 0)
+			r = enter_directory(o->dir, ret, ret_again, err);
+	}
+	if (r == 0)
+		r = *ret_again ? check_same(*ret, o, err) : check_options(o, err);
+	return r;
+}
+
 int lab_up(const struct lab_options *options, struct lab **ret, struct cdm_error *err)
 {
 	struct lab *lab = NULL;
 	bool again = false;
 	int r = check_machine(options, err);
 	if (r == 0)
-		r = enter_directory(options->dir, &lab, &again, err);
-	if (r == 0)
-		r = again ? check_same(lab, options, err) : check_options(options, err);
+		r = enter(options, &lab, &again, err);
 	if (r < 0) {
 		lab_close(&lab);
 		return r;
@@ -439,9 +464,7 @@ int lab_up(const struct lab_options *options, struct lab **ret, struct cdm_error
 	if (r == 0)
 		r = lab_wait_ready(lab, LAB_READY_MS, err);
 	if (r < 0) {
-		lab_end_everything(lab, NULL);
-		if (!again)
-			unlinkat(lab->dir_fd, "lab.json", 0);
+		lab_end_everything(lab, NULL); /* its lab.json stays, for `down --purge` and the next `up` */
 		lab_close(&lab);
 		return r;
 	}

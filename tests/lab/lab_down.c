@@ -26,7 +26,7 @@ bool lab_process_is_of_lab(const struct lab *lab, pid_t pid)
 {
 	char path[64];
 	snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
-	_cleanup_free_ char *text = NULL, *mark = lab_format("CDMFS_LAB=%s", lab->dir);
+	_cleanup_free_ char *text = NULL, *mark = lab_format(LAB_MARK "=%s", lab->dir);
 	size_t len;
 	if (cdm_read_file(AT_FDCWD, path, 1 << 20, &text, &len, NULL) < 0)
 		return false;

@@ -3,6 +3,8 @@
 #ifndef LAB_PRIVATE_H
 #define LAB_PRIVATE_H
 
+#define LAB_MARK "CDMFS_LAB_MARK" /* in the environment of everything a lab started: its directory; not CDMFS_LAB, which people set */
+
 #include "lab.h"
 
 /* A process the lab started. It is still that one only if the start time (clock ticks since boot) fits. */

@@ -91,6 +91,7 @@ void lab_environment(const struct lab *lab, const struct lab_node *node)
 	setenv("PATH", path, 1);
 	_cleanup_free_ char *token = lab_format("%s/admin.token", lab->dir), *ca = lab_format("%s/master/ca.crt", lab->dir);
 	setenv("CDMFS_LAB", lab->dir, 1);
+	setenv(LAB_MARK, lab->dir, 1);
 	setenv("CDMFS_API", lab->url ?: "", 1);
 	setenv("CDMFS_TOKEN_FILE", token, 1);
 	setenv("CDMFS_CA", ca, 1);

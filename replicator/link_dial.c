@@ -16,6 +16,7 @@
 
 #define BACKOFF_MIN_MS 50
 #define BACKOFF_MAX_MS 5000
+#define FULL_RETRY_MS 10000 /* after a full disk here ended the link: until there is space all is sent in vain */
 #define HALF_OPEN_MAX 64
 #define HALF_OPEN_PER_ADDRESS 16
 #define ACCEPT_RETRY_MS 100
@@ -187,6 +188,8 @@ void dialer_link_gone(struct node *node, struct link *l, const char *peer, const
 		bool ours = p->link == l;
 		if (ours)
 			p->link = NULL;
+		if (ours && (why->number == ENOSPC || why->number == EDQUOT))
+			p->backoff_ms = FULL_RETRY_MS;
 		if (ours && !link_find_up(node, p->name))
 			dial_failed(p, why);
 		else if (strcmp(p->name, peer) == 0)

@@ -127,6 +127,7 @@ static void batch_pop(struct receiver *r)
 static void submit_ready(struct receiver *r)
 {
 	while (r->batches && r->batches->ended && job_is_complete(r->batches->job)) {
+		set_receive_full(r->batches->job->set, false);
 		publisher_submit(r->batches->job);
 		batch_pop(r);
 	}
@@ -175,7 +176,7 @@ static void piece_written(void *arg, int result)
 		p->receiver->writing_bytes -= w->len;
 		if (result < 0) {
 			if (result == -ENOSPC || result == -EDQUOT)
-				set_pause_reason(w->set, "disk_full", "no space for received content");
+				set_receive_full(w->set, true);
 			link_fail(p->link, -result, "write received content of set %s", set_name(w->set));
 		} else {
 			incoming_settled(p, in);
@@ -274,7 +275,7 @@ static int open_spool(struct receiver *r, struct incoming *in, struct cdm_error 
 	int e = errno;
 	in->staging[0] = 0;
 	if (e == ENOSPC || e == EDQUOT)
-		set_pause_reason(r->peer->set, "disk_full", "no space for received content");
+		set_receive_full(r->peer->set, true);
 	return cdm_fail(err, e, "create a staging file");
 }
 

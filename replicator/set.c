@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -413,14 +414,38 @@ void set_pause_reason(struct set *s, const char *code, const char *reason)
 	state_changed(s);
 }
 
+void set_receive_full(struct set *s, bool full)
+{
+	if (s->receive_full == full)
+		return;
+	s->receive_full = full;
+	cdm_log(set_paused, cdm_str("set", set_name(s)), cdm_str("reason", full ? "disk_full" : "goes on"),
+		cdm_str("msg", full ? "no space for received content" : ""));
+	state_tell_now(s); /* the link may be about to end */
+}
+
+/* "disk full on /srv/www (1.2 MiB free); tried again every few seconds" */
+static void describe_full(struct set *s, char *out, size_t room)
+{
+	struct statvfs v;
+	double free_kib = fstatvfs(s->store_fd, &v) == 0 ? (double)v.f_bavail * (double)v.f_frsize / 1024 : 0;
+	snprintf(out, room, "disk full on %.150s (%.*f %s free); tried again every few seconds", s->conf->store, free_kib >= 1024,
+		free_kib >= 1024 ? free_kib / 1024 : free_kib, free_kib >= 1024 ? "MiB" : "KiB");
+}
+
 void set_get_state(struct set *s, struct set_state *ret)
 {
 	*ret = (struct set_state){.visible = s->follow.visible, .durable = s->durable.vector};
 	const char *state = "ok", *code = "", *reason = "";
-	char aside[256];
+	char text[256];
 	if (!s->mounted) {
 		state = code = "not_mounted";
 		reason = "the set is not mounted on this node";
+	} else if (s->receive_full || strcmp(s->paused_code, "disk_full") == 0) {
+		state = "paused";
+		code = "disk_full";
+		describe_full(s, text, sizeof text);
+		reason = text;
 	} else if (s->paused_code[0]) {
 		state = "paused";
 		code = s->paused_code;
@@ -428,9 +453,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (s->resyncing) {
 		state = code = "resync";
 		reason = "comparing trees with its parent";
-	} else if (quarantine_describe(s->quarantine, aside, sizeof aside)) {
+	} else if (quarantine_describe(s->quarantine, text, sizeof text)) {
 		code = "quarantined";
-		reason = aside;
+		reason = text;
 	}
 	snprintf(ret->state, sizeof ret->state, "%s", state);
 	snprintf(ret->reason_code, sizeof ret->reason_code, "%s", code);

@@ -116,7 +116,7 @@ struct set {
 	int mounts_fd;                            /* /proc/self/mountinfo: tells when mounts come and go */
 	struct cdm_io *mounts_io;
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
-	bool resyncing;
+	bool resyncing, receive_full;
 	size_t posted;                            /* messages from workers still to come */
 };
 
@@ -125,6 +125,7 @@ struct peer *set_peer(struct set *s, const struct link *l);
 void set_subscribe_peer(struct peer *p);
 void set_send_ack(struct peer *p, uint64_t batch);
 void set_moved(struct set *s);  /* visible or durable moved: tell peers and the state layer */
+void set_receive_full(struct set *s, bool full); /* received content found no space; false: a batch came whole */
 void set_pause_reason(struct set *s, const char *code, const char *reason); /* "" = goes on */
 void set_ready(struct set *s);  /* follow.c: the journal was read to its end */
 

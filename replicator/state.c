@@ -10,6 +10,8 @@
 #include "replicator/wire_codec.h"
 
 #define FLOOD_MS 20          /* own states at most this often */
+#define VISIBLE_MS 200       /* what only became visible waits this long for being durable: one frame instead of two */
+#define FORWARD_MS 10        /* other nodes' states are gathered this long: one packet instead of several */
 #define REFRESH_MS 5000      /* sign of life */
 #define SILENT_MS 15000      /* without one: down */
 #define STRANGERS_MAX 64     /* states kept of nodes that our routes do not name (yet) */
@@ -18,6 +20,7 @@ struct entry { /* one other node in one set */
 	struct wire_state state;
 	const struct link *via; /* the newest state came over this link; NULL = gone */
 	bool down;
+	bool forward;            /* to be sent on, to all links but `via` */
 	int64_t heard_ms, heard_wall_ns;
 };
 
@@ -26,8 +29,10 @@ struct set_states {
 	struct entry *entries;
 	size_t count;
 	uint64_t sequence;       /* of our own states */
-	int64_t flooded_ms;
-	struct cdm_timer *flood;
+	int64_t flooded_ms, due_ms; /* due: when `flood` fires */
+	struct cdm_timer *flood, *forward;
+	struct cdm_vector told_durable; /* what our last flooded state said */
+	char told_state[16], told_reason_code[32];
 };
 
 struct state_table {
@@ -118,6 +123,9 @@ static void flood_own(struct node *node, struct set_states *ss)
 	ss->sequence++;
 	ss->flooded_ms = cdm_now_ms();
 	own_state(node, ss, &own);
+	cdm_vector_copy(&ss->told_durable, &own.durable);
+	memcpy(ss->told_state, own.state, sizeof ss->told_state);
+	memcpy(ss->told_reason_code, own.reason_code, sizeof ss->told_reason_code);
 	send_to_others(node, ss->set, NULL, &own);
 }
 
@@ -131,16 +139,31 @@ static void flood_now(void *arg)
 	notify(node, set);
 }
 
+/* Does anybody wait for this news? What is only visible so far interests nobody at once. */
+static bool is_urgent(const struct set_states *ss)
+{
+	struct set_state now = {0};
+	set_get_state(ss->set, &now);
+	return strcmp(now.state, ss->told_state) != 0 || strcmp(now.reason_code, ss->told_reason_code) != 0 ||
+		!cdm_vector_equal(&now.durable, &ss->told_durable);
+}
+
 void state_changed(struct set *set)
 {
 	struct node *node = set_node(set);
 	if (!node->states)
 		return;
 	struct set_states *ss = states_of(node, set);
-	if (ss->flood)
+	int64_t now = cdm_now_ms(), due = ss->flooded_ms + FLOOD_MS;
+	if (due < now)
+		due = now;
+	if (!is_urgent(ss))
+		due = now + VISIBLE_MS;
+	if (ss->flood && ss->due_ms <= due)
 		return;
-	int64_t wait = ss->flooded_ms + FLOOD_MS - cdm_now_ms();
-	ss->flood = cdm_loop_after(node->loop, wait > 0 ? wait : 0, flood_now, set);
+	cdm_timer_cancel(&ss->flood);
+	ss->due_ms = due;
+	ss->flood = cdm_loop_after(node->loop, due - now, flood_now, set);
 }
 
 /* --- other nodes --- */
@@ -176,6 +199,20 @@ static void entry_down(struct node *node, struct set_states *ss, struct entry *e
 	send_to_others(node, ss->set, but, &down);
 }
 
+static void forward_now(void *arg)
+{
+	struct set *set = arg;
+	struct node *node = set_node(set);
+	struct set_states *ss = states_of(node, set);
+	ss->forward = NULL;
+	for (size_t i = 0; i < ss->count; i++) {
+		struct entry *e = &ss->entries[i];
+		if (e->forward && !e->down)
+			send_to_others(node, set, e->via, &e->state);
+		e->forward = false;
+	}
+}
+
 static bool is_newer(const struct wire_state *a, const struct wire_state *b)
 {
 	return a->start != b->start ? a->start > b->start : a->sequence > b->sequence;
@@ -208,7 +245,9 @@ static bool take_state(struct node *node, struct set_states *ss, struct link *l,
 	e->down = false;
 	e->heard_ms = cdm_now_ms();
 	e->heard_wall_ns = cdm_wall_ns();
-	send_to_others(node, ss->set, l, &e->state);
+	e->forward = true;
+	if (!ss->forward)
+		ss->forward = cdm_loop_after(node->loop, FORWARD_MS, forward_now, ss->set);
 	return true;
 }
 
@@ -344,6 +383,8 @@ void state_free(struct node *node)
 	cdm_timer_cancel(&t->refresh);
 	for (size_t i = 0; i < t->count; i++) {
 		cdm_timer_cancel(&t->sets[i].flood);
+		cdm_timer_cancel(&t->sets[i].forward);
+		cdm_vector_fini(&t->sets[i].told_durable);
 		for (size_t k = 0; k < t->sets[i].count; k++)
 			wire_state_fini(&t->sets[i].entries[k].state);
 		free(t->sets[i].entries);

@@ -10,6 +10,7 @@
 #include "replicator/route.h"
 
 #define BEHIND_MAX 64 /* in one report to the master */
+#define REST_NS 15000000000ll
 
 json_t *view_text(const char *bytes)
 {
@@ -72,6 +73,11 @@ static void say(struct view_node *v, const char *code, const char *reason)
 	snprintf(v->reason, sizeof v->reason, "%s", reason);
 }
 
+static bool is_ailing(const struct peer_state *p)
+{
+	return p->reason[0] && strcmp(p->state, "ok") != 0;
+}
+
 static void say_no_contact(struct view_node *v, const struct peer_state *p)
 {
 	char when[32];
@@ -83,7 +89,7 @@ static void say_no_contact(struct view_node *v, const struct peer_state *p)
 	}
 	gmtime_r(&t, &tm);
 	strftime(when, sizeof when, time(NULL) - t < 86400 ? "%H:%MZ" : "%Y-%m-%d %H:%MZ", &tm);
-	snprintf(v->reason, sizeof v->reason, "no contact since %s", when);
+	snprintf(v->reason, sizeof v->reason, "no contact since %s%s%.200s", when, is_ailing(p) ? "; before: " : "", is_ailing(p) ? p->reason : "");
 	snprintf(v->reason_code, sizeof v->reason_code, "no_contact");
 }
 
@@ -104,17 +110,23 @@ static void measure(struct set *set, const struct peer_state *p, struct view_nod
 	}
 }
 
+/* It said what ails it a moment ago, and may have left for that (a full disk). */
+static bool is_resting(const struct peer_state *p)
+{
+	return p->down && is_ailing(p) && cdm_wall_ns() - p->heard_wall_ns < REST_NS;
+}
+
 void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 {
 	*ret = (struct view_node){.state = "in sync"};
 	measure(set, p, ret);
-	if (p->down) {
+	if (p->down && !is_resting(p)) {
 		say_no_contact(ret, p);
 		ret->in_sync = false;
 	}
 	if (p->member->drained) {
 		ret->state = "drained";
-	} else if (p->down) {
+	} else if (p->down && !is_resting(p)) {
 		ret->state = "down";
 	} else if (strcmp(p->state, "ok") != 0) {
 		ret->state = strcmp(p->state, "resync") == 0 ? "resync" : "paused";

@@ -34,6 +34,7 @@
 struct settle;
 struct saver;
 struct check;
+struct recalled;
 
 struct store { /* store.h */
 	int root_fd, meta_fd, journal_fd, staging_fd, orphans_fd, conflicts_fd, lock_fd;
@@ -60,6 +61,7 @@ struct fs {
 	struct settle *settle;
 	struct saver *saver;
 	struct check *check;
+	struct recalled *recalled;   /* until they are recorded */
 
 	pthread_rwlock_t tree;
 	pthread_mutex_t dir_locks[DIR_STRIPES], node_locks[NODE_STRIPES];
@@ -198,10 +200,16 @@ bool policy_is_local(struct fs *fs, const char *path, size_t len);
 
 /* --- start-up check (check.c): record what changed since then without a record; known: what the journal has --- */
 int check_start(struct fs *fs, int64_t since_ns, const struct cdm_vector *known, struct cdm_error *err);
+/* Until it is over. What others have made meanwhile must not come before: a file that looks like theirs may hold only half of it. */
+void check_wait(struct fs *fs);
 void check_stop(struct fs *fs);
+/* recall.c: before the journal is opened, note what it may forget; afterwards record it again, if it did. */
+void recall_read(struct fs *fs);
+void recall_record(struct fs *fs);
+void recall_drop(struct fs *fs);
 
 /* --- operations --- */
-op_fn op_lookup, op_forget, op_batch_forget, op_getattr, op_setattr, op_readlink, op_symlink, op_mknod, op_mkdir, op_unlink, op_rmdir,
+op_fn op_lookup, op_forget, op_batch_forget, op_getattr, op_statx, op_setattr, op_readlink, op_symlink, op_mknod, op_mkdir, op_unlink, op_rmdir,
 	op_rename, op_rename2, op_link, op_tmpfile, op_read, op_write, op_fsync, op_fsyncdir, op_fallocate, op_lseek,
 	op_copy_file_range, op_statfs, op_readdir, op_readdirplus, op_setxattr, op_getxattr, op_listxattr, op_removexattr;
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From what a request names (node id, name in a directory) to the store, and back to what the kernel is told. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -324,4 +325,77 @@ int op_readlink(struct request *rq)
 		n = -errno;
 	close(fd);
 	return n < 0 ? (int)n : request_answer(rq, rq->worker->out, n);
+}
+
+/* --- statx: the only way to a birth time. Newer than the headers of Debian 12. --- */
+
+struct statx_in {
+	uint32_t getattr_flags, reserved;
+	uint64_t fh;
+	uint32_t sx_flags, sx_mask;
+};
+struct statx_time {
+	int64_t sec;
+	uint32_t nsec;
+	int32_t reserved;
+};
+struct statx_out {
+	uint64_t attr_valid;
+	uint32_t attr_valid_nsec, flags;
+	uint64_t spare[2];
+	uint32_t mask, blksize;
+	uint64_t attributes;
+	uint32_t nlink, uid, gid;
+	uint16_t mode, spare0;
+	uint64_t ino, size, blocks, attributes_mask;
+	struct statx_time atime, btime, ctime, mtime;
+	uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
+	uint64_t spare2[14];
+};
+static_assert(sizeof(struct statx_out) == 288, "struct fuse_statx_out of the kernel");
+
+static struct statx_time timespec_time(const struct timespec *t)
+{
+	return (struct statx_time){.sec = t->tv_sec, .nsec = t->tv_nsec};
+}
+
+/* STATX_BTIME and the time, or 0 where the filesystem does not tell. */
+static uint32_t birth_time(struct fs *fs, uint64_t id, struct statx_time *ret)
+{
+	struct statx sx;
+	int fd = id == ROOT_NODE ? -1 : node_open_path(fs, id);
+	uint32_t mask = 0;
+
+	if (fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) == 0 && sx.stx_mask & STATX_BTIME) {
+		*ret = (struct statx_time){.sec = sx.stx_btime.tv_sec, .nsec = sx.stx_btime.tv_nsec};
+		mask = STATX_BTIME;
+	}
+	if (fd >= 0)
+		close(fd);
+	return mask;
+}
+
+int op_statx(struct request *rq)
+{
+	struct statx_out *out = (void *)rq->worker->out;
+	struct node n = {0};
+	struct stat st;
+	int r = 0;
+
+	if (!request_arg(rq, sizeof(struct statx_in)))
+		return -EINVAL;
+	if (rq->node == ROOT_NODE)
+		root_stat(rq->fs, &st);
+	else
+		r = node_stat(rq->fs, rq->node, &st);
+	if (r < 0)
+		return r;
+	inodes_find(rq->fs->nodes, rq->node, &n);
+	*out = (struct statx_out){.attr_valid = FOREVER_S, .mask = STATX_BASIC_STATS, .blksize = st.st_blksize,
+		.nlink = st.st_nlink - (n.flags & NODE_ORPHAN && st.st_nlink ? 1 : 0), .uid = st.st_uid, .gid = st.st_gid, .mode = st.st_mode,
+		.ino = st.st_ino, .size = st.st_size, .blocks = st.st_blocks, .atime = timespec_time(&st.st_atim),
+		.ctime = timespec_time(&st.st_ctim), .mtime = timespec_time(&st.st_mtim),
+		.rdev_major = major(st.st_rdev), .rdev_minor = minor(st.st_rdev)};
+	out->mask |= birth_time(rq->fs, rq->node, &out->btime);
+	return request_answer(rq, out, sizeof(*out));
 }

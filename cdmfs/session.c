@@ -15,6 +15,7 @@
 /* Newer than the headers of Debian 12. */
 #define UNIQUE_RESEND (1ull << 63)
 #define NOTIFY_RESEND 7
+#define FUSE_STATX 52
 #define INIT_FILE "init"
 
 #define WANTED (FUSE_ASYNC_READ | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_BIG_WRITES | FUSE_EXPORT_SUPPORT | FUSE_DONT_MASK | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | \
@@ -87,7 +88,7 @@ static const struct operation {
 	const char *name;
 } operations[OPCODES_MAX] = {
 #define OP(opcode, fn) [FUSE_##opcode] = {fn, #opcode}
-	OP(LOOKUP, op_lookup), OP(FORGET, op_forget), OP(BATCH_FORGET, op_batch_forget), OP(GETATTR, op_getattr), OP(SETATTR, op_setattr),
+	OP(LOOKUP, op_lookup), OP(FORGET, op_forget), OP(BATCH_FORGET, op_batch_forget), OP(GETATTR, op_getattr), OP(STATX, op_statx), OP(SETATTR, op_setattr),
 	OP(READLINK, op_readlink), OP(SYMLINK, op_symlink), OP(MKNOD, op_mknod), OP(MKDIR, op_mkdir), OP(TMPFILE, op_tmpfile),
 	OP(UNLINK, op_unlink), OP(RMDIR, op_rmdir), OP(RENAME, op_rename), OP(RENAME2, op_rename2), OP(LINK, op_link),
 	OP(READ, op_read), OP(WRITE, op_write), OP(FSYNC, op_fsync), OP(FSYNCDIR, op_fsyncdir), OP(FALLOCATE, op_fallocate),

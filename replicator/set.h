@@ -32,6 +32,8 @@ struct set_state { /* this node's own state in the set, flooded by state.c */
 void set_get_state(struct set *s, struct set_state *ret);
 /* Called by the set whenever set_get_state would answer differently. */
 void state_changed(struct set *s);
+/* The same at once: for what must be said before a link ends. */
+void state_tell_now(struct set *s);
 /* What of this node's journal is beyond `vector`: number of changes, their bytes, wall time (ns) of the oldest. Bounded work
  * (a ring of recent changes; beyond it counts are lower bounds from the journal). */
 struct set_pending { uint64_t changes, bytes; int64_t oldest_ns; };

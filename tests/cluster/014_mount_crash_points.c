@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* 014_mount_crash_points — each changing operation while the server dies at each named point of it, once and twice in a row: the call
+ * gives what it would have given, happened exactly once, and the journal says so. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include "common/filter.h"
+#include "tests/cluster/mount_fixture.h"
+#include "tests/cluster/shipped.h"
+
+static struct fixture *fixture;
+static struct shipped tree;
+static struct cdm_filter excludes;
+static uint64_t position;
+static char point_file[160];
+static unsigned deaths; /* seen in all runs */
+
+/* --- arming the points --- */
+
+static struct {
+	const char *point;
+	int times;
+	atomic_int done;
+	atomic_bool stop;
+	pthread_t thread;
+} armed;
+
+static void arm(const char *point)
+{
+	char temporary[200];
+	int fd;
+
+	snprintf(temporary, sizeof(temporary), "%s.new", point_file);
+	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	if (fd < 0 || write(fd, point, strlen(point)) < 0 || close(fd) < 0 || rename(temporary, point_file) < 0)
+		abort();
+}
+
+/* Arms the point again as soon as a server has died of it. */
+static void *keep_armed(void *arg)
+{
+	for (;;) {
+		while (access(point_file, F_OK) == 0) {
+			if (atomic_load(&armed.stop))
+				return NULL;
+			sched_yield();
+		}
+		if (atomic_fetch_add(&armed.done, 1) + 1 >= armed.times)
+			return NULL;
+		arm(armed.point);
+	}
+}
+
+static void begin_dying(const char *point, int times)
+{
+	armed.point = point;
+	armed.times = times;
+	atomic_store(&armed.done, 0);
+	atomic_store(&armed.stop, false);
+	arm(point);
+	assert_int_equal(pthread_create(&armed.thread, NULL, keep_armed, NULL), 0);
+}
+
+static int end_dying(void)
+{
+	atomic_store(&armed.stop, true);
+	pthread_join(armed.thread, NULL);
+	unlink(point_file);
+	return atomic_load(&armed.done);
+}
+
+/* --- operations, in a directory of their own --- */
+
+static int dir; /* the directory of this run */
+
+static void make(const char *name, const char *text)
+{
+	int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL, 0644);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+}
+
+static bool holds(const char *name, const char *text)
+{
+	char buf[256];
+	int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof(buf));
+
+	if (fd >= 0)
+		close(fd);
+	return n == (ssize_t)strlen(text) && memcmp(buf, text, strlen(text)) == 0;
+}
+
+static bool there(const char *name)
+{
+	struct stat st;
+
+	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static nlink_t links_of(const char *name)
+{
+	struct stat st;
+
+	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? 0 : st.st_nlink;
+}
+
+static void one_file(void)
+{
+	make("a", "content of a");
+}
+
+static void two_files(void)
+{
+	make("a", "content of a");
+	make("b", "content of b");
+}
+
+static int open_a(int flags)
+{
+	int fd = openat(dir, "a", flags);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static int do_mkdir(void) { return mkdirat(dir, "new", 0750); }
+static bool is_mkdir(void) { return links_of("new") == 2; }
+static int do_create(void)
+{
+	int fd = openat(dir, "new", O_WRONLY | O_CREAT | O_EXCL, 0640);
+
+	return fd < 0 ? -1 : close(fd);
+}
+static bool is_create(void) { return holds("new", ""); }
+static int do_symlink(void) { return symlinkat("target", dir, "new"); }
+static bool is_new(void) { return links_of("new") == 1; }
+static int do_fifo(void) { return mknodat(dir, "new", S_IFIFO | 0600, 0); }
+static int do_link(void) { return linkat(dir, "a", dir, "new", 0); }
+static bool is_link(void) { return links_of("a") == 2 && holds("new", "content of a"); }
+static int do_unlink(void) { return unlinkat(dir, "a", 0); }
+static bool is_gone(void) { return !there("a"); }
+static void a_directory(void) { assert_int_equal(mkdirat(dir, "a", 0755), 0); }
+static int do_rmdir(void) { return unlinkat(dir, "a", AT_REMOVEDIR); }
+static int do_rename(void) { return renameat(dir, "a", dir, "new"); }
+static bool is_renamed(void) { return !there("a") && holds("new", "content of a"); }
+static int do_rename_over(void) { return renameat(dir, "a", dir, "b"); }
+static bool is_renamed_over(void) { return !there("a") && holds("b", "content of a"); }
+static int do_noreplace(void) { return renameat2(dir, "a", dir, "new", RENAME_NOREPLACE); }
+static int do_exchange(void) { return renameat2(dir, "a", dir, "b", RENAME_EXCHANGE); }
+static bool is_exchanged(void) { return holds("a", "content of b") && holds("b", "content of a"); }
+static int do_rename_directory(void) { return renameat(dir, "a", dir, "new"); }
+static bool is_directory_renamed(void) { return !there("a") && holds("new/inside", "inside"); }
+static void a_tree(void)
+{
+	assert_int_equal(mkdirat(dir, "a", 0755), 0);
+	make("a/inside", "inside");
+}
+
+static int do_write(void)
+{
+	int fd = open_a(O_WRONLY), r = pwrite(fd, "CONTENT", 7, 0) == 7 ? 0 : -1;
+
+	close(fd);
+	return r;
+}
+static bool is_written(void) { return holds("a", "CONTENT of a"); }
+static int do_append(void)
+{
+	int fd = open_a(O_WRONLY | O_APPEND), r = write(fd, " and more", 9) == 9 ? 0 : -1;
+
+	close(fd);
+	return r;
+}
+static bool is_appended(void) { return holds("a", "content of a and more"); }
+static int do_truncate(void)
+{
+	int fd = open_a(O_WRONLY), r = ftruncate(fd, 7);
+
+	close(fd);
+	return r;
+}
+static bool is_truncated(void) { return holds("a", "content"); }
+static int do_chmod(void) { return fchmodat(dir, "a", 0604, 0); }
+static bool is_chmodded(void)
+{
+	struct stat st;
+
+	return fstatat(dir, "a", &st, 0) == 0 && (st.st_mode & 07777) == 0604;
+}
+static int do_times(void)
+{
+	const struct timespec ts[2] = {{1000, 1}, {2000, 2}};
+
+	return utimensat(dir, "a", ts, 0);
+}
+static bool has_times(void)
+{
+	struct stat st;
+
+	return fstatat(dir, "a", &st, 0) == 0 && st.st_mtim.tv_sec == 2000 && st.st_mtim.tv_nsec == 2;
+}
+static int do_setxattr(void)
+{
+	int fd = open_a(O_RDONLY), r = fsetxattr(fd, "user.x", "value", 5, XATTR_CREATE);
+
+	close(fd);
+	return r;
+}
+static bool has_xattr(void)
+{
+	char value[16];
+	int fd = open_a(O_RDONLY);
+	bool r = fgetxattr(fd, "user.x", value, sizeof(value)) == 5;
+
+	close(fd);
+	return r;
+}
+static void with_xattr(void)
+{
+	one_file();
+	assert_int_equal(do_setxattr(), 0);
+}
+static int do_removexattr(void)
+{
+	int fd = open_a(O_RDONLY), r = fremovexattr(fd, "user.x");
+
+	close(fd);
+	return r;
+}
+static bool has_no_xattr(void) { return !has_xattr(); }
+static int do_fallocate(void)
+{
+	int fd = open_a(O_WRONLY), r = fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, 7);
+
+	close(fd);
+	return r;
+}
+static bool is_zeroed(void)
+{
+	char buf[32];
+	int fd = open_a(O_RDONLY);
+	bool r = read(fd, buf, sizeof(buf)) == 12 && memcmp(buf, "\0\0\0\0\0\0\0 of a", 12) == 0;
+
+	close(fd);
+	return r;
+}
+static int do_copy(void)
+{
+	int from = openat(dir, "b", O_RDONLY), to = open_a(O_WRONLY);
+	off_t at = 0, there_at = 12;
+	int r = copy_file_range(from, &at, to, &there_at, 12, 0) == 12 ? 0 : -1;
+
+	close(from);
+	close(to);
+	return r;
+}
+static bool is_copied(void) { return holds("a", "content of acontent of b"); }
+static int do_fsync(void)
+{
+	int fd = open_a(O_WRONLY), r = pwrite(fd, "CONTENT", 7, 0) == 7 ? fsync(fd) : -1;
+
+	close(fd);
+	return r;
+}
+static int do_tmpfile_link(void)
+{
+	char name[64];
+	int fd = openat(dir, ".", O_TMPFILE | O_WRONLY, 0644), r;
+
+	if (fd < 0 || write(fd, "unnamed", 7) != 7)
+		return -1;
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	r = linkat(AT_FDCWD, name, dir, "new", AT_SYMLINK_FOLLOW);
+	close(fd);
+	return r;
+}
+static bool is_tmpfile_linked(void) { return holds("new", "unnamed") && links_of("new") == 1; }
+static int do_existing(void) { return mkdirat(dir, "a", 0755) < 0 && errno == EEXIST ? 0 : -1; }
+static bool is_unchanged(void) { return holds("a", "content of a"); }
+
+static void nothing(void)
+{
+}
+
+static const struct operation {
+	const char *name;
+	void (*prepare)(void);
+	int (*act)(void);
+	bool (*check)(void);
+} operations[] = {
+	{"mkdir", nothing, do_mkdir, is_mkdir}, {"create", nothing, do_create, is_create}, {"symlink", nothing, do_symlink, is_new},
+	{"fifo", nothing, do_fifo, is_new}, {"link", one_file, do_link, is_link}, {"unlink", one_file, do_unlink, is_gone},
+	{"rmdir", a_directory, do_rmdir, is_gone}, {"rename", one_file, do_rename, is_renamed},
+	{"rename over", two_files, do_rename_over, is_renamed_over}, {"rename noreplace", one_file, do_noreplace, is_renamed},
+	{"exchange", two_files, do_exchange, is_exchanged}, {"rename directory", a_tree, do_rename_directory, is_directory_renamed},
+	{"write", one_file, do_write, is_written}, {"append", one_file, do_append, is_appended}, {"truncate", one_file, do_truncate, is_truncated},
+	{"chmod", one_file, do_chmod, is_chmodded}, {"times", one_file, do_times, has_times}, {"setxattr", one_file, do_setxattr, has_xattr},
+	{"removexattr", with_xattr, do_removexattr, has_no_xattr}, {"zero range", one_file, do_fallocate, is_zeroed},
+	{"copy range", two_files, do_copy, is_copied}, {"fsync", one_file, do_fsync, is_written},
+	{"tmpfile and link", nothing, do_tmpfile_link, is_tmpfile_linked}, {"refused mkdir", one_file, do_existing, is_unchanged},
+};
+
+/* --- the test --- */
+
+static bool is_excluded(const char *path)
+{
+	return cdm_filter_match(&excludes, path, strlen(path)) != NULL;
+}
+
+static void run_one(const struct operation *o, const char *point, int times)
+{
+	static unsigned run;
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/run-%u", fixture->mnt, run++);
+	assert_int_equal(mkdir(path, 0755), 0);
+	dir = open(path, O_RDONLY | O_DIRECTORY);
+	assert_true(dir >= 0);
+	o->prepare();
+	position = fixture_journal_read(fixture, position, shipped_record, &tree);
+	begin_dying(point, times);
+	errno = 0;
+	int r = o->act(), e = errno;
+	int died = end_dying();
+	deaths += (unsigned)died;
+	if (r < 0)
+		fail_msg("%s, %s, %d deaths: %s", o->name, point, died, strerror(e));
+	if (!o->check())
+		fail_msg("%s, %s, %d deaths: not as it should be (see %s)", o->name, point, died, path);
+	close(dir);
+}
+
+static void die_at(const char *point)
+{
+	for (int times = 1; times <= 2; times++)
+		for (size_t i = 0; i < sizeof(operations) / sizeof(*operations); i++)
+			run_one(&operations[i], point, times);
+	position = fixture_journal_read(fixture, position, shipped_record, &tree);
+	shipped_assert_equal(&tree, fixture, is_excluded);
+}
+
+static void before_the_operation(void **state)
+{
+	die_at("act.recorded_not_done");
+}
+
+static void after_the_operation(void **state)
+{
+	die_at("act.done_not_settled");
+}
+
+static void before_the_answer(void **state)
+{
+	die_at("session.done_not_answered");
+}
+
+static void while_appending_to_the_journal(void **state)
+{
+	die_at("journal.appended_not_done");
+}
+
+static void while_saving(void **state)
+{
+	die_at("save.recorded_not_noted");
+}
+
+static void servers_did_die(void **state)
+{
+	assert_true(deaths > 100);
+}
+
+static int mount_all(void **state)
+{
+	for (const char *const *x = cdm_filter_default_excludes; *x; x++)
+		cdm_filter_add(&excludes, *x);
+	snprintf(point_file, sizeof(point_file), "%s/point", fixture->dir);
+	setenv("CDMFS_FAULTPOINT_FILE", point_file, 1);
+	fixture_mount(fixture, NULL);
+	return 0;
+}
+
+static int unmount_all(void **state)
+{
+	shipped_fini(&tree);
+	cdm_filter_fini(&excludes);
+	return fixture->holder ? fixture_unmount(fixture) : 0;
+}
+
+static int body(struct fixture *f)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(before_the_operation), cmocka_unit_test(after_the_operation),
+		cmocka_unit_test(before_the_answer), cmocka_unit_test(while_appending_to_the_journal), cmocka_unit_test(while_saving),
+		cmocka_unit_test(servers_did_die)};
+
+	fixture = f;
+	return cmocka_run_group_tests_name("mount_crash_points", tests, mount_all, unmount_all);
+}
+
+int main(void)
+{
+	return fixture_main(body);
+}

@@ -166,6 +166,15 @@ void state_changed(struct set *set)
 	ss->flood = cdm_loop_after(node->loop, due - now, flood_now, set);
 }
 
+void state_tell_now(struct set *set)
+{
+	struct node *node = set_node(set);
+	if (!node->states)
+		return;
+	cdm_timer_cancel(&states_of(node, set)->flood);
+	flood_now(set);
+}
+
 /* --- other nodes --- */
 
 static struct entry *entry_find(struct set_states *ss, uint32_t number)

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The power of a node is pulled while everybody saves. Promise 1: what fsync had covered is there again and gets everywhere; promise 4:
+ * all end equal; nothing that another node had already is lost, and no file is half.
+ *
+ * What a disk holds when the power goes: the stores of n1 and n3 are ext4 images in loop devices on a filesystem that can be frozen. While
+ * it is frozen, what the loop device is given stands still, in the middle of whatever the store's filesystem was doing; its programs are
+ * killed, and the image is copied as it is then. The store's own filesystem is not asked: no sync, no unmount before the copy. Then RUN
+ * is emptied (memory is gone), the copy is mounted (ext4 replays its journal) and the node started.
+ *
+ * CDMFS_POWER_ROUNDS: how often (4); CDMFS_POWER_SEED: which node, when. */
+#include "tests/cluster/story.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include "common/loop.h"
+
+#define IMAGE_MIB 256
+#define FILES 8         /* of one author */
+#define NEW_FILES 400   /* of one author that makes new ones, at most in a round */
+#define FILE_BYTES 8000 /* and up to as much again, as its version says */
+
+/* -- disks ------------------------------------------------------------------------------------------------------- */
+
+static char *disks; /* the filesystem that is frozen */
+
+static void here(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void here(const char *fmt, ...)
+{
+	_cleanup_free_ char *command = NULL;
+	va_list ap;
+	va_start(ap, fmt);
+	assert_true(vasprintf(&command, fmt, ap) >= 0);
+	va_end(ap);
+	shell("n2", "cd / && { %s; }", command);
+}
+
+/* Before the first start of a node its empty store gets a disk of its own; here the node runs already and begins anew. */
+static void give_disk(const char *node)
+{
+	node_killed(node);
+	here("umount -l %s %s/full %s; truncate -s %dM %s/%s.0 && mkfs.ext4 -q -E lazy_itable_init=0 %s/%s.0 && mount -o loop %s/%s.0 %s && rmdir %s/lost+found",
+		lab_mount(lab, node), lab_run_dir(lab, node), lab_run_dir(lab, node), IMAGE_MIB, disks, node, disks, node, disks, node, lab_store(lab, node),
+		lab_store(lab, node));
+	node_started(node);
+}
+
+static int give_disks(void **state)
+{
+	assert_true(asprintf(&disks, "%s/disks", lab_dir(lab)) >= 0);
+	here("mkdir %s && truncate -s %dM %s.image && mkfs.ext4 -q %s.image && mount -o loop %s.image %s", disks, 4 * IMAGE_MIB, disks, disks, disks, disks);
+	give_disk("n1");
+	give_disk("n3");
+	in_sync();
+	return 0;
+}
+
+static int take_disks(void **state)
+{
+	here("for n in n1 n3; do umount -l %s/$n/store; done; umount -l %s; rm %s.image", lab_dir(lab), disks, disks);
+	free(disks);
+	return 0;
+}
+
+/* The node is off, and its disk holds what it held at that moment. */
+static void power_cut(const char *node, unsigned round)
+{
+	here("fsfreeze -f %s", disks);
+	for (enum lab_program p = LAB_HOLDER; p <= LAB_REPLICATOR; p++) {
+		pid_t pid = lab_pid(lab, node, p);
+		if (pid)
+			kill(pid, SIGKILL); /* who waits for the disk ends when it moves again */
+	}
+	here("cp --sparse=always %s/%s.%u %s/copy; fsfreeze -u %s", disks, node, round, lab_dir(lab), disks);
+	node_killed(node);
+	here("umount -l %s %s/full %s; rm -rf %s/%s/run/*; umount -l %s; rm %s/%s.%u", lab_mount(lab, node), lab_run_dir(lab, node), lab_run_dir(lab, node),
+		lab_dir(lab), node, lab_store(lab, node), disks, node, round);
+	here("cp --sparse=always %s/copy %s/%s.%u && rm %s/copy && mount -o loop %s/%s.%u %s", lab_dir(lab), disks, node, round + 1, lab_dir(lab), disks, node,
+		round + 1, lab_store(lab, node));
+}
+
+/* -- files that say which version they are in every word and by their length --------------------------------------- */
+
+static size_t length_of(uint64_t version)
+{
+	return FILE_BYTES + version % 1000 * 8;
+}
+
+/* The version; 0: no such file; -1: not one whole version, said on stderr. */
+static int64_t version_at(const char *node, const char *rel)
+{
+	_cleanup_free_ char *path = lab_path(lab, node, rel);
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t words[2 * FILE_BYTES / 8 + 1];
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -1;
+	ssize_t n = read(fd, words, sizeof words);
+	size_t at = 1;
+	while (n >= 8 && at < (size_t)n / 8 && words[at] == words[0])
+		at++;
+	if (n >= FILE_BYTES && at == (size_t)n / 8 && (size_t)n == length_of(words[0]))
+		return (int64_t)words[0];
+	print_error("%s: %zd bytes, of one version up to byte %zu\n", path, n, n >= 8 ? at * 8 : 0);
+	return -1;
+}
+
+/* -- authors ----------------------------------------------------------------------------------------------------- */
+
+enum way { REPLACE_SYNCED, REPLACE, REWRITE_SYNCED, NEW_SYNCED, NEW, WAYS };
+static const char *const way_names[WAYS] = {"replace-synced", "replace", "rewrite-synced", "new-synced", "new"};
+
+struct author {
+	pthread_t thread;
+	_Atomic bool stop;
+	const char *node;
+	enum way way;
+	char *dir, *rel; /* of the mount; of the set */
+	int dir_fd;
+	unsigned count;
+	_Atomic uint64_t begun[NEW_FILES], saved[NEW_FILES], synced[NEW_FILES]; /* by file: versions */
+	uint64_t seen[NEW_FILES];
+	int error; /* why it ended by itself */
+};
+
+static bool write_version(int fd, uint64_t version)
+{
+	uint64_t words[2 * FILE_BYTES / 8 + 1];
+	size_t len = length_of(version), half = len / 16 * 8;
+	fill_version(words, len, version);
+	return write(fd, words, half) == (ssize_t)half && write(fd, (char *)words + half, len - half) == (ssize_t)(len - half);
+}
+
+static bool is_new(enum way way)
+{
+	return way == NEW || way == NEW_SYNCED;
+}
+
+static bool save_one(struct author *a, unsigned i, uint64_t version)
+{
+	bool synced = a->way != REPLACE && a->way != NEW, replaces = a->way == REPLACE || a->way == REPLACE_SYNCED;
+	char name[32], temporary[40];
+	snprintf(name, sizeof name, "f-%u", i);
+	snprintf(temporary, sizeof temporary, ".f-%u.tmp", i);
+	atomic_store(&a->begun[i], version);
+	int fd = openat(a->dir_fd, replaces ? temporary : name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	bool good = fd >= 0 && write_version(fd, version) && (!synced || fsync(fd) == 0);
+	int e = errno;
+	if (fd >= 0 && close(fd) < 0)
+		good = false;
+	if (good && replaces)
+		good = renameat(a->dir_fd, temporary, a->dir_fd, name) == 0;
+	if (good)
+		atomic_store(&a->saved[i], version);
+	if (good && synced && (a->way == REWRITE_SYNCED || fsync(a->dir_fd) == 0))
+		atomic_store(&a->synced[i], version);
+	if (!good)
+		a->error = errno ?: e;
+	return good;
+}
+
+static void *author_thread(void *arg)
+{
+	struct author *a = arg;
+	if (is_new(a->way)) {
+		while (!a->stop && a->count < NEW_FILES && save_one(a, a->count, 1))
+			a->count++;
+		return NULL;
+	}
+	a->count = FILES;
+	for (uint64_t version = 1; !a->stop; version++)
+		for (unsigned i = 0; i < FILES && !a->stop; i++)
+			if (!save_one(a, i, version))
+				return NULL;
+	return NULL;
+}
+
+static struct author *author_begin(const char *node, enum way way, unsigned round)
+{
+	struct author *a = calloc(1, sizeof *a);
+	assert_non_null(a);
+	a->node = node;
+	a->way = way;
+	assert_true(asprintf(&a->rel, "round-%u/%s-%s", round, node, way_names[way]) >= 0);
+	a->dir = lab_path(lab, node, a->rel);
+	make_directory(node, a->rel);
+	a->dir_fd = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_true(a->dir_fd >= 0 && fsync(a->dir_fd) == 0);
+	assert_int_equal(pthread_create(&a->thread, NULL, author_thread, a), 0);
+	return a;
+}
+
+static void author_end(struct author *a)
+{
+	a->stop = true;
+	pthread_join(a->thread, NULL);
+	close(a->dir_fd);
+}
+
+static void author_free(struct author *a)
+{
+	free(a->dir);
+	free(a->rel);
+	free(a);
+}
+
+static unsigned files_of(const struct author *a)
+{
+	return is_new(a->way) ? NEW_FILES : FILES;
+}
+
+/* What the nodes that still run show now; at them every file must be whole at any time. */
+static unsigned look_around(struct author *a, const char *off)
+{
+	unsigned wrong = 0;
+	for (unsigned i = 0; i < files_of(a); i++)
+		for (unsigned k = 0; k < lab_node_count(lab); k++) {
+			_cleanup_free_ char *rel = NULL;
+			const char *node = lab_node_name(lab, k);
+			if (strcmp(node, off) == 0 || strcmp(node, a->node) == 0)
+				continue;
+			assert_true(asprintf(&rel, "%s/f-%u", a->rel, i) >= 0);
+			int64_t version = version_at(node, rel);
+			wrong += version < 0;
+			if (version > (int64_t)a->seen[i])
+				a->seen[i] = (uint64_t)version;
+		}
+	return wrong;
+}
+
+/* Is a file of this author, at this node, as it must be? */
+static bool file_is_good(struct author *a, unsigned i, const char *node, bool pulled)
+{
+	_cleanup_free_ char *rel = NULL;
+	assert_true(asprintf(&rel, "%s/f-%u", a->rel, i) >= 0);
+	uint64_t least = pulled ? a->synced[i] : a->saved[i];
+	if (least < a->seen[i])
+		least = a->seen[i];
+	int64_t version = version_at(node, rel);
+	if (version >= (int64_t)least)
+		return true;
+	if (version < 0 && pulled && least == 0)
+		return true; /* being saved when the power went; nobody ever had it whole */
+	print_error("%s:%s: version %lld instead of %llu or later (begun %llu, saved %llu, synced %llu, seen by others %llu)\n", node, rel, (long long)version,
+		(unsigned long long)least, (unsigned long long)a->begun[i], (unsigned long long)a->saved[i], (unsigned long long)a->synced[i],
+		(unsigned long long)a->seen[i]);
+	return false;
+}
+
+static unsigned check_author(struct author *a, bool pulled)
+{
+	unsigned wrong = 0;
+	for (unsigned i = 0; i < files_of(a); i++)
+		for (unsigned k = 0; k < lab_node_count(lab); k++)
+			wrong += !file_is_good(a, i, lab_node_name(lab, k), pulled);
+	return wrong;
+}
+
+/* -- the story --------------------------------------------------------------------------------------------------- */
+
+static void pull_the_power(const char *node, unsigned round, unsigned cut_number, unsigned after_ms)
+{
+	static const struct {
+		const char *node;
+		enum way way;
+	} cast[] = {{"n1", REPLACE_SYNCED}, {"n1", REPLACE}, {"n1", REWRITE_SYNCED}, {"n1", NEW_SYNCED}, {"n1", NEW}, {"n2", REPLACE}, {"n2", NEW}, {"n3", REPLACE_SYNCED},
+		{"n3", NEW}};
+	enum { CAST = sizeof cast / sizeof *cast };
+	struct author *authors[CAST];
+	_cleanup_free_ char *dir = NULL;
+	unsigned wrong = 0;
+	assert_true(asprintf(&dir, "round-%u", round) >= 0);
+	make_directory("n1", dir);
+	everywhere_equal();
+	for (unsigned i = 0; i < CAST; i++)
+		authors[i] = author_begin(cast[i].node, cast[i].way, round);
+	nanosleep(&(struct timespec){after_ms / 1000, after_ms % 1000 * 1000000}, NULL); /* an instant by chance; nothing waits for it */
+	power_cut(node, cut_number);
+	for (unsigned i = 0; i < CAST; i++)
+		if (strcmp(authors[i]->node, node) == 0) {
+			author_end(authors[i]);
+			wrong += look_around(authors[i], node);
+		}
+	int64_t begun_ms = cdm_now_ms();
+	node_started(node);
+	int64_t up_ms = cdm_now_ms();
+	for (unsigned i = 0; i < CAST; i++)
+		if (strcmp(authors[i]->node, node) != 0) {
+			author_end(authors[i]);
+			if (authors[i]->error)
+				fail_msg("an author at %s, whose power was on, got: %s", authors[i]->node, strerror(authors[i]->error));
+		}
+	in_sync();
+	int64_t sync_ms = cdm_now_ms();
+	print_message("round %u: %s after %u ms; up in %lld ms, in sync %lld ms later\n", round, node, after_ms, (long long)(up_ms - begun_ms),
+		(long long)(sync_ms - up_ms));
+	for (unsigned i = 0; i < CAST; i++) {
+		wrong += check_author(authors[i], strcmp(authors[i]->node, node) == 0);
+		author_free(authors[i]);
+	}
+	if (wrong)
+		fail_msg("round %u, power of %s: %u files are not as they must be", round, node, wrong);
+	same_everywhere();
+	remove_tree("n2", dir);
+}
+
+static void nothing_acknowledged_is_lost(void **state)
+{
+	const char *rounds_text = getenv("CDMFS_POWER_ROUNDS"), *seed_text = getenv("CDMFS_POWER_SEED");
+	unsigned rounds = rounds_text ? (unsigned)atoi(rounds_text) : 4, seed = seed_text ? (unsigned)atoi(seed_text) : (unsigned)time(NULL);
+	unsigned cuts[2] = {0};
+	print_message("CDMFS_POWER_SEED=%u\n", seed);
+	for (unsigned round = 0; round < rounds; round++) {
+		unsigned target = round % 2;
+		pull_the_power(target ? "n3" : "n1", round, cuts[target]++, 200 + (unsigned)rand_r(&seed) % 1500);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test_setup_teardown(nothing_acknowledged_is_lost, give_disks, take_disks),
+	};
+	return STORIES("power", ((struct lab_options){.nodes = 3, .journal = "64M"}), stories);
+}

@@ -19,7 +19,8 @@
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 5000
 #define CONNECT_MS 10000
-#define STATUS_MS 500      /* at change, at most so often */
+#define STATUS_MS 1000     /* at change, at most so often … */
+#define STATUS_WAIT_MS 400 /* … and so long after it: visible and durable make one message */
 #define HEARTBEAT_MS 5000
 #define SILENT_LIMIT_BYTES (4u << 20) /* of queued messages: a master that does not read is left */
 
@@ -29,7 +30,7 @@ struct master_link {
 	bool up, told_down;
 	struct resolve *resolve;
 	struct cdm_timer *retry, *status, *deadline;
-	int64_t backoff_ms, status_ms;
+	int64_t backoff_ms, status_ms, status_due_ms;
 	struct state_watch watch;
 };
 
@@ -130,8 +131,10 @@ static void status_send(void *arg)
 	json_object_set_new(j, "sets", sets);
 	send_message(m, j);
 	m->status_ms = cdm_now_ms();
-	if (!m->status)
+	if (!m->status) {
+		m->status_due_ms = m->status_ms + HEARTBEAT_MS;
 		m->status = cdm_loop_after(m->node->loop, HEARTBEAT_MS, status_send, m);
+	}
 }
 
 /* The heartbeat is moved forward when something changed. */
@@ -140,9 +143,14 @@ static void set_changed(void *arg, struct set *set)
 	struct master_link *m = arg;
 	if (!m->up)
 		return;
-	int64_t due = m->status_ms + STATUS_MS - cdm_now_ms();
+	int64_t now = cdm_now_ms(), due = m->status_ms + STATUS_MS;
+	if (due < now + STATUS_WAIT_MS)
+		due = now + STATUS_WAIT_MS;
+	if (m->status && m->status_due_ms <= due)
+		return;
 	cdm_timer_cancel(&m->status);
-	m->status = cdm_loop_after(m->node->loop, due > 0 ? due : 0, status_send, m);
+	m->status_due_ms = due;
+	m->status = cdm_loop_after(m->node->loop, due - now, status_send, m);
 }
 
 /* --- receiving --- */

@@ -171,6 +171,7 @@ void publisher_unseed(struct publisher *pub)
 	pub->seed = (struct cdm_vector){0};
 	pub->seeded = false;
 	pub->forget = true;
+	pub->forgotten = pub->set->peer_serial;
 	pthread_mutex_unlock(&pub->lock);
 }
 
@@ -422,12 +423,19 @@ static bool flush_all(struct publisher *pub)
 	return !pub->skips.len;
 }
 
-static void job_work(void *arg)
+static bool is_broken(struct publisher *pub, uint64_t serial)
 {
-	struct job *job = arg;
-	struct publisher *pub = job->set->publisher;
-	take_seed(pub);
-	pub->job = job;
+	pthread_mutex_lock(&pub->lock);
+	bool broken = pub->stopping || serial <= pub->forgotten;
+	pthread_mutex_unlock(&pub->lock);
+	for (size_t i = 0; i < BROKEN_PEERS; i++)
+		broken |= pub->broken[i] == serial;
+	return broken;
+}
+
+/* All of a job, or false: then nothing more of this peer, or its later changes would claim those that were left out. */
+static bool apply_all(struct publisher *pub, struct job *job)
+{
 	for (struct incoming *in = job->head; in; in = in->next) {
 		const struct cdm_change *c = &in->carried.change;
 		if (!in->resync && cdm_vector_covers(&pub->applied, c->dot)) {
@@ -444,16 +452,31 @@ static void job_work(void *arg)
 		}
 		bool nothing = c->op == CDM_OP_SKIP || in->superseded;
 		if (nothing && !wait_for_mount(pub))
-			break;
+			return false;
 		if (nothing)
 			add_skip(pub, in);
 		else if (!work_on(pub, in))
-			break;
+			return false;
 		if (!in->resync)
 			cdm_vector_raise(&pub->applied, c->dot);
 		if (pub->skips.len > SKIPS_FLUSH && !flush_all(pub))
-			break;
+			return false;
 	}
+	return true;
+}
+
+static void job_work(void *arg)
+{
+	struct job *job = arg;
+	struct publisher *pub = job->set->publisher;
+	take_seed(pub);
+	job->broken = is_broken(pub, job->peer_serial);
+	if (job->broken)
+		return;
+	pub->job = job;
+	job->broken = !apply_all(pub, job);
+	if (job->broken)
+		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
 	publisher_forget_dirs(pub);
 	pub->job = NULL;
@@ -469,13 +492,17 @@ static void job_done(void *arg)
 		return;
 	}
 	follow_step(s);
+	struct peer *p = s->peers;
+	while (p && p->serial != job->peer_serial)
+		p = p->next;
+	if (p && job->broken)
+		link_fail(p->link, EAGAIN, "set %s stopped amid a batch, subscribing again", set_name(s));
 	if (job->done) {
 		job->done(job);
 		return;
 	}
-	for (struct peer *p = s->peers; p; p = p->next)
-		if (p->serial == job->peer_serial)
-			set_send_ack(p, job->batch);
+	if (p && !job->broken)
+		set_send_ack(p, job->batch);
 	job_free(job);
 }
 

@@ -34,6 +34,7 @@ struct job { /* one batch for the applier */
 	uint64_t peer_serial, batch;
 	struct incoming *head, **tail;
 	size_t count;
+	bool broken;                   /* not applied to its end: its peer must send again from what is applied */
 	void (*done)(struct job *job); /* on the loop; owns the job then. NULL: acknowledge and free */
 	void *arg;
 };
@@ -59,6 +60,7 @@ struct dir_entry { /* a directory of the mount, by path, kept during one batch *
 	int fd;
 };
 #define DIRS_MAX 32
+#define BROKEN_PEERS 64
 
 struct publisher {
 	struct set *set; /* fixed parts, counters and loop posting only */
@@ -71,6 +73,8 @@ struct publisher {
 	struct contexts told;        /* context as last journaled, per origin */
 	struct bytes skips;          /* encoded records for the next journal call */
 	struct job *job;
+	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */
+	size_t broken_next;
 	uint64_t staged_number;      /* for names of things that are staged here */
 
 	pthread_mutex_t lock;        /* below: any thread */
@@ -78,6 +82,7 @@ struct publisher {
 	bool stopping;
 	struct cdm_vector seed;      /* merged into applied before the next job */
 	bool seeded, forget;
+	uint64_t forgotten;          /* peers up to this serial began with what is forgotten */
 	uint64_t ticket;             /* waited for; 0 = none */
 	uint64_t ticket_peer;
 	struct incoming *answer;

@@ -146,6 +146,29 @@ static size_t build(struct assembly *a, const char *staged, struct cdm_handle *h
 	return a->count;
 }
 
+static bool same_directory(const struct cdm_change *a, const struct cdm_change *b)
+{
+	const char *x = memrchr(a->path2, '/', a->path2_len), *y = memrchr(b->path2, '/', b->path2_len);
+	size_t n = x ? (size_t)(x - a->path2) : 0, m = y ? (size_t)(y - b->path2) : 0;
+	return n == m && memcmp(a->path2, b->path2, n) == 0;
+}
+
+/* What was renamed into place changed another directory, too. Of several in a row the last one counts. */
+static void raise_old_directories(struct publisher *pub, struct incoming *in, size_t taken)
+{
+	struct incoming *last = NULL;
+	for (; taken; taken--, in = in->next) {
+		const struct cdm_change *c = &in->carried.change;
+		if (!c->path2_len)
+			continue;
+		if (last && !same_directory(&last->carried.change, c))
+			raise_parent(pub, last, last->carried.change.path2, last->carried.change.path2_len, last->carried.change.parent2_mtime_ns);
+		last = in;
+	}
+	if (last)
+		raise_parent(pub, last, last->carried.change.path2, last->carried.change.path2_len, last->carried.change.parent2_mtime_ns);
+}
+
 size_t assemble_run(struct publisher *pub, struct incoming *top)
 {
 	const struct cdm_change *c = &top->carried.change;
@@ -175,6 +198,7 @@ size_t assemble_run(struct publisher *pub, struct incoming *top)
 	if (a->root >= 0)
 		close(a->root);
 	free(a);
+	raise_old_directories(pub, top, taken);
 	if (taken)
 		count_up(&pub->set->counters.assembled, taken);
 	return taken;

@@ -41,6 +41,7 @@ void item_free(struct item *item)
 	cdm_change_fini(&item->change);
 	free(item->buf);
 	free(item->buf2);
+	free(item->path2_mem);
 	free(item);
 }
 
@@ -99,6 +100,12 @@ static void pending_close(struct pending *p, const char *path, size_t len)
 	pending_slot(p, path, len)->index = -1;
 }
 
+static size_t dir_length(const char *path, size_t len)
+{
+	const char *slash = len ? memrchr(path, '/', len) : NULL;
+	return slash ? (size_t)(slash - path) : 0;
+}
+
 static bool is_at_or_below(const char *path, size_t len, const char *dir, size_t dir_len)
 {
 	return len >= dir_len && memcmp(path, dir, dir_len) == 0 && (len == dir_len || path[dir_len] == '/');
@@ -149,6 +156,21 @@ static void take_save(struct item *to, struct item *from)
 	from->gone = true;
 }
 
+/* The directory that the temporary name left. */
+static void take_old_directory(struct item *later, struct item *earlier)
+{
+	struct cdm_change *l = &later->change, *e = &earlier->change;
+	if (l->path2_len || !e->path2_len)
+		return;
+	later->path2_mem = malloc(e->path2_len);
+	if (!later->path2_mem)
+		abort();
+	memcpy(later->path2_mem, e->path2, e->path2_len);
+	l->path2 = later->path2_mem;
+	l->path2_len = e->path2_len;
+	l->parent2_mtime_ns = e->parent2_mtime_ns;
+}
+
 /* Both are saves of one file: the later one says all of it. */
 static void join_saves(struct item *later, struct item *earlier)
 {
@@ -157,6 +179,7 @@ static void join_saves(struct item *later, struct item *earlier)
 	if (cdm_dot_is_none(l->victim))
 		l->victim = e->victim;
 	l->flags |= e->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE);
+	take_old_directory(later, earlier);
 	earlier->gone = true;
 	if (!later->created_ns)
 		later->created_ns = earlier->created_ns;
@@ -204,6 +227,15 @@ static void fold_save(struct pending *p, size_t index)
 	pending_set(p, c->path, c->path_len, index);
 }
 
+static bool is_next_after(const struct pending *p, size_t index, const struct item *before)
+{
+	while (index > 0 && p->items[index - 1]->gone)
+		index--;
+	return index > 0 && p->items[index - 1] == before;
+}
+
+/* A whole content is sent with the attributes that the file has by then. The save comes here only when nothing lies between: were it
+ * cut off from what does, this change alone would come to a file that nobody has. */
 static void fold_attribute(struct pending *p, size_t index)
 {
 	struct item *item = p->items[index];
@@ -211,7 +243,12 @@ static void fold_attribute(struct pending *p, size_t index)
 	struct item *before = pending_find(p, c->path, c->path_len);
 	if (!before || !item_is_whole_save(before))
 		return;
+	if (!is_next_after(p, index, before)) {
+		become_skip(item);
+		return;
+	}
 	take_save(item, before);
+	take_old_directory(item, before);
 	pending_set(p, c->path, c->path_len, index);
 }
 
@@ -233,9 +270,9 @@ static void rename_into_place(struct pending *p, size_t index, struct item *befo
 	struct cdm_change *c = &item->change;
 	struct cdm_dot victim = c->victim;
 	pending_close(p, c->path, c->path_len);
-	int64_t parent2 = c->parent2_mtime_ns;
-	const char *path2 = c->path2;
-	size_t path2_len = c->path2_len;
+	int64_t old_mtime_ns = c->parent_mtime_ns, new_mtime_ns = c->parent2_mtime_ns;
+	const char *old = c->path, *new = c->path2;
+	size_t old_len = c->path_len, new_len = c->path2_len, old_dir = dir_length(old, old_len);
 	if (before->change.op == CDM_OP_SAVE) {
 		take_save(item, before);
 		c->base = victim;
@@ -260,14 +297,15 @@ static void rename_into_place(struct pending *p, size_t index, struct item *befo
 		before->gone = true;
 	}
 	c->victim = victim;
-	c->parent_mtime_ns = parent2;
-	c->parent2_mtime_ns = 0;
+	bool same_dir = old_dir == dir_length(new, new_len) && memcmp(old, new, old_dir) == 0;
+	c->parent_mtime_ns = new_mtime_ns;
+	c->parent2_mtime_ns = same_dir ? 0 : old_mtime_ns;
 	c->rename_flags = 0;
-	replace_pending(p, item, path2, path2_len);
-	c->path = path2;
-	c->path_len = path2_len;
-	c->path2 = NULL;
-	c->path2_len = 0;
+	replace_pending(p, item, new, new_len);
+	c->path = new;
+	c->path_len = new_len;
+	c->path2 = same_dir ? "" : old; /* a name that nobody else ever saw: its directory's mtime is what counts */
+	c->path2_len = same_dir ? 0 : old_len;
 	pending_set(p, c->path, c->path_len, index);
 }
 
@@ -358,17 +396,44 @@ static void fold_one(struct pending *p, size_t index)
 	}
 }
 
-/* A SKIP only moves the vector: any later change of its origin does that too. */
-static void drop_covered_skips(struct item **items, size_t count)
+/* Directories whose mtime is told by something later. */
+struct told {
+	uint64_t *hashes; /* 0 = free */
+	size_t mask;
+};
+
+/* Was it there? It is now. */
+static bool told_add(struct told *t, const char *path, size_t len)
 {
+	uint64_t hash = hash_path(path, dir_length(path, len)) | 1;
+	size_t i = hash >> 1 & t->mask;
+	while (t->hashes[i] && t->hashes[i] != hash)
+		i = (i + 1) & t->mask;
+	bool there = t->hashes[i];
+	t->hashes[i] = hash;
+	return there;
+}
+
+/* A SKIP moves the vector, as any later change of its origin does, and tells its directory's mtime. */
+static void drop_covered_skips(struct item **items, size_t count, size_t table)
+{
+	struct told told = {.hashes = calloc(table, sizeof *told.hashes), .mask = table - 1};
 	cdm_origin seen = 0;
+	if (!told.hashes)
+		abort();
 	for (size_t i = count; i-- > 0;) {
+		const struct cdm_change *c = &items[i]->change;
 		if (items[i]->gone)
 			continue;
-		if (items[i]->change.op == CDM_OP_SKIP && items[i]->change.dot.origin == seen)
+		bool tells = c->path_len && (c->parent_mtime_ns || (c->op == CDM_OP_SAVE && c->flags & CDM_CH_NEW));
+		bool new = tells && !told_add(&told, c->path, c->path_len);
+		if (c->path2_len && c->parent2_mtime_ns)
+			told_add(&told, c->path2, c->path2_len);
+		if (c->op == CDM_OP_SKIP && c->dot.origin == seen && !new && !(c->flags & CDM_CH_WHOLE))
 			items[i]->gone = true;
-		seen = items[i]->change.dot.origin;
+		seen = c->dot.origin;
 	}
+	free(told.hashes);
 }
 
 void fold_items(struct item **items, size_t count)
@@ -388,7 +453,7 @@ void fold_items(struct item **items, size_t count)
 		origin = items[i]->change.dot.origin;
 		fold_one(&p, i);
 	}
-	drop_covered_skips(items, count);
+	drop_covered_skips(items, count, size);
 	free(p.slots);
 }
 

@@ -12,6 +12,7 @@
 struct item { /* one change on its way out */
 	struct cdm_change change;  /* points into buf (and buf2) */
 	uint8_t *buf, *buf2;
+	char *path2_mem;           /* path2 of a save that took it over from another item */
 	bool gone;                 /* folded away: freed by the caller */
 	int64_t read_ms;           /* when it was read from the journal */
 	uint64_t bytes;            /* estimate of its content */

@@ -514,7 +514,7 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	return r < 0 ? r : APPLIED;
 }
 
-int apply_change(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+static int apply_operation(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	switch (in->carried.change.op) {
 	case CDM_OP_SAVE:
@@ -539,4 +539,13 @@ int apply_change(struct publisher *pub, struct incoming *in, struct cdm_error *e
 	default:
 		return cdm_fail_plain(err, EBADMSG, "operation %u has no meaning here", (unsigned)in->carried.change.op);
 	}
+}
+
+int apply_change(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	int r = apply_operation(pub, in, err);
+	if (r == APPLIED && c->op != CDM_OP_RENAME && c->op != CDM_OP_LINK && c->path2_len) /* renamed into place out of another directory */
+		raise_parent(pub, in, c->path2, c->path2_len, c->parent2_mtime_ns);
+	return r;
 }

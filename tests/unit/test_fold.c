@@ -129,6 +129,58 @@ static void attributes_of_a_new_file_ride_in_its_save(void **state)
 	done(&l);
 }
 
+/* Cut off after #2, #3 alone would come to a file that is not there. */
+static void attributes_never_take_a_save_past_another_change(void **state)
+{
+	struct list l = {0};
+	save(&l, "a", 1, CDM_CH_NEW | CDM_CH_WHOLE);
+	add(&l, CDM_OP_MKDIR, "d", NULL, 2);
+	add(&l, CDM_OP_SETATTR, "a", NULL, 1);
+	add(&l, CDM_OP_RENAME, "a", "d/a", 1);
+	fold_items(l.items, l.count);
+	expect(&l, "MKDIR d#2, SAVE d/a>a#4");
+	done(&l);
+	l = (struct list){0};
+	save(&l, "a", 1, CDM_CH_NEW | CDM_CH_WHOLE);
+	add(&l, CDM_OP_MKDIR, "d", NULL, 2);
+	add(&l, CDM_OP_SETATTR, "a", NULL, 1);
+	fold_items(l.items, l.count);
+	expect(&l, "SAVE a#1, MKDIR d#2, SKIP a#3");
+	done(&l);
+}
+
+static void the_directory_that_a_temporary_name_left_is_told(void **state)
+{
+	struct list l = {0};
+	save(&l, "objects/tmp_obj_1", 1, CDM_CH_NEW | CDM_CH_WHOLE);
+	struct cdm_change *c = add(&l, CDM_OP_RENAME, "objects/tmp_obj_1", "objects/ab/cd", 1);
+	c->parent_mtime_ns = 5;
+	c->parent2_mtime_ns = 6;
+	fold_items(l.items, l.count);
+	expect(&l, "SAVE objects/ab/cd>objects/tmp_obj_1#2");
+	assert_int_equal(c->parent_mtime_ns, 6);
+	assert_int_equal(c->parent2_mtime_ns, 5);
+	save(&l, "objects/ab/cd", 1, CDM_CH_WHOLE);
+	fold_items(l.items + 1, l.count - 1);
+	expect(&l, "SAVE objects/ab/cd>objects/tmp_obj_1#3");
+	assert_int_equal(l.items[2]->change.parent2_mtime_ns, 5);
+	done(&l);
+}
+
+static void a_skip_stays_while_only_it_tells_a_directory(void **state)
+{
+	struct list l = {0};
+	save(&l, "d/lock", 1, CDM_CH_NEW | CDM_CH_WHOLE);
+	add(&l, CDM_OP_UNLINK, "d/lock", NULL, 1)->parent_mtime_ns = 7;
+	save(&l, "other", 2, CDM_CH_NEW | CDM_CH_WHOLE);
+	fold_items(l.items, l.count);
+	expect(&l, "SKIP d/lock#2, SAVE other#3");
+	save(&l, "d/new", 3, CDM_CH_NEW | CDM_CH_WHOLE);
+	fold_items(l.items + 1, l.count - 1);
+	expect(&l, "SAVE other#3, SAVE d/new#4");
+	done(&l);
+}
+
 static void what_came_and_went_moves_only_the_vector(void **state)
 {
 	struct list l = {0};
@@ -238,6 +290,9 @@ int main(void)
 		cmocka_unit_test(ranges_of_saves_are_joined_on_the_first_base),
 		cmocka_unit_test(temporary_and_rename_become_a_save_of_the_final_name),
 		cmocka_unit_test(attributes_of_a_new_file_ride_in_its_save),
+		cmocka_unit_test(attributes_never_take_a_save_past_another_change),
+		cmocka_unit_test(the_directory_that_a_temporary_name_left_is_told),
+		cmocka_unit_test(a_skip_stays_while_only_it_tells_a_directory),
 		cmocka_unit_test(what_came_and_went_moves_only_the_vector),
 		cmocka_unit_test(a_directory_stays_when_something_known_passed_through_it),
 		cmocka_unit_test(a_known_file_is_still_removed),

@@ -69,17 +69,39 @@ bool change_ships(const struct cdm_change *c)
 	return true;
 }
 
+bool follow_knows_saved(const struct set *s, struct cdm_dot version)
+{
+	const struct follow *f = &s->follow;
+	if (version.origin != f->saves_since.origin || version.number <= f->saves_since.number)
+		return true; /* older than what we look back to */
+	uint64_t known = f->recent_head < RECENT_MAX ? f->recent_head : RECENT_MAX;
+	for (uint64_t i = 0; i < known; i++) {
+		const struct recent *r = &f->recent[(f->recent_head - 1 - i) % RECENT_MAX];
+		if (cdm_dot_equal(r->version, version) || cdm_dot_equal(r->dot, version))
+			return true;
+		if (r->dot.origin == version.origin && r->dot.number < version.number)
+			return false; /* a save comes after what it saves */
+	}
+	return false;
+}
+
 static bool note_record(struct set *s, const struct cdm_change *c)
 {
 	struct follow *f = &s->follow;
 	bool own = CDM_ORIGIN_NODE(c->dot.origin) == s->node->id->number && !(c->flags & CDM_CH_RECEIVED);
-	if (own && !cdm_dot_is_none(c->dot))
+	if (own && !cdm_dot_is_none(c->dot)) {
+		if (f->saves_since.origin != c->dot.origin)
+			f->saves_since = c->dot;
 		f->own_raw = c->dot;
+	}
 	if (f->started && ++f->since_milestone >= MILESTONE_RECORDS)
 		milestone_add(f, c->position);
 	if (!s->ready && (c->op == CDM_OP_MARK || c->op == CDM_OP_CLEAN) && c->vector) { /* what was applied before we look */
 		cdm_vector_merge(&f->visible, c->vector);
 		cdm_vector_merge(&s->durable.vector, c->vector);
+		for (size_t i = 0; i < c->vector->count; i++)
+			if (CDM_ORIGIN_NODE(c->vector->entries[i].origin) == s->node->id->number && c->vector->entries[i].origin >= f->saves_since.origin)
+				f->saves_since = c->vector->entries[i];
 	}
 	if (c->op == CDM_OP_BARRIER) {
 		barrier_seen(s, c->path, c->path_len);
@@ -89,7 +111,10 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 		return false;
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;
-	f->recent[f->recent_head++ % RECENT_MAX] = (struct recent){.dot = c->dot, .bytes = content_bytes(c),
+	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];
+	if (slot->dot.origin == f->saves_since.origin && slot->dot.number > f->saves_since.number)
+		f->saves_since = slot->dot; /* it falls out of the ring */
+	*slot = (struct recent){.dot = c->dot, .bytes = content_bytes(c),
 		.version = c->op == CDM_OP_SAVE ? c->version.dot : (struct cdm_dot){0}, .wall_ns = cdm_clock_to_ns(c->clock)};
 	return true;
 }
@@ -112,8 +137,9 @@ static void reopen(struct set *s)
 	cdm_vector_fini(&f->visible);
 	cdm_vector_fini(&s->durable.vector);
 	f->visible = s->durable.vector = (struct cdm_vector){0};
-	f->own_raw = (struct cdm_dot){0};
+	f->own_raw = f->saves_since = (struct cdm_dot){0};
 	f->recent_head = 0;
+	memset(f->recent, 0, sizeof f->recent);
 	s->ready = false;
 	publisher_unseed(s->publisher);
 	for (struct peer *p = s->peers, *next; p; p = next) {

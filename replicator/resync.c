@@ -135,6 +135,7 @@ static int take_end(struct peer *p, struct cdm_error *err)
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_END without a start");
 	r->sending = false;
 	cdm_vector_merge(&p->has, &r->vector);
+	ship_root(p); /* what was done in it meanwhile moved its mtime */
 	ship_resume_at(p, r->position, &r->vector);
 	return 0;
 }

@@ -3,9 +3,11 @@
  * it was found, removes what is gone last, and then takes over the sender's vector. Memory: one path per directory on
  * the way, a window of requests, and a bounded list of removals. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "replicator/publish.h"
 #include "replicator/resync_compare.h"
 
@@ -14,9 +16,10 @@
 #define WANTS_HIGH 8192      /* stop asking for directories above this */
 #define JOB_CHANGES 256
 #define JOBS_MAX 2
-#define GUARD_COUNT 1000
-#define GUARD_PERCENT 10
-#define GUARD_FLOOR 20       /* so few may always go */
+#define GUARD_COUNT 1000     /* more removals than this are held, and … */
+#define GUARD_PERCENT 90     /* … such a part of a tree of … */
+#define GUARD_TREE 100       /* … more names than this */
+#define HELD_AGAIN_MS 60000  /* has somebody decided meanwhile? */
 
 enum resync_phase { WALKING, REMOVING, SEALING, ENDED };
 
@@ -35,7 +38,8 @@ struct resync_in {
 	uint64_t same, fetched, removed, seen;
 	struct removal *removals;    /* newest first: deepest first */
 	size_t removal_count;
-	bool held, orphan;
+	struct cdm_timer *timer;     /* held: look again then */
+	bool orphan;
 };
 
 static void pump(struct resync_in *in);
@@ -55,6 +59,17 @@ static void want_free(struct want *w, int staging_fd)
 	free(w);
 }
 
+static void removals_clear(struct resync_in *in)
+{
+	for (struct removal *r = in->removals, *next; r; r = next) {
+		next = r->next;
+		free(r->path);
+		free(r);
+	}
+	in->removals = NULL;
+	in->removal_count = 0;
+}
+
 static void really_free(struct resync_in *in)
 {
 	for (struct todo *t = in->stack, *next; t; t = next) {
@@ -69,11 +84,7 @@ static void really_free(struct resync_in *in)
 		next = w->next;
 		want_free(w, in->set->staging_fd);
 	}
-	for (struct removal *r = in->removals, *next; r; r = next) {
-		next = r->next;
-		free(r->path);
-		free(r);
-	}
+	removals_clear(in);
 	listing_free(&in->listing);
 	compare_shared_fini(&in->shared);
 	free(in);
@@ -86,6 +97,8 @@ void resync_in_free(struct resync_in **ret)
 		return;
 	*ret = NULL;
 	in->set->resyncing = false;
+	in->set->held_reason[0] = 0;
+	cdm_timer_cancel(&in->timer);
 	in->orphan = true;
 	if (!in->comparing && !in->jobs)
 		really_free(in);
@@ -195,13 +208,38 @@ static void ask_objects(struct resync_in *in, struct peer *p)
 	}
 }
 
+/* Those that we feed should have the root as we have it now. */
+static void root_done(struct job *job)
+{
+	struct set *s = job->set;
+	for (struct peer *p = s->peers; p; p = p->next)
+		if (p->subscribed && p->serial != job->peer_serial) {
+			ship_root(p);
+			ship_kick(p);
+		}
+	job_free(job);
+}
+
+/* The root's attributes. Where something was already, its mtime only moves forward: a newer one is on its way to the sender. */
+static void take_root(struct peer *p, struct incoming *answer)
+{
+	struct cdm_attr *attr = &answer->carried.change.attr;
+	struct stat st;
+	bool exactly = p->was_empty && !p->root_taken;
+	p->root_taken = true;
+	if (!exactly && fstat(p->set->store_fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= attr->mtime_ns)
+		attr->mask &= ~(uint32_t)CDM_ATTR_MTIME;
+	struct job *job = job_new(p->set, p->serial, 0);
+	answer->resync = true;
+	job_add(job, answer);
+	job->done = root_done;
+	publisher_submit(job);
+}
+
 void resync_answer(struct peer *p, struct incoming *answer)
 {
-	if (answer->carried.change.dot.number == RESYNC_TICKET) { /* the root's attributes */
-		struct job *job = job_new(p->set, p->serial, 0);
-		answer->resync = true;
-		job_add(job, answer);
-		publisher_submit(job);
+	if (answer->carried.change.dot.number == RESYNC_TICKET) {
+		take_root(p, answer);
 		return;
 	}
 	struct resync_in *in = p->resync ? p->resync->in : NULL;
@@ -281,15 +319,40 @@ static void submit_ready(struct resync_in *in)
 
 /* --- the end --- */
 
-static void guard(struct resync_in *in)
+/* Must this wait for somebody's decision? A parent that lost its content must not empty this node. */
+static bool guard(const struct resync_in *in)
 {
 	uint64_t n = in->removal_count;
-	in->held = n > GUARD_COUNT || (n > GUARD_FLOOR && n * 100 > in->seen * GUARD_PERCENT);
-	if (!in->held)
-		return;
+	return n > GUARD_COUNT || (in->seen > GUARD_TREE && n * 100 > in->seen * GUARD_PERCENT);
+}
+
+/* Compare all anew, with what was fetched by now, and with what people did here or there. */
+static void look_again(void *arg)
+{
+	struct resync_in *in = arg;
+	struct compare_shared before = in->shared;
+	in->timer = NULL;
+	compare_shared_init(&in->shared, in->set, &before.sender);
+	compare_shared_fini(&before);
+	in->seen = in->same = 0;
+	in->stack = todo_new("", 0);
+	pump(in);
+}
+
+/* Nothing is removed and the sender's vector is not taken over: this node does not count as having what it lacks. */
+static void hold(struct resync_in *in)
+{
+	struct set *s = in->set;
 	struct peer *p = peer_of(in);
-	cdm_log(resync_held, cdm_str("set", set_name(in->set)), cdm_str("peer", p ? link_peer_name(p->link) : "?"), cdm_uint("removals", n));
-	set_pause_reason(in->set, "held", "comparing trees would remove too much here; nothing was removed");
+	if (!s->held_reason[0])
+		cdm_log(resync_held, cdm_str("set", set_name(s)), cdm_str("peer", p ? link_peer_name(p->link) : "?"),
+			cdm_uint("removals", in->removal_count));
+	snprintf(s->held_reason, sizeof s->held_reason, "held: comparing trees with %s would remove %" PRIu64 " of %" PRIu64 " names here",
+		p ? link_peer_name(p->link) : "?", in->removal_count, in->seen);
+	in->phase = WALKING;
+	removals_clear(in);
+	in->timer = cdm_loop_after(s->node->loop, HELD_AGAIN_MS, look_again, in);
+	state_changed(s);
 }
 
 static void submit_removals(struct resync_in *in)
@@ -298,11 +361,9 @@ static void submit_removals(struct resync_in *in)
 	while (in->removals) {
 		struct removal *r = in->removals;
 		in->removals = r->next;
-		if (!in->held) {
-			job_add(job, removal_incoming(r, &in->shared.sender));
-			in->removed++;
-			count_up(&in->set->counters.resync_deleted, 1);
-		}
+		job_add(job, removal_incoming(r, &in->shared.sender));
+		in->removed++;
+		count_up(&in->set->counters.resync_deleted, 1);
 		free(r->path);
 		free(r);
 	}
@@ -339,7 +400,7 @@ static void finish(struct resync_in *in)
 static void pump(struct resync_in *in)
 {
 	struct peer *p = peer_of(in);
-	if (!p || in->set->stopping)
+	if (!p || in->set->stopping || in->timer)
 		return;
 	ask_directories(in, p);
 	ask_objects(in, p);
@@ -347,8 +408,10 @@ static void pump(struct resync_in *in)
 	if (in->stack || in->asked || in->comparing || in->wants || in->jobs)
 		return;
 	in->phase++;
-	if (in->phase == REMOVING) {
-		guard(in);
+	if (in->phase == REMOVING && guard(in)) {
+		hold(in);
+	} else if (in->phase == REMOVING) {
+		in->set->held_reason[0] = 0;
 		submit_removals(in);
 	} else if (in->phase == SEALING) {
 		submit_seal(in);

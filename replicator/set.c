@@ -305,6 +305,7 @@ void set_subscribe_peer(struct peer *p)
 	struct subscribe sub = {.visible = s->follow.visible, .durable = s->durable.vector,
 		.flags = s->follow.visible.count ? 0 : SUBSCRIBE_EMPTY | (set_has_unstamped(s) ? SUBSCRIBE_RESYNC : 0)};
 	struct bytes frame = {0};
+	p->was_empty = sub.flags & SUBSCRIBE_EMPTY;
 	subscribe_encode(&sub, &frame);
 	link_send(p->link, s, FRAME_SUBSCRIBE, 0, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
@@ -450,6 +451,10 @@ void set_get_state(struct set *s, struct set_state *ret)
 		state = "paused";
 		code = s->paused_code;
 		reason = s->paused_reason;
+	} else if (s->held_reason[0]) {
+		state = "paused";
+		code = "held";
+		reason = s->held_reason;
 	} else if (s->resyncing) {
 		state = code = "resync";
 		reason = "comparing trees with its parent";

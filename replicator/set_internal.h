@@ -61,6 +61,7 @@ struct follow {
 	struct cdm_dot own_raw;    /* newest own change of any kind */
 	struct recent recent[RECENT_MAX];
 	uint64_t recent_head;
+	struct cdm_dot saves_since; /* all saves of this node's versions above it are in the ring */
 	struct milestone milestones[MILESTONES_MAX];
 	size_t milestone_count;
 	uint64_t since_milestone;
@@ -84,6 +85,9 @@ struct peer { /* one link that carries this set */
 	uint32_t number;
 	uint64_t serial; /* names this peer for worker threads */
 	bool towards_parent, told, subscribed;
+	bool was_empty;                     /* we had nothing of the set when we subscribed */
+	bool is_empty;                      /* it had nothing */
+	bool root_taken;                    /* it told us the root's attributes */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
 	struct cdm_vector visible, durable; /* as it acknowledged */
 	struct ship *ship;
@@ -116,6 +120,7 @@ struct set {
 	int mounts_fd;                            /* /proc/self/mountinfo: tells when mounts come and go */
 	struct cdm_io *mounts_io;
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
+	char held_reason[256];                    /* a comparison of trees wants to remove too much */
 	bool resyncing, receive_full;
 	size_t posted;                            /* messages from workers still to come */
 };
@@ -134,6 +139,8 @@ bool change_ships(const struct cdm_change *c);
 void follow_start(struct set *s);
 void follow_stop(struct set *s);
 void follow_step(struct set *s);
+/* Is this version, of a file that this node wrote, saved content (as far as the ring of recent changes tells)? */
+bool follow_knows_saved(const struct set *s, struct cdm_dot version);
 const struct milestone *follow_milestone(const struct set *s, const struct cdm_vector *covered_by); /* newest; NULL */
 
 /* ship.c */
@@ -143,7 +150,7 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub);
 void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
 void ship_acked(struct peer *p, uint64_t batch);
 void ship_need(struct peer *p, const struct need *need);
-void ship_root(struct peer *p); /* our root's attributes, to a child that begins with an empty one */
+void ship_root(struct peer *p); /* our root's attributes, to a child, or to a parent that begins with an empty one */
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
 
 /* receive.c */

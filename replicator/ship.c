@@ -63,7 +63,8 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub)
 	struct set *s = p->set;
 	bool force = sub->flags & SUBSCRIBE_RESYNC || (sub->flags & SUBSCRIBE_EMPTY && set_has_unstamped(s));
 	cdm_vector_copy(&p->has, &sub->visible);
-	if (sub->flags & SUBSCRIBE_EMPTY)
+	p->is_empty = sub->flags & SUBSCRIBE_EMPTY;
+	if (p->is_empty)
 		ship_root(p);
 	if (force) {
 		start_resync(ship);
@@ -383,8 +384,23 @@ void ship_acked(struct peer *p, uint64_t batch)
 
 /* --- NEED --- */
 
-static struct item *need_item(struct set *s, const struct need *need)
+/* Content that its author has not saved yet is for nobody: its SAVE will come through the stream. */
+static bool is_unsaved(const struct ship *ship, struct cdm_dot version)
 {
+	const struct set *s = ship_set(ship);
+	const struct follow *f = &s->follow;
+	if (version.origin != f->own_raw.origin || cdm_dot_is_none(version))
+		return false;
+	bool behind = ship->phase == SHIP_STREAM && f->reader &&
+		cdm_journal_reader_position(f->reader) < cdm_journal_reader_position(ship->reader);
+	if (!behind)
+		return !follow_knows_saved(s, version);
+	return !cdm_vector_covers(&f->visible, version) && !cdm_vector_covers(&ship->passed, version);
+}
+
+static struct item *need_item(struct ship *ship, const struct need *need)
+{
+	struct set *s = ship_set(ship);
 	struct cdm_change c = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1, .path = need->path, .path_len = need->path_len};
 	const char *name;
 	_cleanup_close_ int dir = cdm_open_parent(s->store_fd, need->path, need->path_len, &name);
@@ -414,6 +430,8 @@ static struct item *need_item(struct set *s, const struct need *need)
 		if (fd >= 0 && cdm_stamp_get(fd, &stamp) == 0)
 			c.version = stamp.content;
 		c.flags = CDM_CH_WHOLE;
+		if (c.op == CDM_OP_SAVE && is_unsaved(ship, c.version.dot))
+			c.op = CDM_OP_SKIP;
 	}
 	return item_new(&c, cdm_now_ms());
 }
@@ -432,9 +450,13 @@ static void answer_add(struct ship *ship, struct item *item)
 void ship_root(struct peer *p)
 {
 	struct stat st;
-	if (p->towards_parent || fstat(p->set->store_fd, &st) < 0)
+	bool ours_counts = !p->towards_parent || (p->is_empty && !p->was_empty);
+	if (!ours_counts || fstat(p->set->store_fd, &st) < 0)
 		return;
-	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = 1,
+	struct cdm_stamp stamp = {0};
+	if (cdm_stamp_get(p->set->store_fd, &stamp) < 0)
+		stamp = (struct cdm_stamp){0};
+	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = stamp.attr_clock ? stamp.attr_clock : 1,
 		.attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
 		.gid = st.st_gid, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec}};
 	struct item *item = item_new(&c, cdm_now_ms());
@@ -445,7 +467,7 @@ void ship_root(struct peer *p)
 void ship_need(struct peer *p, const struct need *need)
 {
 	struct ship *ship = p->ship;
-	struct item *item = need_item(p->set, need);
+	struct item *item = need_item(ship, need);
 	if (!item) { /* what is there cannot be said in a change */
 		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
 		item = item_new(&nothing, cdm_now_ms());

@@ -10,6 +10,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define PENDING_TRIES 8
+
 static struct set *ship_set(const struct ship *ship)
 {
 	return ship->peer->set;
@@ -183,7 +185,11 @@ static int verdict(struct ship *ship)
 {
 	if (ship->short_read)
 		return -EAGAIN;
-	if (ship->phase == SHIP_STREAM && cdm_journal_reader_pending(ship->reader, &ship->current->change.handle) == 1)
+	struct cdm_journal_reader *reader = ship->phase == SHIP_STREAM ? ship->reader : ship_set(ship)->follow.reader;
+	int r = -ESTALE;
+	for (int tries = 0; reader && r == -ESTALE && tries < PENDING_TRIES; tries++) /* without a tail it stays so: then nobody writes */
+		r = cdm_journal_reader_pending(reader, &ship->current->change.handle);
+	if (r == 1)
 		return 1;
 	return content_is_same(ship->content) ? 0 : -EAGAIN;
 }

@@ -24,10 +24,10 @@ __attribute__((noreturn)) static void wait_for_report(int fd, pid_t pid)
 	struct cdm_error err = CDM_ERROR_INIT;
 	int r = report_read(fd, &err);
 
-	if (r == 0) {
+	if (r <= 0) /* it has let go of everything when the person is told */
 		waitpid(pid, NULL, 0);
+	if (r == 0)
 		cdm_fail_plain(&err, EIO, "the mount ended before it was ready");
-	}
 	if (r <= 0)
 		cdm_error_print("cdmfs", &err);
 	_exit(r > 0 ? 0 : 1);

@@ -372,7 +372,7 @@ void holder_child_ended(struct holder *h, struct child *c, const struct child_en
 	}
 }
 
-/* --- signals, policy, watchdog --- */
+/* --- signals, policy --- */
 
 static void read_policy(struct holder *h)
 {
@@ -440,30 +440,6 @@ static void on_signal(struct holder *h, struct source *s)
 				begin_end(h, si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
 		}
 	}
-}
-
-static void on_watchdog(struct holder *h, struct source *s)
-{
-	uint64_t ticks;
-
-	if (read(s->fd, &ticks, sizeof(ticks)) > 0)
-		notify_systemd("WATCHDOG=1");
-}
-
-/* Only if the unit asks for it: an idle machine is not woken otherwise. */
-static void start_watchdog(struct holder *h)
-{
-	const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
-	uint64_t half = usec ? strtoull(usec, NULL, 10) / 2 : 0;
-	struct itimerspec every = {.it_interval = {(time_t)(half / 1000000), (long)(half % 1000000 * 1000)}};
-	int fd;
-
-	if (half == 0 || (pid && strtol(pid, NULL, 10) != getpid()))
-		return;
-	every.it_value = every.it_interval;
-	fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (fd >= 0 && timerfd_settime(fd, 0, &every, NULL) == 0)
-		source_add(h, &h->watchdog, fd, EPOLLIN, on_watchdog, NULL, NULL);
 }
 
 static int watch_routes(struct holder *h, struct cdm_error *err)

@@ -101,6 +101,8 @@ int daemon_start(int *ret_report, struct cdm_error *err);
 void daemon_detach_output(void);
 /* Tell systemd ("READY=1\nSTATUS=…"). Nothing without $NOTIFY_SOCKET. */
 void notify_systemd(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Signs of life of holder and server, if the service manager asks for them (watchdog.c). */
+void start_watchdog(struct holder *h);
 /* Who uses files below `dir`: "nginx (pid 12), vim (pid 13)", "" if nobody is found. */
 void busy_describe(const char *dir, char *out, size_t room);
 
@@ -144,6 +146,8 @@ struct holder {
 	bool policy_pending;   /* flags of the visible mount are to be set again */
 	bool helper_busy;      /* a flags helper is under way */
 	bool start_helper;     /* the helper of PHASE_PRIME or PHASE_BIND is under way */
+	int64_t watchdog_ns;   /* the service manager's WatchdogSec=, 0 = none */
+	int64_t asked_ns;      /* when the server was asked for a sign of life that it has not given yet, 0 = not asked */
 	int end_signals;       /* SIGTERM/SIGINT received */
 	bool server_clean;     /* the last server closed the journal */
 	int exit_status;

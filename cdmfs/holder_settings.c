@@ -2,20 +2,58 @@
 /* holder_settings.c — what is to be mounted where, from the command line and the node's files; the lock of the set. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "cdmfs/holder_parts.h"
 #include "common/io.h"
 #include "common/log.h"
+#include "common/loop.h"
+
+#define LOCK_WAIT_MS 60000
+#define LOCK_AGAIN_MS 100
+
+/* Does our full mount show its content anywhere? (Other installations on this machine may have a set of that name.) */
+static bool is_visible(const struct holder *h)
+{
+	struct mount_table t = {0};
+	bool found = false;
+
+	if (mount_table_read(&t, NULL) < 0)
+		return true;
+	const struct mount_entry *full = mount_table_at(&t, h->full);
+	for (size_t i = 0; full && i < t.count && !found; i++)
+		found = t.entries[i].dev == full->dev && strcmp(t.entries[i].root, "/content") == 0;
+	mount_table_fini(&t);
+	return found;
+}
+
+/* The lock is held, but nothing is to be seen: the holder before is just ending (umount returned already), or another one is
+ * starting. Wait a while for it to go or to become visible. False: it is visible, or the time is over. */
+static bool wait_for_holder(struct holder *h, pid_t pid, int64_t end_ms)
+{
+	_cleanup_close_ int other = (int)syscall(SYS_pidfd_open, pid, 0);
+	_cleanup_close_ int mounts = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+	struct pollfd p[2] = {{.fd = mounts, .events = POLLPRI}, {.fd = other, .events = POLLIN}};
+	int64_t left = end_ms - cdm_now_ms();
+
+	if (is_visible(h) || left <= 0)
+		return false;
+	if (other < 0 && left > LOCK_AGAIN_MS) /* it is gone; a helper of it may hold the lock for a moment more */
+		left = LOCK_AGAIN_MS;
+	poll(p, other < 0 ? 1 : 2, (int)left);
+	return true;
+}
 
 int lock_set(struct holder *h, struct cdm_error *err)
 {
 	_cleanup_free_ char *path = NULL;
-	char by[32] = "";
-	ssize_t n;
+	char by[32];
+	int64_t end_ms = cdm_now_ms() + LOCK_WAIT_MS;
 	int r;
 
 	if (asprintf(&path, "%s.lock", h->run_dir) < 0)
@@ -23,16 +61,19 @@ int lock_set(struct holder *h, struct cdm_error *err)
 	h->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (h->lock_fd < 0)
 		return cdm_fail(err, errno, "open %s", path);
-	if (flock(h->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+	while (flock(h->lock_fd, LOCK_EX | LOCK_NB) < 0) {
 		if (errno != EWOULDBLOCK)
 			return cdm_fail(err, errno, "lock %s", path);
-		n = pread(h->lock_fd, by, sizeof(by) - 1, 0);
+		ssize_t n = pread(h->lock_fd, by, sizeof(by) - 1, 0);
+		by[n > 0 ? n : 0] = 0;
+		if (wait_for_holder(h, (pid_t)strtol(by, NULL, 10), end_ms))
+			continue;
 		r = cdm_fail_plain(err, EBUSY, "set %s is mounted already, by process %s", h->set->name, n > 0 ? by : "?");
 		cdm_hint(err, "a set has one mount on a node; show it elsewhere with mount --bind");
 		return r;
 	}
-	n = snprintf(by, sizeof(by), "%d", (int)getpid());
-	if (ftruncate(h->lock_fd, 0) < 0 || pwrite(h->lock_fd, by, (size_t)n, 0) < 0)
+	r = snprintf(by, sizeof(by), "%d", (int)getpid());
+	if (ftruncate(h->lock_fd, 0) < 0 || pwrite(h->lock_fd, by, (size_t)r, 0) < 0)
 		return cdm_fail(err, errno, "write %s", path);
 	return 0;
 }

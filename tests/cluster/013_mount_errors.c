@@ -14,7 +14,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -200,6 +202,17 @@ static void damaged_files(void **state)
 	nothing_left();
 }
 
+static bool is_unmounted(void *arg)
+{
+	return umount(fixture->mnt) == 0;
+}
+
+/* The watcher may be looking at a file just closed, which keeps the mount busy for a moment. */
+static void umount_it(void)
+{
+	fixture_wait("umount", is_unmounted, NULL);
+}
+
 /* --- a second one, and the first one's end --- */
 
 static void second_instance(void **state)
@@ -230,10 +243,32 @@ static void umount_ends_it(void **state)
 	int status;
 
 	fixture_mount(fixture, NULL);
-	assert_int_equal(umount(fixture->mnt), 0);
+	umount_it();
 	fixture_wait("the end of the holder", holder_ended, &status);
 	fixture->holder = 0;
 	assert_int_equal(status, 0);
+	nothing_left();
+}
+
+/* `umount X && mount X`: the second waits for the end of the first. */
+static void mounted_again_at_once(void **state)
+{
+	char path[200];
+	int status;
+
+	for (int i = 0; i < 5; i++) {
+		fixture_mount(fixture, NULL);
+		snprintf(path, sizeof(path), "%s/again", fixture->mnt);
+		put_file(path, "again", 5);
+		umount_it();
+		pid_t first = fixture->holder;
+		fixture->holder = 0;
+		fixture_mount(fixture, NULL);
+		assert_int_equal(access(path, F_OK), 0);
+		assert_int_equal(waitpid(first, &status, 0), first);
+		assert_int_equal(status, 0);
+		assert_int_equal(fixture_unmount(fixture), 0);
+	}
 	nothing_left();
 }
 
@@ -418,6 +453,75 @@ static void metadata_is_hidden(void **state)
 	nothing_left();
 }
 
+/* --- the service manager --- */
+
+static int notify_fd;
+
+static void listen_as_manager(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/notify", fixture->dir);
+	unlink(addr.sun_path);
+	notify_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	assert_int_equal(bind(notify_fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	setenv("NOTIFY_SOCKET", addr.sun_path, 1);
+}
+
+static bool was_told(void *arg)
+{
+	char text[600];
+	ssize_t n = recv(notify_fd, text, sizeof(text) - 1, 0);
+
+	if (n <= 0)
+		return false;
+	text[n] = 0;
+	return strstr(text, arg) != NULL;
+}
+
+static void tells_the_service_manager(void **state)
+{
+	listen_as_manager();
+	fixture_mount(fixture, NULL);
+	fixture_wait("READY=1", was_told, (char *)"READY=1\nSTATUS=set www at");
+	kill(fixture->holder, SIGHUP);
+	fixture_wait("RELOADING=1", was_told, (char *)"RELOADING=1");
+	assert_int_equal(fixture_unmount(fixture), 0);
+	fixture_wait("STOPPING=1", was_told, (char *)"STOPPING=1");
+	unsetenv("NOTIFY_SOCKET");
+	close(notify_fd);
+}
+
+static bool server_is_another(void *arg)
+{
+	pid_t now = fixture_pid(fixture, "server");
+
+	return now > 0 && now != *(pid_t *)arg;
+}
+
+/* A server that hangs is replaced, if the service manager wants signs of life. */
+static void hanging_server_is_replaced(void **state)
+{
+	char path[200];
+	pid_t server;
+
+	listen_as_manager();
+	setenv("WATCHDOG_USEC", "500000", 1);
+	fixture_mount(fixture, NULL);
+	unsetenv("WATCHDOG_USEC");
+	fixture_wait("WATCHDOG=1", was_told, (char *)"WATCHDOG=1");
+	server = fixture_pid(fixture, "server");
+	assert_int_equal(kill(server, SIGSTOP), 0);
+	snprintf(path, sizeof(path), "%s/answered-by-the-next", fixture->mnt);
+	put_file(path, "x", 1);
+	fixture_wait("the next server", server_is_another, &server);
+	fixture_wait("WATCHDOG=1", was_told, (char *)"WATCHDOG=1");
+	assert_int_equal(fixture_unmount(fixture), 0);
+	unsetenv("NOTIFY_SOCKET");
+	close(notify_fd);
+	nothing_left();
+}
+
 static int end_mount(void **state)
 {
 	if (fixture->holder) {
@@ -436,9 +540,10 @@ static int body(struct fixture *f)
 	const struct CMUnitTest tests[] = {
 		ONE(wrong_usage), ONE(unknown_set), ONE(not_joined_yet), ONE(store_missing), ONE(store_not_writable), ONE(store_without_handles),
 		ONE(mountpoint_missing_or_a_file), ONE(mountpoint_not_empty), ONE(mountpoint_busy), ONE(store_and_mountpoint_nested),
-		ONE(damaged_files), ONE(second_instance), ONE(umount_ends_it), ONE(umount_of_the_full_mount_ends_it), ONE(ended_while_busy),
+		ONE(damaged_files), ONE(second_instance), ONE(umount_ends_it), ONE(mounted_again_at_once), ONE(umount_of_the_full_mount_ends_it), ONE(ended_while_busy),
 		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(starts_in_the_background), ONE(mount_options),
-		ONE(pure_target_is_read_only), ONE(metadata_is_hidden)};
+		ONE(pure_target_is_read_only), ONE(metadata_is_hidden), ONE(tells_the_service_manager),
+		ONE(hanging_server_is_replaced)};
 #undef ONE
 	fixture = f;
 	return cmocka_run_group_tests_name("mount_errors", tests, NULL, NULL);

@@ -41,6 +41,7 @@ void compare_shared_init(struct compare_shared *shared, struct set *s, const str
 		abort();
 	cdm_vector_copy(&shared->sender, sender);
 	cdm_vector_copy(&shared->mine, &s->follow.visible);
+	shared->unseen = unseen_new(s, sender);
 }
 
 void compare_shared_fini(struct compare_shared *shared)
@@ -48,6 +49,7 @@ void compare_shared_fini(struct compare_shared *shared)
 	for (size_t i = 0; i < 2 * GROUPS_MAX; i++)
 		free(shared->groups->slots[i].path);
 	free(shared->groups);
+	unseen_free(&shared->unseen);
 	cdm_vector_fini(&shared->sender);
 	cdm_vector_fini(&shared->mine);
 }
@@ -228,6 +230,8 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	_cleanup_free_ char *path = path_join(dir, dir_len, e, &len);
 	struct cdm_dot dot = e->stamp.content.dot;
 	c->seen++;
+	if (unseen_came(c->shared->unseen, path, len))
+		return; /* the rename or link ships, with all that is below */
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
 	else if (cdm_vector_covers(&c->shared->sender, dot))
@@ -275,7 +279,7 @@ static void forget_inode(struct compare *c, const struct entry *theirs)
 static void only_there(struct compare *c, const char *path, size_t len, const struct entry *e)
 {
 	struct cdm_dot dot = e->stamp.content.dot;
-	if (!cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot))
+	if (!cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot) && unseen_went(c->shared->unseen, path, len))
 		return; /* we had it and removed it: that ships */
 	if (joins_group(c, path, len, e, NULL))
 		return;

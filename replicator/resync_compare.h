@@ -36,8 +36,17 @@ struct removal {
 
 struct groups; /* first names of files with several names */
 
+struct unseen; /* resync_unseen.c: names that went and came here by changes that the sender does not have */
+struct unseen *unseen_new(struct set *s, const struct cdm_vector *sender); /* loop */
+void unseen_free(struct unseen **u);
+/* Walker. Was it removed or renamed away here? Also true where the journal does not tell any more. */
+bool unseen_went(struct unseen *u, const char *path, size_t len);
+/* Did it get this name here (rename, link)? */
+bool unseen_came(struct unseen *u, const char *path, size_t len);
+
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;
+	struct unseen *unseen;
 	struct groups *groups;
 };
 void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender);

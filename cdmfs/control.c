@@ -196,8 +196,10 @@ static json_t *open_json(struct fs *fs, char *buf)
 
 int control_get(struct request *rq, const char *name, uint32_t size)
 {
-	if (strcmp(name, "trusted.cdmfs.status") == 0)
+	if (strcmp(name, "trusted.cdmfs.status") == 0) {
+		check_wait(rq->fs); /* the replicator begins with this */
 		return answer_json(rq, status_json(rq->fs), size);
+	}
 	if (strcmp(name, "trusted.cdmfs.open") == 0)
 		return answer_json(rq, open_json(rq->fs, rq->worker->path), size);
 	return -ENODATA;

@@ -205,7 +205,24 @@ void save_node(struct fs *fs, uint64_t id, int64_t looked_ns)
 
 /* --- what nobody saw coming to be --- */
 
-static int found_file(struct fs *fs, const struct object *o, struct cdm_change *c)
+/* Does the journal confirm that this content was whole on the disk at the last mark? Own writes are in the journal one by one; but of
+ * what others made only the SAVE is, whose number is higher than the one in the stamp, and the vector does not tell that. */
+static bool is_confirmed(const struct fs *fs, const struct cdm_vector *known, struct cdm_dot dot)
+{
+	return CDM_ORIGIN_NODE(dot.origin) == fs->node_number && cdm_vector_covers(known, dot);
+}
+
+/* The clock of a version made of what was found. Others may have the same version whole while this one is half, or a later one: both are
+ * to win over it. So what no journal here confirms (its stamp may be newer than its content) is dated just before its stamp; what the
+ * journal confirms, and only its name or attributes may be new, just after it. */
+static uint64_t found_clock(const struct fs *fs, const struct cdm_stamp *stamp, const struct cdm_vector *known, uint64_t now)
+{
+	if (!known || cdm_dot_is_none(stamp->content.dot))
+		return now;
+	return is_confirmed(fs, known, stamp->content.dot) ? stamp->content.clock + 1 : stamp->content.clock - 1;
+}
+
+static int found_file(struct fs *fs, const struct object *o, struct cdm_change *c, const struct cdm_vector *known)
 {
 	struct cdm_stamp stamp = {0};
 	struct cdm_change w = {.op = CDM_OP_WRITE, .flags = c->flags & (uint32_t)~(CDM_CH_NEW | CDM_CH_WHOLE), .path = c->path,
@@ -214,12 +231,15 @@ static int found_file(struct fs *fs, const struct object *o, struct cdm_change *
 
 	if (r < 0)
 		stamp = (struct cdm_stamp){0};
-	if (!(c->flags & CDM_CH_NEW))
-		c->base = stamp.content.dot;
+	if (known && stamp.content.dot.origin == cdm_journal_origin(fs->journal))
+		return 0; /* made since this server runs */
+	if (!(c->flags & CDM_CH_NEW) && (!known || is_confirmed(fs, known, stamp.content.dot)))
+		c->base = stamp.content.dot; /* else it does not build on what its stamp names: it may be half of that */
+	c->parent_mtime_ns = mtime_of_parent(fs, c->path, c->path_len);
 	r = cdm_journal_append(fs->journal, &w);
 	if (r < 0)
 		return r;
-	stamp.content = (struct cdm_version){w.dot, w.clock};
+	stamp.content = (struct cdm_version){w.dot, found_clock(fs, &stamp, known, w.clock)};
 	r = cdm_stamp_set(o->fd, &stamp);
 	cdm_journal_settle(fs->journal, &w, r < 0 ? CDM_FAILED : CDM_DONE, r < 0 ? -r : 0);
 	if (r < 0)
@@ -251,7 +271,7 @@ static int found_other(struct fs *fs, const struct object *o, struct cdm_change 
 	return r;
 }
 
-int save_found(struct fs *fs, int dirfd, const char *name, const char *path, size_t len, uint32_t flags)
+int save_found(struct fs *fs, int dirfd, const char *name, const char *path, size_t len, uint32_t flags, const struct cdm_vector *known)
 {
 	struct object o;
 	struct cdm_change c = {.flags = flags, .path = path, .path_len = len};
@@ -267,7 +287,7 @@ int save_found(struct fs *fs, int dirfd, const char *name, const char *path, siz
 	set_attr(&c, &o.st);
 	lock_nodes(fs, &nodes, o.id, 0);
 	if (S_ISREG(o.st.st_mode)) {
-		r = found_file(fs, &o, &c);
+		r = found_file(fs, &o, &c, known);
 		if (r == 0)
 			inodes_dirty_clear(fs->nodes, o.id);
 	} else {

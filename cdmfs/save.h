@@ -25,7 +25,8 @@ void save_node(struct fs *fs, uint64_t id, int64_t looked_ns);
 /* The same for a caller that holds fs->tree and the node's lock. 1: saved; 0: nothing to save; -errno. */
 int save_node_locked(struct fs *fs, uint64_t id, char *path_buf);
 /* A SAVE, MKDIR, SYMLINK or MKNOD of what lies at this path now, as a new version (CDM_CH_WHOLE and `flags`); puts that version into the
- * stamp. For names nobody recorded as they came to be. dirfd/name: where it lies. */
-int save_found(struct fs *fs, int dirfd, const char *name, const char *path, size_t len, uint32_t flags);
+ * stamp. For names nobody recorded as they came to be. dirfd/name: where it lies. known: NULL, or by the start-up check, what the journal
+ * knows: then the version is dated by the stamp that was found, so that it never wins over what others have whole. */
+int save_found(struct fs *fs, int dirfd, const char *name, const char *path, size_t len, uint32_t flags, const struct cdm_vector *known);
 
 #endif

@@ -268,7 +268,7 @@ static void invalidate_queued(struct saver *s)
 static int publish_one(struct fs *fs, const struct walk_entry *e, void *arg)
 {
 	pthread_rwlock_rdlock(&fs->tree);
-	save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW);
+	save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW, NULL);
 	pthread_rwlock_unlock(&fs->tree);
 	return 0;
 }

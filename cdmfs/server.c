@@ -116,7 +116,9 @@ static int open_journal(struct server *s, struct cdm_error *err)
 {
 	struct fs *fs = &s->fs;
 	struct cdm_journal_conf conf = {.journal_dir_fd = fs->store.journal_fd, .run_dir = fs->run_dir, .node_number = fs->node_number,
-		.incarnation = fs->store.incarnation, .max_bytes = fs->set_conf->journal_bytes};
+		.incarnation = fs->store.incarnation, .max_bytes = fs->set_conf->journal_bytes, .cut_to_mark = true};
+	if (!s->options->resume)
+		recall_read(fs);
 	int r = cdm_journal_open(&conf, &fs->journal, &s->state, err);
 
 	if (r < 0)
@@ -206,12 +208,16 @@ static int begin_anew(struct server *s, struct cdm_error *err)
 
 static int begin_check(struct server *s, struct cdm_error *err)
 {
+	struct fs *fs = &s->fs;
 	bool marked = s->state.mark_ns != 0;
 
-	if (!tail_was_lost(s))
+	if (!tail_was_lost(s)) {
+		recall_drop(fs);
 		return 0;
+	}
+	recall_record(fs);
 	cdm_log(check_begin, cdm_str("since", marked ? "last checkpoint" : "ever"), cdm_str("reason", "the journal's tail was lost"));
-	return check_start(&s->fs, marked ? s->state.mark_ns - MARK_SLACK_NS : INT64_MIN, &s->state.applied, err);
+	return check_start(fs, marked ? s->state.mark_ns - MARK_SLACK_NS : INT64_MIN, &s->state.applied, err);
 }
 
 static int begin_serving(struct server *s, struct cdm_error *err)

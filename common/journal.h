@@ -27,6 +27,8 @@ struct cdm_journal_conf {
 	uint64_t max_bytes;      /* all segments together, default 512 MiB; the oldest go first, never past keep_position
 				  * unless over max_bytes (then a reader behind gets -ESTALE and must resynchronise) */
 	unsigned sync_interval_ms; /* 100 */
+	bool cut_to_mark;        /* where the tail was lost, forget what the last mark does not cover: the store may lack it,
+				  * although the journal has it, and only what is not counted is fetched again */
 };
 
 struct cdm_journal_state { /* what open found */
@@ -37,7 +39,8 @@ struct cdm_journal_state { /* what open found */
 	int64_t mark_ns;         /* wall clock of the last MARK, 0 = none */
 };
 
-/* Open for writing. On a dead tail after an unclean end the caller must raise the incarnation
+/* Open for writing. On a dead tail after an unclean end (with cut_to_mark `applied` is `durable` then, and the caller finds
+ * out itself, before this call with a reader, what own changes are forgotten) the caller must raise the incarnation
  * (cdm_journal_set_incarnation) before the first append. -EBADMSG: a damaged middle; err says which segment and offset.
  * -EBUSY: another writer holds it. */
 int cdm_journal_open(const struct cdm_journal_conf *conf, struct cdm_journal **ret, struct cdm_journal_state *ret_state,

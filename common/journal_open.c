@@ -161,22 +161,44 @@ static int open_alive(struct cdm_journal *j, struct cdm_journal_state *state, st
 
 /* --- only segments --- */
 
-/* Cut what is behind the last whole record, and begin a new segment far enough behind it. */
-static int begin_after_loss(struct cdm_journal *j, uint64_t end, struct cdm_error *err)
+/* Nothing from `cut` on counts any more; said in the segment before anything is taken away from it. */
+static int note_cut(int fd, const struct segment *last, uint64_t cut)
 {
+	struct segment_commit commit;
+	int r = segment_commit_read(fd, last, &commit);
+	if (r < 0 || commit.synced <= cut)
+		return r;
+	commit = (struct segment_commit){.generation = commit.generation + 1, .synced = cut};
+	r = segment_commit_write(fd, last, &commit);
+	return r < 0 ? r : cdm_fsync(fd);
+}
+
+/* Cut what is behind `cut`, and begin a new segment far enough behind `end`, where the last whole record ended. */
+static int begin_after_loss(struct cdm_journal *j, uint64_t cut, uint64_t end, struct cdm_error *err)
+{
+	while (j->segments.count > 1 && j->segments.list[j->segments.count - 1].start >= cut) {
+		int dropped = segments_drop_newest(&j->segments);
+		if (dropped < 0)
+			return cdm_fail(err, -dropped, "remove a journal segment");
+	}
 	struct segment *last = &j->segments.list[j->segments.count - 1];
-	uint64_t size = end - last->start + SEGMENT_HEADER_SIZE;
+	if (cut < last->start)
+		cut = last->start;
+	uint64_t size = cut - last->start + SEGMENT_HEADER_SIZE;
 	_cleanup_close_ int fd = segment_open(&j->segments, j->segments.count - 1, O_RDWR);
 	if (fd < 0)
 		return cdm_fail(err, -fd, "open the last journal segment");
+	int r = note_cut(fd, last, cut);
+	if (r < 0)
+		return cdm_fail(err, -r, "write the last journal segment");
 	if (ftruncate(fd, (off_t)size) < 0)
 		return cdm_fail(err, errno, "cut the last journal segment");
-	int r = cdm_fsync(fd);
+	r = cdm_fsync(fd);
 	if (r < 0)
 		return cdm_fail(err, -r, "sync the last journal segment");
 	last->size = size;
 	j->written = end + LOST_GAP;
-	j->segment_fd = segments_create(&j->segments, j->written, end, j->segment_bytes);
+	j->segment_fd = segments_create(&j->segments, j->written, cut, j->segment_bytes);
 	return j->segment_fd < 0 ? cdm_fail(err, -j->segment_fd, "begin a new journal segment") : 0;
 }
 
@@ -192,7 +214,7 @@ static int note_open(struct cdm_journal *j, struct cdm_error *err)
 	return r < 0 ? cdm_fail(err, -r, "write the last journal segment") : 0;
 }
 
-static int begin_segment(struct cdm_journal *j, const struct scan_end *end, bool clean, struct cdm_error *err)
+static int begin_segment(struct cdm_journal *j, uint64_t cut, const struct scan_end *end, bool clean, struct cdm_error *err)
 {
 	if (j->segments.count == 0) {
 		j->written = JOURNAL_START;
@@ -200,10 +222,51 @@ static int begin_segment(struct cdm_journal *j, const struct scan_end *end, bool
 		return j->segment_fd < 0 ? cdm_fail(err, -j->segment_fd, "begin a journal") : 0;
 	}
 	if (!clean)
-		return begin_after_loss(j, end->position, err);
+		return begin_after_loss(j, cut, end->position, err);
 	j->written = end->position;
 	int r = reopen_segment(j, err);
 	return r < 0 ? r : note_open(j, err);
+}
+
+/* What is forgotten is not applied; but no clock, number or sequence of it may be given again. */
+static int pass_forgotten(void *arg, const uint8_t *record, size_t length)
+{
+	struct recovery *rec = arg;
+	struct cdm_change_head head;
+	uint64_t sequence = record_u64(record, RECORD_SEQUENCE);
+	if (sequence > rec->j->sequence)
+		rec->j->sequence = sequence;
+	if (record_head(record, &head) < 0)
+		return 0;
+	cdm_clock_observe(head.clock);
+	if (head.dot.origin == rec->j->origin && head.dot.number > rec->own_highest)
+		rec->own_highest = head.dot.number;
+	if (record_is_mark(record))
+		take_mark(rec, record, length);
+	return 0;
+}
+
+/* Forget what `mark` does not cover. *ret_cut: from where on; *mark becomes the one before, from which what stays is recovered: what
+ * lies between the two and before the cut is covered by `mark`. */
+static int forget_uncovered(struct cdm_journal *j, uint64_t end, uint64_t *ret_cut, struct scan_mark *mark, struct cdm_journal_state *state,
+	struct cdm_error *err)
+{
+	struct recovery rec = {.j = j, .state = state};
+	*ret_cut = mark->position ? mark->since : j->segments.list[0].start;
+	int r = scan_records(&j->segments, *ret_cut, end, pass_forgotten, &rec, err);
+	int64_t mark_ns = state->mark_ns;
+	if (r == 0)
+		r = scan_last_mark(&j->segments, *ret_cut, mark, err);
+	if (r == 0)
+		r = recover_state(j, mark->since, *ret_cut, state, err);
+	if (r < 0)
+		return r;
+	if (j->last_number < rec.own_highest)
+		j->last_number = rec.own_highest;
+	cdm_vector_fini(&state->durable);
+	cdm_vector_copy(&state->durable, &state->applied);
+	state->mark_ns = mark_ns;
+	return 0;
 }
 
 static int open_lost(struct cdm_journal *j, const struct cdm_journal_conf *conf, struct cdm_journal_state *state,
@@ -211,20 +274,24 @@ static int open_lost(struct cdm_journal *j, const struct cdm_journal_conf *conf,
 {
 	struct scan_end end = {0};
 	struct scan_mark mark = {0};
+	uint64_t cut = 0;
 	int r = 0;
 	j->origin = CDM_ORIGIN(j->node_number, conf->incarnation);
 	if (j->segments.count) {
 		r = scan_end(&j->segments, &end, err);
 		if (r == 0)
 			r = scan_last_mark(&j->segments, end.position, &mark, err);
-		if (r == 0)
+		state->torn |= end.torn;
+		state->clean = end.commit.clean && mark.clean_end && end.commit.synced == end.position && !state->torn;
+		cut = end.position;
+		if (r == 0 && conf->cut_to_mark && !state->clean)
+			r = forget_uncovered(j, end.position, &cut, &mark, state, err);
+		else if (r == 0)
 			r = recover_state(j, mark.since, end.position, state, err);
 	}
 	if (r < 0)
 		return r;
-	state->torn |= end.torn;
-	state->clean = end.commit.clean && mark.clean_end && end.commit.synced == end.position && !state->torn;
-	r = begin_segment(j, &end, state->clean, err);
+	r = begin_segment(j, cut, &end, state->clean, err);
 	if (r < 0)
 		return r;
 	r = tail_create(j->run_dir, conf->tail_bytes ? conf->tail_bytes : 16u << 20, j->written, j->segments.instance,

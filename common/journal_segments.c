@@ -303,6 +303,16 @@ int segments_drop_oldest(struct segments *s)
 	return 0;
 }
 
+int segments_drop_newest(struct segments *s)
+{
+	char name[32];
+	segment_name(s->list[s->count - 1].number, name);
+	if (unlinkat(s->dir_fd, name, 0) < 0)
+		return -errno;
+	s->count--;
+	return cdm_fsync(s->dir_fd);
+}
+
 int segments_remove_unborn(struct segments *s)
 {
 	char name[32];

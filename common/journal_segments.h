@@ -43,6 +43,8 @@ size_t segments_find(const struct segments *s, uint64_t position);
 int segments_create(struct segments *s, uint64_t start, uint64_t previous_end, uint64_t segment_bytes);
 /* Remove the oldest file, durable or not. */
 int segments_drop_oldest(struct segments *s);
+/* Remove the newest file, durable. */
+int segments_drop_newest(struct segments *s);
 int segments_remove_unborn(struct segments *s);
 int segment_open(const struct segments *s, size_t index, int flags); /* fd or -errno */
 

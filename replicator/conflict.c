@@ -27,7 +27,18 @@ static struct cdm_version incoming_version(const struct incoming *in)
 	return change_version(&k->change);
 }
 
-enum verdict conflict_decide(const struct incoming *in, const struct cdm_announcement *found)
+/* A version is the dot of the last write in it; others know it only from its SAVE on, and may know what lies between. */
+bool conflict_was_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
+{
+	if (found->found_unsaved)
+		return false;
+	if (in->carried.change.dot.origin == found->found.dot.origin)
+		return true;
+	struct cdm_dot saved_by = history_saved_by(pub->history, found->found.dot);
+	return cdm_vector_covers(&in->context, cdm_dot_is_none(saved_by) ? found->found.dot : saved_by);
+}
+
+enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
 {
 	struct cdm_version mine = incoming_version(in);
 	if (!found->found_exists)
@@ -41,9 +52,8 @@ enum verdict conflict_decide(const struct incoming *in, const struct cdm_announc
 		return INCOMING_WINS_KEEP_OLD;
 	if (cdm_version_compare(&mine, &found->found) < 0)
 		return LOCAL_WINS;
-	bool seen = !found->found_unsaved &&
-		(mine.dot.origin == found->found.dot.origin || cdm_vector_covers(&in->context, found->found.dot));
-	return seen ? INCOMING_WINS : INCOMING_WINS_KEEP_OLD;
+	bool same_author = !found->found_unsaved && mine.dot.origin == found->found.dot.origin;
+	return same_author || conflict_was_seen(pub, in, found) ? INCOMING_WINS : INCOMING_WINS_KEEP_OLD;
 }
 
 void conflict_report(struct publisher *pub, const char *path, size_t len, struct cdm_version loser, const char *what)

@@ -109,6 +109,7 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	}
 	if (!change_ships(c))
 		return false;
+	publisher_note(s->publisher, c);
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;
 	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];

@@ -164,6 +164,11 @@ void publisher_seed(struct publisher *pub, const struct cdm_vector *applied)
 	pthread_mutex_unlock(&pub->lock);
 }
 
+void publisher_note(struct publisher *pub, const struct cdm_change *c)
+{
+	history_note(pub->history, c);
+}
+
 void publisher_unseed(struct publisher *pub)
 {
 	pthread_mutex_lock(&pub->lock);
@@ -347,13 +352,15 @@ static void quarantine(struct publisher *pub, struct incoming *in, int r, struct
 	count_up(&pub->set->counters.quarantined, 1);
 }
 
-/* Until this change is done, skipped or set aside. False: stopping. */
-static bool work_on(struct publisher *pub, struct incoming *in)
+static bool try_until_done(struct publisher *pub, struct incoming *in)
 {
 	bool paused = false;
 	for (int tries = 0; wait_for_mount(pub);) {
 		struct cdm_error err = CDM_ERROR_INIT;
-		int r = apply_change(pub, in, &err);
+		moved_end(pub, in);
+		int r = moved_begin(pub, in);
+		if (r == 0)
+			r = apply_change(pub, in, &err);
 		if (paused && r != -ENOSPC && r != -EDQUOT) {
 			tell_pause(pub, "", "");
 			paused = false;
@@ -375,6 +382,7 @@ static bool work_on(struct publisher *pub, struct incoming *in)
 		if (r == -ECANCELED)
 			return false;
 		if (r == APPLIED) {
+			history_note(pub->history, &in->carried.change);
 			quarantine_resolve(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
 			count_up(&pub->set->counters.applied, 1);
 			return true;
@@ -390,6 +398,14 @@ static bool work_on(struct publisher *pub, struct incoming *in)
 		return true;
 	}
 	return false;
+}
+
+/* Until this change is done, skipped or set aside. False: stopping. */
+static bool work_on(struct publisher *pub, struct incoming *in)
+{
+	bool done = try_until_done(pub, in);
+	moved_end(pub, in);
+	return done;
 }
 
 static void take_seed(struct publisher *pub)
@@ -518,6 +534,7 @@ struct publisher *publisher_new(struct set *s)
 	if (!pub)
 		abort();
 	pub->set = s;
+	pub->history = history_new();
 	pub->full_fd = pub->content_fd = pub->staging_fd = -1;
 	pub->staged_number = (uint64_t)cdm_wall_ns() >> 20; /* names of an earlier run must not come again */
 	pthread_mutex_init(&pub->lock, NULL);
@@ -534,6 +551,7 @@ void publisher_free(struct publisher **p)
 	publisher_close(pub);
 	cdm_vector_fini(&pub->applied);
 	cdm_vector_fini(&pub->seed);
+	history_free(&pub->history);
 	contexts_fini(&pub->told);
 	bytes_fini(&pub->skips);
 	pthread_cond_destroy(&pub->wake);

@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include "common/announce.h"
+#include "replicator/history.h"
 #include "replicator/set_internal.h"
 
 #define STAGING_NAME_MAX 64
@@ -51,6 +52,8 @@ void publisher_answer(struct publisher *pub, struct incoming *in);
 void publisher_peer_gone(struct publisher *pub, uint64_t peer_serial);
 void publisher_stop(struct publisher *pub);
 void publisher_seed(struct publisher *pub, const struct cdm_vector *applied); /* what the journal says is applied */
+/* Loop: a change that is in the journal now. */
+void publisher_note(struct publisher *pub, const struct cdm_change *c);
 void publisher_unseed(struct publisher *pub); /* the journal is another one: forget what is applied, wait for a new seed */
 
 /* --- shared by publish*.c, stage.c and conflict.c; applier thread --- */
@@ -70,6 +73,10 @@ struct publisher {
 	struct dir_entry dirs[DIRS_MAX];
 	size_t dir_next;
 	struct cdm_vector applied;
+	struct history *history;
+	char *mapped, *mapped2;      /* paths of the change at work, where directories were renamed */
+	const char *given, *given2;  /* as they came; NULL = not mapped */
+	size_t given_len, given2_len;
 	struct contexts told;        /* context as last journaled, per origin */
 	struct bytes skips;          /* encoded records for the next journal call */
 	struct job *job;
@@ -125,9 +132,11 @@ uint32_t stage_gid(const struct incoming *in, uint32_t gid);
 /* conflict.c */
 struct cdm_version change_version(const struct cdm_change *c); /* of its content, else its own dot and clock */
 enum verdict { INCOMING_WINS, INCOMING_WINS_KEEP_OLD, LOCAL_WINS, SAME, ABSENT, TYPE_CLASH };
-enum verdict conflict_decide(const struct incoming *in, const struct cdm_announcement *found);
+enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
 /* Move a staged object to conflicts/, log and count. */
 void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version);
+/* Had the author of this change applied the version that is found here? */
+bool conflict_was_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
 void conflict_report(struct publisher *pub, const char *path, size_t len, struct cdm_version loser, const char *what);
 
 /* publish_ops.c */

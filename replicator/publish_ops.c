@@ -166,7 +166,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 	const struct cdm_announcement *found)
 {
 	const struct cdm_change *c = &in->carried.change;
-	enum verdict verdict = conflict_decide(in, found);
+	enum verdict verdict = conflict_decide(pub, in, found);
 	step->a.flags = 0;
 	switch (verdict) {
 	case ABSENT:
@@ -270,7 +270,14 @@ int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *e
 int apply_instead(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err)
 {
 	bool gone;
+	const struct cdm_change *came = &in->carried.change;
+	const char *given = path == came->path ? pub->given : path == came->path2 ? pub->given2 : NULL;
 	struct incoming *whole = publisher_need(pub, path, len, &gone);
+	for (int tries = 0; !whole && !gone && given && tries < 3; tries++) { /* the sender may not have applied the rename yet */
+		bool as_given = tries % 2 == 0;
+		size_t given_len = path == came->path ? pub->given_len : pub->given2_len;
+		whole = publisher_need(pub, as_given ? given : path, as_given ? given_len : len, &gone);
+	}
 	if (!whole)
 		return gone ? -ECANCELED : APPLY_SKIP;
 	struct cdm_change kept = whole->carried.change, *c = &whole->carried.change;
@@ -363,7 +370,7 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 			conflict_report(pub, c->path, c->path_len, c->version, "removal");
 			return APPLY_SKIP;
 		}
-		bool seen = !found.found_unsaved && (found.found.dot.origin == c->dot.origin || cdm_vector_covers(&in->context, found.found.dot));
+		bool seen = conflict_was_seen(pub, in, &found);
 		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
 		if (!seen)
 			conflict_report(pub, c->path, c->path_len, found.found, "version here");
@@ -460,7 +467,7 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 		r = publisher_call(pub, &step, call_rename, &n, &found);
 		if (r != -ESTALE)
 			break;
-		enum verdict verdict = conflict_decide(in, &found);
+		enum verdict verdict = conflict_decide(pub, in, &found);
 		if (verdict == LOCAL_WINS || verdict == SAME)
 			return rename_lost(pub, in, parent, name);
 		if (verdict == TYPE_CLASH)

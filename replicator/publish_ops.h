@@ -26,6 +26,9 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 int apply_directory_attributes(struct publisher *pub, struct incoming *in);
 /* What was not done here was done elsewhere: the directory's mtime is told all the same, so that it ends equal everywhere. */
 void raise_parent(struct publisher *pub, struct incoming *in, const char *path, size_t len, int64_t mtime_ns);
+/* publish_moved.c: paths of the change as they are here; enum apply other than APPLIED: that is its end. moved_end: as they came. */
+int moved_begin(struct publisher *pub, struct incoming *in);
+void moved_end(struct publisher *pub, struct incoming *in);
 /* Everything below dir/name goes, as far as it can; local paths stay. */
 void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name);
 

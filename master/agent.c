@@ -56,6 +56,7 @@ static void agent_free(struct agent *a)
 		const struct model_node *n = model_node_number(registry_model(all->master->registry), a->number);
 		all->by_number[a->number] = NULL;
 		live_lost(all->master->live, a->number);
+		adopt_lost(all->master, a->number);
 		if (n) {
 			cdm_log(agent_down, cdm_str("node", n->name));
 			news_tell(all->master->news, 4, "node.lost", n->name, NULL, "connection to %s lost", n->name);
@@ -123,6 +124,15 @@ void agents_push(struct agents *all, uint32_t number, const char *text, size_t l
 	a->sent = true;
 	a->sent_same = same;
 	send_frame(a, text, len);
+}
+
+void agents_send(struct agents *all, uint32_t number, json_t *message)
+{
+	struct agent *a = agents_is_connected(all, number) ? all->by_number[number] : NULL;
+	_cleanup_free_ char *text = a && !a->closing ? json_dumps(message, JSON_COMPACT) : NULL;
+	json_decref(message);
+	if (text && strlen(text) <= FRAME_MAX)
+		send_frame(a, text, strlen(text));
 }
 
 void agents_refuse(struct agents *all, uint32_t number, const char *why)
@@ -259,6 +269,8 @@ static void take_message(struct agent *a, const json_t *msg)
 		take_parent(a, msg);
 	else if (strcmp(type, "event") == 0)
 		take_event(a, msg);
+	else if (strcmp(type, "adopted") == 0)
+		adopt_answered(a->all->master, a->number, msg);
 	/* other types are of a newer agent: passed over */
 }
 

@@ -141,7 +141,7 @@ static const char **text_option(struct options *o, const char *name)
 	const struct { const char *name; const char **where; } texts[] = {
 		{"api", &o->api}, {"token-file", &o->token_file}, {"ca", &o->ca}, {"dir", &o->dir}, {"region", &o->region}, {"group", &o->group},
 		{"role", &o->role}, {"ttl", &o->ttl}, {"uses", &o->uses}, {"parent", &o->parent}, {"update", &o->update}, {"open", &o->open},
-		{"capacity", &o->capacity}, {"default-excludes", &o->default_excludes}};
+		{"capacity", &o->capacity}, {"node", &o->node}, {"store", &o->store}, {"default-excludes", &o->default_excludes}};
 	for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
 		if (strcmp(texts[i].name, name) == 0)
 			return texts[i].where;
@@ -157,7 +157,7 @@ static json_t **list_option(struct options *o, const char *name)
 static bool *flag_option(struct options *o, const char *name)
 {
 	return strcmp(name, "json") == 0 ? &o->json : strcmp(name, "dry-run") == 0 ? &o->dry_run : strcmp(name, "yes") == 0 ? &o->yes
-		: strcmp(name, "auto") == 0 ? &o->automatic : NULL;
+		: strcmp(name, "auto") == 0 ? &o->automatic : strcmp(name, "delete") == 0 ? &o->remove : NULL;
 }
 
 /* One --name[=value]; *i moves on over a value in the next word. 0 or an exit code. */

@@ -12,11 +12,12 @@ enum { EXIT_GOOD = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NOT_IN_SYNC = 3, EXI
 
 struct options {
 	const char *api, *token_file, *ca, *dir;
-	bool json, dry_run, yes, automatic;
-	const char *region, *group, *role, *ttl, *uses, *parent, *update, *open, *capacity, *default_excludes;
+	bool json, dry_run, yes, automatic, remove;
+	const char *region, *group, *role, *ttl, *uses, *parent, *update, *open, *capacity, *default_excludes, *node, *store;
 	json_t *source, *target, *both, *exclude, *local; /* arrays; NULL: not given */
 	const char *words[4]; /* after noun and verb */
 	int word_count;
+	long patience_s;      /* how long the answer may take; 0: a minute */
 };
 struct command {
 	const char *noun, *verb; /* verb "" where the noun stands alone */

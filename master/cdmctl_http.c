@@ -221,7 +221,7 @@ json_t *master_call(const struct options *o, const char *method, const char *pat
 		struct curl_slist *headers = make_headers(&p);
 		CURL *curl = make_request(&p, url, headers, detail);
 		curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
-		curl_easy_setopt(curl, CURLOPT_TIMEOUT, 60L);
+		curl_easy_setopt(curl, CURLOPT_TIMEOUT, o->patience_s ? o->patience_s : 60L);
 		curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_bytes);
 		curl_easy_setopt(curl, CURLOPT_WRITEDATA, &a);
 		if (text)

@@ -379,6 +379,80 @@ static int set_remove(const struct command *c, const struct options *o)
 	return remove_one(o, "set", "/sets/", " (the files on the nodes stay, they are not replicated any more)");
 }
 
+static void format_bytes(json_int_t bytes, char out[32])
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+	double n = (double)bytes;
+	int u = 0;
+	for (; n >= 1024 && u < 4; u++)
+		n /= 1024;
+	snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", n, units[u]);
+}
+
+static void format_count(json_int_t n, char out[32])
+{
+	char digits[24];
+	size_t len = (size_t)snprintf(digits, sizeof digits, "%lld", (long long)n), used = 0;
+	for (size_t i = 0; i < len; i++) {
+		if (i > 0 && (len - i) % 3 == 0)
+			out[used++] = ',';
+		out[used++] = digits[i];
+	}
+	out[used] = 0;
+}
+
+static void print_figure(const json_t *a, const char *key, const char *said, const char *behind)
+{
+	char count[32];
+	format_count(number_of(a, key), count);
+	printf("%s %s%s", said, count, behind);
+}
+
+/* "same 412,006   fetch 31 (4.1 MiB)   only here 2 (kept; --delete removes)   local 9" */
+static void print_adoption(const struct options *o, const json_t *a)
+{
+	char bytes[32], text[60];
+	size_t i;
+	json_t *name;
+	format_bytes(number_of(a, "fetch_bytes"), bytes);
+	snprintf(text, sizeof text, number_of(a, "fetch") ? " (%s)   " : "   ", bytes);
+	print_figure(a, "same", "same", "   ");
+	print_figure(a, "fetch", "fetch", text);
+	if (number_of(a, "newer"))
+		print_figure(a, "newer", "newer here", "   ");
+	print_figure(a, "only_here", "only here", !number_of(a, "only_here") ? "   " : o->remove ? " (removed)   " : " (kept; --delete removes)   ");
+	if (number_of(a, "removed"))
+		print_figure(a, "removed", "removed elsewhere", "   ");
+	print_figure(a, "local", "local", "\n");
+	json_array_foreach(json_object_get(a, "names"), i, name)
+		printf("%s%s", i ? ", " : "only here: ", json_string_value(name));
+	if (i)
+		printf("%s; ", number_of(a, "only_here") > (json_int_t)i ? " …" : "");
+	puts(o->dry_run ? "nothing changed" : strcmp(text_of(a, "when"), "mount") == 0 ? "adopted when the set is mounted there"
+		: "being adopted; cdmfs-stat shows when it is in sync");
+}
+
+static int set_adopt(const struct command *c, const struct options *o)
+{
+	struct options patient = *o;
+	char path[400], said[300];
+	int code = EXIT_GOOD;
+	if (!o->node)
+		return report_usage("the node whose tree is adopted", "set adopt needs --node N");
+	snprintf(said, sizeof said, "remove on %.80s what only it has in set %.80s", o->node, o->words[0]);
+	if (o->remove && !is_sure(o, said, &code))
+		return code;
+	patient.patience_s = 3600;
+	put_path(path, sizeof path, "/sets/", o->words[0], "/adopt");
+	json_t *body = json_pack("{s:s, s:b, s:s*}", "node", o->node, "delete", o->remove, "store", o->store);
+	json_t *answer = master_call(&patient, "POST", path, body, &code);
+	if (!answer || o->json)
+		return answer ? print_json(answer) : code;
+	print_adoption(o, answer);
+	json_decref(answer);
+	return EXIT_GOOD;
+}
+
 /* --- route, status, events -------------------------------------------------------------------------------------- */
 
 static int route_show(const struct command *c, const struct options *o)
@@ -413,16 +487,6 @@ static int route_set(const struct command *c, const struct options *o)
 		o->parent ? o->parent : "", o->words[0]);
 	return change(o, "POST", "/routes",
 		json_pack("{s:s, s:s, s:s?}", "set", o->words[0], "node", o->words[1], "parent", o->parent), said);
-}
-
-static void format_bytes(json_int_t bytes, char out[32])
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-	double n = (double)bytes;
-	int u = 0;
-	for (; n >= 1024 && u < 4; u++)
-		n /= 1024;
-	snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", n, units[u]);
 }
 
 static void format_lag(double seconds, char out[32])
@@ -518,6 +582,7 @@ const struct command commands[] = {
 	{"set", "list", "", "all sets", 0, 0, "", set_list},
 	{"set", "show", "NAME", "one set", 1, 1, "", set_show},
 	{"set", "change", "NAME " SET_SYNOPSIS, "a list given replaces the list", 1, 1, SET_OPTIONS, set_change},
+	{"set", "adopt", "NAME --node N [--store DIR] [--delete]", "compare a node's tree with its parent's, and take it over", 1, 1, "node store delete", set_adopt},
 	{"set", "remove", "NAME", "stop replicating; files stay", 1, 1, "", set_remove},
 	{"route", "show", "SET", "who feeds whom", 1, 1, "", route_show},
 	{"route", "set", "SET NODE --parent P | --auto", "a parent by hand, or automatic again", 2, 2, "parent auto", route_set},

@@ -144,6 +144,26 @@ static void set_patch(struct http_call *c) { change(c, REG_SET_CHANGE, set_chang
 static void set_delete(struct http_call *c) { change(c, REG_SET_REMOVE, no_fields); }
 static void route_post(struct http_call *c) { change(c, REG_ROUTE_SET, route_fields); }
 
+static const struct field adopt_fields[] = {{.name = "node", .required = true}, {.name = "store"}, {.name = "delete", .type = BOOL}, {0}};
+
+static void adopt_post(struct http_call *c)
+{
+	const struct model *m = registry_model(c->master->registry);
+	const struct model_set *s = model_set(m, c->name);
+	if (!check_fields(c, adopt_fields))
+		return;
+	const char *name = json_string_value(json_object_get(c->body, "node"));
+	const struct model_node *n = model_node(m, name);
+	if (!s)
+		http_problem(c, 404, "cdmctl set list shows all", "unknown set \"%.80s\"", c->name);
+	else if (!n)
+		http_problem(c, 404, "cdmctl node list shows all", "unknown node \"%.80s\"", name);
+	else if (!s->role[n - m->nodes])
+		http_problem(c, 409, "add it to the set first: cdmctl set change", "node %s is not in set %s", n->name, s->name);
+	else
+		adopt_start(c, n, s->name);
+}
+
 static void token_delete(struct http_call *c)
 {
 	if (!check_fields(c, no_fields))
@@ -459,6 +479,7 @@ static const struct {
 	{EVHTTP_REQ_PATCH, "/api/v1/sets/*", set_patch},
 	{EVHTTP_REQ_DELETE, "/api/v1/sets/*", set_delete},
 	{EVHTTP_REQ_GET, "/api/v1/sets/*/status", set_status_get},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/adopt", adopt_post},
 	{EVHTTP_REQ_GET, "/api/v1/routes", routes_get},
 	{EVHTTP_REQ_POST, "/api/v1/routes", route_post},
 	{EVHTTP_REQ_GET, "/api/v1/tokens", tokens_get},

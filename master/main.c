@@ -307,6 +307,7 @@ static int start(struct master *m, int dirfd, struct cdm_error *err)
 static void stop(struct master *m)
 {
 	m->stopping = true;
+	adopt_stop(m);
 	http_stop(&m->http);
 	registry_close(&m->registry); /* answers what is under way */
 	agents_stop(&m->agents);

@@ -8,6 +8,7 @@
 #include "master/registry.h"
 #include "master/token.h"
 
+struct adoptions;
 struct agents;
 struct http;
 struct live;
@@ -29,6 +30,7 @@ struct master {
 	struct agents *agents;
 	struct http *http;
 	struct news *news;
+	struct adoptions *adoptions; /* adopt.c */
 	struct token_limiter limiter;
 	char *advertise; /* first advertised host */
 	uint16_t api_port, agents_port;
@@ -73,10 +75,20 @@ int agents_start(struct master *m, struct agents **ret, struct cdm_error *err);
 void agents_stop(struct agents **a);
 /* Send a routes document (text) to a node if it is connected and this is not what it was sent last. `same` hashes the document without its epoch. */
 void agents_push(struct agents *a, uint32_t number, const char *text, size_t len, uint64_t same);
+/* Any other message; takes the reference. A node that is not connected does not get it. */
+void agents_send(struct agents *a, uint32_t number, json_t *message);
 /* End the connection of a node that was revoked or removed. */
 void agents_refuse(struct agents *a, uint32_t number, const char *why);
 bool agents_is_connected(const struct agents *a, uint32_t number);
 /* After each new model: connections of revoked, removed and re-joined nodes end. */
 void agents_check(struct agents *a);
+
+/* adopt.c — compares a node's tree with its parent's, there. adopt_start answers the call, now or when the node does. */
+struct http_call;
+struct model_node;
+void adopt_start(struct http_call *c, const struct model_node *node, const char *set);
+void adopt_answered(struct master *m, uint32_t number, const json_t *msg);
+void adopt_lost(struct master *m, uint32_t number); /* the node's connection */
+void adopt_stop(struct master *m); /* before the HTTP side ends */
 
 #endif

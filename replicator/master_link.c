@@ -153,6 +153,40 @@ static void set_changed(void *arg, struct set *set)
 	m->status = cdm_loop_after(m->node->loop, due - now, status_send, m);
 }
 
+struct adoption { /* a question of the master about one set */
+	struct node *node;
+	json_int_t request;
+};
+
+static void adopt_done(void *arg, json_t *answer)
+{
+	struct adoption *a = arg;
+	json_object_set_new(answer, "type", json_string("adopted"));
+	json_object_set_new(answer, "v", json_integer(1));
+	json_object_set_new(answer, "request", json_integer(a->request));
+	if (a->node->master)
+		send_message(a->node->master, answer);
+	else
+		json_decref(answer);
+	free(a);
+}
+
+static void take_adopt(struct master_link *m, const json_t *message)
+{
+	const char *name = json_string_value(json_object_get(message, "set"));
+	struct set *set = name ? node_set(m->node, name) : NULL;
+	struct adoption *a = calloc(1, sizeof *a);
+	if (!a)
+		abort();
+	*a = (struct adoption){.node = m->node, .request = json_integer_value(json_object_get(message, "request"))};
+	if (set)
+		set_adopt(set, json_string_value(json_object_get(message, "store")), json_is_true(json_object_get(message, "dry_run")),
+			json_is_true(json_object_get(message, "delete")), adopt_done, a);
+	else
+		adopt_done(a, json_pack("{s:s, s:s}", "error", "this node's configuration has no such set", "hint",
+			"add [set NAME] with its store to node.conf and reload cdm-replicator"));
+}
+
 /* --- receiving --- */
 
 static void take_routes(struct master_link *m, const json_t *message)
@@ -175,6 +209,8 @@ static void take_message(struct master_link *m, const json_t *message)
 		return;
 	if (strcmp(type, "routes") == 0) {
 		take_routes(m, message);
+	} else if (strcmp(type, "adopt") == 0) {
+		take_adopt(m, message);
 	} else if (strcmp(type, "error") == 0) {
 		const char *text = json_string_value(json_object_get(message, "text"));
 		struct cdm_error why;

@@ -112,7 +112,7 @@ static void list_done(void *arg)
 static int take_request(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct resync *r = resync_of(p);
-	if (!r->sending || r->listing >= LISTINGS_MAX || (len && cdm_path_check((const char *)payload, len) < 0))
+	if (r->listing >= LISTINGS_MAX || (len && cdm_path_check((const char *)payload, len) < 0))
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_NEED out of place or malformed");
 	struct list_job *job = calloc(1, sizeof *job);
 	if (!job || !(job->path = malloc(len + 1)))

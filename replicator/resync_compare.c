@@ -325,6 +325,11 @@ static bool same_content(const struct entry *theirs, const struct entry *ours)
 	return adopted && theirs->size == ours->size && theirs->mtime_ns == ours->mtime_ns;
 }
 
+bool compare_is_same(const struct entry *theirs, const struct entry *ours)
+{
+	return (theirs->mode & S_IFMT) == (ours->mode & S_IFMT) && (S_ISDIR(theirs->mode) || same_content(theirs, ours));
+}
+
 /* Ours is newer than anything the sender knows of this name. */
 static bool ours_stays(const struct compare *c, const struct entry *theirs, const struct entry *ours)
 {

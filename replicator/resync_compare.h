@@ -70,6 +70,9 @@ struct compare *compare_new(struct set *s, struct compare_shared *shared, struct
 void compare_free(struct compare *c);
 void compare_work(void *arg);
 
+/* Does ours need no content of theirs: of one type, and the same content by version, or by size and mtime where one has no version. */
+bool compare_is_same(const struct entry *theirs, const struct entry *ours);
+
 struct incoming;
 struct carried;
 struct incoming *incoming_make(const struct carried *k); /* as if it had been received; content kinds without pieces only */

@@ -193,6 +193,7 @@ void set_free(struct set **set)
 		return;
 	*set = NULL;
 	s->stopping = true;
+	adopt_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);
 	barrier_fail_all(s, -ECANCELED);
@@ -265,6 +266,7 @@ void set_link_down(struct set *s, struct link *l)
 			continue;
 		*at = p->next;
 		p->subscribed = false;
+		adopt_peer_gone(p);
 		publisher_peer_gone(s->publisher, p->serial);
 		resync_free(p);
 		ship_free(p);
@@ -305,6 +307,9 @@ void set_subscribe_peer(struct peer *p)
 	struct subscribe sub = {.visible = s->follow.visible, .durable = s->durable.vector,
 		.flags = s->follow.visible.count ? 0 : SUBSCRIBE_EMPTY | (set_has_unstamped(s) ? SUBSCRIBE_RESYNC : 0)};
 	struct bytes frame = {0};
+	if (s->wants_resync)
+		sub.flags |= SUBSCRIBE_RESYNC;
+	s->wants_resync = false;
 	p->was_empty = sub.flags & SUBSCRIBE_EMPTY;
 	subscribe_encode(&sub, &frame);
 	link_send(p->link, s, FRAME_SUBSCRIBE, 0, frame.data, frame.len, NULL, 0);
@@ -386,6 +391,8 @@ int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags
 	case FRAME_NEED:
 		return take_need(p, payload, len, err);
 	default:
+		if (type == FRAME_RESYNC_DIR && adopt_is_asking(p))
+			return adopt_dir(p, flags, payload, len, err);
 		if (!p->told)
 			return cdm_fail_plain(err, EBADMSG, "frame type %u before SUBSCRIBE", (unsigned)type);
 		if (type >= FRAME_RESYNC_START && type <= FRAME_RESYNC_END)

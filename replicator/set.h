@@ -45,5 +45,10 @@ void set_barrier(struct set *s, set_barrier_fn *done, void *arg);
  * version to others, none if nothing ships. */
 json_t *set_why(struct set *s, const char *path, size_t len, const json_t *open, struct cdm_dot *ret_carrier);
 json_t *set_stats(struct set *s);
+/* Compare the tree in the store with the parent's. done is called once, maybe at once, and takes over an object with "result" (counts; internals.md 4) or
+ * "error" and "hint". dry: nothing changes. Else the tree is adopted: now, or by the mount; remove: what only this node has goes. store (may be
+ * NULL): the directory that is meant. */
+typedef void set_adopt_fn(void *arg, json_t *answer);
+void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg);
 
 #endif

@@ -17,6 +17,7 @@
 
 struct publisher;
 struct quarantine;
+struct adopt;
 struct ship;
 struct receiver;
 struct resync;
@@ -121,7 +122,8 @@ struct set {
 	struct cdm_io *mounts_io;
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
-	bool resyncing, receive_full;
+	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
+	struct adopt *adopt;                      /* running comparison, or NULL */
 	size_t posted;                            /* messages from workers still to come */
 };
 
@@ -157,6 +159,12 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 void receive_new(struct peer *p);
 void receive_free(struct peer *p);
 int receive_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
+
+/* adopt.c (set_adopt: set.h) */
+bool adopt_is_asking(const struct peer *p); /* RESYNC_DIR frames of this peer are for it */
+int adopt_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
+void adopt_peer_gone(struct peer *p);
+void adopt_stop(struct set *s);
 
 /* durable.c, barrier.c */
 void durable_wanted(struct set *s);

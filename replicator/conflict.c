@@ -63,6 +63,7 @@ void conflict_report(struct publisher *pub, const char *path, size_t len, struct
 	snprintf(shown, sizeof shown, "%.*s", (int)(len < 500 ? len : 500), path);
 	cdm_log(conflict_decided, cdm_str("set", set_name(pub->set)), cdm_str("path", shown), cdm_str("loser", dot), cdm_str("what", what));
 	count_up(&pub->set->counters.conflicts, 1);
+	pub->kept_more = true;
 }
 
 /* "dir%2Fname@1.1:77": '/' and '%' escaped; too long names keep their end and get a hash. */

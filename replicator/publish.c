@@ -160,8 +160,12 @@ void publisher_seed(struct publisher *pub, const struct cdm_vector *applied)
 	pthread_mutex_lock(&pub->lock);
 	cdm_vector_merge(&pub->seed, applied);
 	pub->seeded = true;
+	bool begin = !pub->begin_asked;
+	pub->begin_asked = true;
 	pthread_cond_broadcast(&pub->wake);
 	pthread_mutex_unlock(&pub->lock);
+	if (begin)
+		publisher_submit(job_new(pub->set, 0, 0)); /* of nobody: the applier looks what earlier runs left */
 }
 
 void publisher_note(struct publisher *pub, const struct cdm_change *c)
@@ -486,6 +490,11 @@ static void job_work(void *arg)
 	struct job *job = arg;
 	struct publisher *pub = job->set->publisher;
 	take_seed(pub);
+	if (!pub->begun) {
+		pub->begun = true;
+		conflict_begin(pub);
+		count_up(&pub->set->counters.quarantined, quarantine_load(pub->set->quarantine, pub->set->store_fd));
+	}
 	job->broken = is_broken(pub, job->peer_serial);
 	if (job->broken)
 		return;
@@ -494,6 +503,7 @@ static void job_work(void *arg)
 	if (job->broken)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
+	conflict_tidy(pub);
 	publisher_forget_dirs(pub);
 	pub->job = NULL;
 }

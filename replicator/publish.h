@@ -74,6 +74,8 @@ struct publisher {
 	size_t dir_next;
 	struct cdm_vector applied;
 	struct history *history;
+	bool begun, kept_more;       /* earlier runs' losers were counted; more may be in conflicts/ than at tidied_ms */
+	int64_t tidied_ms;
 	char *mapped, *mapped2;      /* paths of the change at work, where directories were renamed */
 	const char *given, *given2;  /* as they came; NULL = not mapped */
 	size_t given_len, given2_len;
@@ -88,7 +90,7 @@ struct publisher {
 	pthread_cond_t wake;
 	bool stopping;
 	struct cdm_vector seed;      /* merged into applied before the next job */
-	bool seeded, forget;
+	bool seeded, forget, begin_asked;
 	uint64_t forgotten;          /* peers up to this serial began with what is forgotten */
 	uint64_t ticket;             /* waited for; 0 = none */
 	uint64_t ticket_peer;
@@ -137,6 +139,9 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version);
 /* Had the author of this change applied the version that is found here? */
 bool conflict_was_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
+/* conflict_room.c: count what is there already; keep conflicts/ within its limit (after a job). */
+void conflict_begin(struct publisher *pub);
+void conflict_tidy(struct publisher *pub);
 void conflict_report(struct publisher *pub, const char *path, size_t len, struct cdm_version loser, const char *what);
 
 /* publish_ops.c */

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "replicator/quarantine.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/change.h"
+#include "common/io.h"
+#include "common/log.h"
 
 #define ENTRIES_MAX 256 /* the oldest goes: it is in the log */
+#define FILE_NAME ".cdmfs/quarantine"
+#define FILE_MAX (64u << 20)
 
 struct entry {
 	char *path;
@@ -19,6 +25,7 @@ struct quarantine {
 	pthread_mutex_t lock;
 	struct entry entries[ENTRIES_MAX]; /* oldest first */
 	_Atomic size_t count;
+	int store_fd; /* -1: not loaded yet */
 };
 
 struct quarantine *quarantine_new(void)
@@ -26,6 +33,7 @@ struct quarantine *quarantine_new(void)
 	struct quarantine *q = calloc(1, sizeof *q);
 	if (!q)
 		abort();
+	q->store_fd = -1;
 	pthread_mutex_init(&q->lock, NULL);
 	return q;
 }
@@ -57,6 +65,86 @@ static void drop(struct quarantine *q, size_t i)
 	memmove(&q->entries[i], &q->entries[i + 1], (q->count - i) * sizeof q->entries[0]);
 }
 
+/* --- the file --- */
+
+/* Takes the lock off before it writes: only the applier changes the list, others must not wait for the disk. */
+static void unlock_and_store(struct quarantine *q)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f = q->store_fd < 0 ? NULL : open_memstream(&text, &len);
+	if (!f) {
+		pthread_mutex_unlock(&q->lock);
+		return;
+	}
+	for (size_t i = 0; i < q->count; i++) {
+		const struct entry *e = &q->entries[i];
+		for (size_t k = 0; k < e->len; k++)
+			fprintf(f, "%02x", (unsigned char)e->path[k]);
+		fprintf(f, " %.*s\n", (int)strcspn(e->reason, "\n"), e->reason);
+	}
+	pthread_mutex_unlock(&q->lock);
+	if (fclose(f) == 0) {
+		_cleanup_close_ int dir = openat(q->store_fd, ".cdmfs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (cdm_replace_file(dir, "quarantine", text, len, 0600, &err) < 0)
+			cdm_log_err(failed, &err);
+	}
+	free(text);
+}
+
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* One line of the file; what is damaged is left out. */
+static void load_line(struct quarantine *q, const char *line, size_t len)
+{
+	const char *blank = memchr(line, ' ', len);
+	size_t n = blank ? (size_t)(blank - line) / 2 : 0;
+	if (!n || (blank - line) % 2 || n > CDM_PATH_MAX || q->count == ENTRIES_MAX)
+		return;
+	char *path = malloc(n + 1);
+	if (!path)
+		abort();
+	for (size_t i = 0; i < n; i++) {
+		int high = hex_digit(line[2 * i]), low = hex_digit(line[2 * i + 1]);
+		if (high < 0 || low < 0) {
+			free(path);
+			return;
+		}
+		path[i] = (char)(high << 4 | low);
+	}
+	path[n] = 0;
+	struct entry *e = &q->entries[q->count];
+	*e = (struct entry){.path = path, .len = n};
+	snprintf(e->reason, sizeof e->reason, "%.*s", (int)(len - (size_t)(blank + 1 - line)), blank + 1);
+	q->count++;
+}
+
+size_t quarantine_load(struct quarantine *q, int store_fd)
+{
+	char *text = NULL;
+	size_t len = 0, count = 0;
+	pthread_mutex_lock(&q->lock);
+	q->store_fd = store_fd;
+	if (cdm_read_file(store_fd, FILE_NAME, FILE_MAX, &text, &len, NULL) == 0) {
+		for (size_t at = 0; at < len;) {
+			const char *end = memchr(text + at, '\n', len - at);
+			size_t n = end ? (size_t)(end - text) - at : len - at;
+			load_line(q, text + at, n);
+			at += n + 1;
+		}
+		free(text);
+	}
+	count = q->count;
+	pthread_mutex_unlock(&q->lock);
+	return count;
+}
+
+/* --- the list --- */
+
 void quarantine_add(struct quarantine *q, const char *path, size_t len, const char *reason)
 {
 	char *copy = malloc(len + 1);
@@ -73,7 +161,7 @@ void quarantine_add(struct quarantine *q, const char *path, size_t len, const ch
 	struct entry *e = &q->entries[q->count++];
 	*e = (struct entry){.path = copy, .len = len};
 	snprintf(e->reason, sizeof e->reason, "%s", reason);
-	pthread_mutex_unlock(&q->lock);
+	unlock_and_store(q);
 }
 
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len)
@@ -82,9 +170,12 @@ void quarantine_resolve(struct quarantine *q, const char *path, size_t len)
 		return;
 	pthread_mutex_lock(&q->lock);
 	size_t i = find(q, path, len);
-	if (i < q->count)
+	if (i < q->count) {
 		drop(q, i);
-	pthread_mutex_unlock(&q->lock);
+		unlock_and_store(q);
+	} else {
+		pthread_mutex_unlock(&q->lock);
+	}
 }
 
 bool quarantine_find(struct quarantine *q, const char *path, size_t len, char *reason, size_t room)

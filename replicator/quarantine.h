@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quarantine.h — paths whose received change could not be applied here and was set aside, so that the others could go on. A path
- * leaves the list when a later change of it could be applied. In memory, bounded; each entry was logged. Any thread. */
+ * leaves the list when a later change of it could be applied. Bounded; each entry was logged. Outlives the program in
+ * STORE/.cdmfs/quarantine: a line per path, its bytes in hexadecimal, a blank, the reason.
+ * add, resolve and load: the applier; the others: any thread. */
 #ifndef REPLICATOR_QUARANTINE_H
 #define REPLICATOR_QUARANTINE_H
 
@@ -9,6 +11,8 @@
 
 struct quarantine;
 struct quarantine *quarantine_new(void);
+/* Once: take up what an earlier run left, and keep the file from now on. store_fd is borrowed. How many. */
+size_t quarantine_load(struct quarantine *q, int store_fd);
 void quarantine_free(struct quarantine **q);
 void quarantine_add(struct quarantine *q, const char *path, size_t len, const char *reason);
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len); /* it could be applied now */

@@ -64,6 +64,7 @@ static void checkpoint_done(void *arg)
 		cdm_vector_merge(&d->vector, &cp->visible);
 		count_up(&s->counters.checkpoints, 1);
 		if (!s->stopping) {
+			follow_keep(s);
 			set_moved(s);
 			durable_wanted(s);
 		}

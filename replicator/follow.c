@@ -8,9 +8,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 #include "replicator/publish.h"
+#include "replicator/route.h"
+#include "replicator/state.h"
 
 #define STEP_RECORDS 2000       /* read at most so many before the loop gets its turn */
 #define MILESTONE_RECORDS 4096
+#define KEEP_MS 5000            /* the journal is told so often what is not needed any more */
 
 static void milestone_add(struct follow *f, uint64_t position)
 {
@@ -120,6 +123,36 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	return true;
 }
 
+/* --- what the journal must keep --- */
+
+struct needed {
+	const struct set *set;
+	uint64_t position;
+};
+
+static void need_of(void *arg, const struct peer_state *p)
+{
+	struct needed *n = arg;
+	if (p->self || !(p->member->role & CDM_ROLE_TARGET))
+		return;
+	const struct milestone *m = p->known ? follow_milestone(n->set, p->durable) : NULL;
+	uint64_t position = m ? m->position : 0; /* 0: it may need all there is */
+	if (position < n->position)
+		n->position = position;
+}
+
+void follow_keep(struct set *s)
+{
+	struct follow *f = &s->follow;
+	struct needed n = {s, UINT64_MAX};
+	int64_t now = cdm_now_ms();
+	if (!f->reader || now - f->kept_ms < KEEP_MS || state_each(s->node, s, need_of, &n) == 0)
+		return;
+	f->kept_ms = now;
+	uint64_t here = cdm_journal_reader_position(f->reader);
+	cdm_journal_reader_keep(f->reader, n.position < here ? n.position : here);
+}
+
 static void on_wake(void *arg, int result);
 
 static void wait_for_records(struct set *s)
@@ -210,8 +243,10 @@ static void on_wake(void *arg, int result)
 {
 	struct set *s = arg;
 	s->follow.wake = NULL;
-	if (!s->follow.reader || s->stopping)
+	if (!s->follow.reader || s->stopping) {
+		set_let_go(s);
 		return;
+	}
 	char drain[4096];
 	while (read(cdm_journal_reader_wake_fd(s->follow.reader), drain, sizeof drain) == (ssize_t)sizeof drain)
 		;

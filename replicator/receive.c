@@ -165,6 +165,7 @@ static void piece_written(void *arg, int result)
 	struct incoming *in = w->in;
 	struct peer *p = peer_by_serial(w->set, w->peer_serial);
 	in->writes--;
+	w->set->writing--;
 	if (result >= 0 && result < (int)w->len) { /* short: the rest by hand, it is rare */
 		int r = cdm_pwrite_all(in->spool_fd, w->data + result, w->len - (uint32_t)result, (off_t)(w->offset + (uint32_t)result));
 		result = r < 0 ? r : (int)w->len;
@@ -186,6 +187,7 @@ static void piece_written(void *arg, int result)
 			link_resume(p->link);
 		}
 	}
+	set_let_go(w->set);
 	free(w);
 }
 
@@ -206,6 +208,7 @@ static int take_piece(struct receiver *r, const uint8_t *payload, size_t len, st
 	*w = (struct piece_write){.set = r->peer->set, .peer_serial = r->peer->serial, .in = in, .len = piece.len, .offset = piece.offset};
 	memcpy(w->data, piece.data, piece.len);
 	in->writes++;
+	r->peer->set->writing++;
 	r->writing_bytes += piece.len;
 	if (r->writing_bytes > WRITES_HIGH && !r->paused) {
 		r->paused = true;

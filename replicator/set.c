@@ -120,8 +120,10 @@ static void mounts_changed(void *arg, int result)
 {
 	struct set *s = arg;
 	s->mounts_io = NULL;
-	if (s->stopping || result < 0)
+	if (s->stopping || result < 0) {
+		set_let_go(s);
 		return;
+	}
 	s->mounts_io = cdm_loop_poll(s->node->loop, s->mounts_fd, POLLPRI, mounts_changed, s);
 	probe_start(s, false);
 }
@@ -186,6 +188,21 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 	return 0;
 }
 
+void set_let_go(struct set *s)
+{
+	if (!s->over || s->mounts_io || s->follow.wake || s->posted || s->writing)
+		return;
+	pthread_mutex_destroy(&s->policy_lock);
+	free(s);
+}
+
+static void set_over(void *arg)
+{
+	struct set *s = arg;
+	s->over = true;
+	set_let_go(s);
+}
+
 void set_free(struct set **set)
 {
 	struct set *s = *set;
@@ -210,11 +227,12 @@ void set_free(struct set **set)
 	for (size_t i = 0; i < 4; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	s->store_fd = s->staging_fd = s->conflicts_fd = s->mounts_fd = -1;
 	cdm_vector_fini(&s->follow.visible);
 	cdm_vector_fini(&s->durable.vector);
 	cdm_policy_fini(&s->policy);
 	free(s->run_dir);
-	/* The struct itself stays: messages from the workers and cancelled polls may still be on their way to the loop. */
+	cdm_loop_post(s->node->loop, set_over, s); /* behind what the workers sent; cancelled polls and writes come yet */
 }
 
 void set_route(struct set *s, const struct route *route)

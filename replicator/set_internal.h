@@ -66,6 +66,7 @@ struct follow {
 	struct milestone milestones[MILESTONES_MAX];
 	size_t milestone_count;
 	uint64_t since_milestone;
+	int64_t kept_ms;
 	bool stepping, started;
 };
 
@@ -125,6 +126,8 @@ struct set {
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct adopt *adopt;                      /* running comparison, or NULL */
 	size_t posted;                            /* messages from workers still to come */
+	size_t writing;                           /* pieces of content on their way to staging */
+	bool over;                                /* set_free was here: the last callback frees it */
 };
 
 /* set.c */
@@ -134,6 +137,7 @@ void set_send_ack(struct peer *p, uint64_t batch);
 void set_moved(struct set *s);  /* visible or durable moved: tell peers and the state layer */
 void set_receive_full(struct set *s, bool full); /* received content found no space; false: a batch came whole */
 void set_pause_reason(struct set *s, const char *code, const char *reason); /* "" = goes on */
+void set_let_go(struct set *s); /* at the end of a callback that may be the last one */
 void set_ready(struct set *s);  /* follow.c: the journal was read to its end */
 
 /* follow.c */
@@ -141,6 +145,7 @@ bool change_ships(const struct cdm_change *c);
 void follow_start(struct set *s);
 void follow_stop(struct set *s);
 void follow_step(struct set *s);
+void follow_keep(struct set *s); /* tell the journal what no known member needs any more */
 /* Is this version, of a file that this node wrote, saved content (as far as the ring of recent changes tells)? */
 bool follow_knows_saved(const struct set *s, struct cdm_dot version);
 const struct milestone *follow_milestone(const struct set *s, const struct cdm_vector *covered_by); /* newest; NULL */

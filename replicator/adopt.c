@@ -368,7 +368,8 @@ static void look_done(void *arg)
 {
 	struct look *l = arg;
 	struct adopt *a = l->adopt;
-	a->set->posted--;
+	struct set *s = a->set;
+	s->posted--;
 	a->comparing--;
 	add_counts(&a->counts, &l->counts);
 	note_only_here(a, l);
@@ -385,6 +386,7 @@ static void look_done(void *arg)
 		pump(a);
 	else
 		adopt_free(a);
+	set_let_go(s);
 }
 
 static void pump(struct adopt *a)

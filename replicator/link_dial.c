@@ -306,6 +306,8 @@ static int listen_on(const char *text, int *ret_fd, struct cdm_error *err)
 	if (fd < 0)
 		r = cdm_fail(err, errno, "make a socket");
 	else if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+		/* The socket of one that was killed lives until the kernel has ended its ring. (That two run is seen at the control socket.) */
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0 ||
 		bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, 256) < 0)
 		r = cdm_fail(err, errno, "listen on %s", text);
 	freeaddrinfo(found);

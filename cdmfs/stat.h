@@ -47,6 +47,11 @@ int stat_client_ask(struct stat_client *c, json_t *request, json_t **ret, struct
 
 /* What is asked: the actions. Exit code, or -errno with err. `sets` (names) has at least one entry. */
 int stat_status(const struct cdm_conf *conf, const struct stat_options *o, const json_t *sets, struct cdm_error *err);
+/* One set's status object, as a table or as JSON. 0 in sync, 1 not, -errno. */
+int stat_show(const struct stat_options *o, json_t *status, struct cdm_error *err);
+/* The same from the master that CDMFS_API, CDMFS_TOKEN_FILE and CDMFS_CA name; for hosts without node.conf. */
+bool stat_master_is_named(void);
+int stat_master(const struct stat_options *o, struct cdm_error *err);
 int stat_watch(const struct cdm_conf *conf, const struct stat_options *o, const json_t *sets, struct cdm_error *err);
 int stat_wait(const struct cdm_conf *conf, const struct stat_options *o, const json_t *sets, const char *path, struct cdm_error *err);
 int stat_why(const struct cdm_conf *conf, const struct stat_options *o, const struct stat_target *t, struct cdm_error *err);

@@ -79,6 +79,8 @@ static int run(const struct stat_options *o, struct cdm_error *err)
 	struct cdm_conf *conf = NULL;
 	struct stat_target target = {0};
 	int r = cdm_conf_load(o->config, &conf, err);
+	if (r == -ENOENT && stat_master_is_named())
+		return stat_master(o, err);
 	if (r < 0)
 		return r;
 	r = stat_target_find(conf, o->subject, &target, err);

@@ -177,8 +177,7 @@ static void sort_nodes(json_t *status)
 	json_decref(sorted);
 }
 
-/* 0 in sync, 1 not, -errno. */
-static int show(const struct stat_options *o, json_t *status, struct cdm_error *err)
+int stat_show(const struct stat_options *o, json_t *status, struct cdm_error *err)
 {
 	sort_nodes(status);
 	struct tally t = count_nodes(o, status);
@@ -211,7 +210,7 @@ int stat_status(const struct cdm_conf *conf, const struct stat_options *o, const
 			break;
 		if (i > 0 && !o->json)
 			putchar('\n');
-		r = show(o, status, err);
+		r = stat_show(o, status, err);
 		in_sync = in_sync && r == 0;
 		json_decref(status);
 	}
@@ -233,7 +232,7 @@ static int redraw(const struct stat_options *o, const struct watched *sets, size
 	for (size_t i = 0; i < count; i++) {
 		if (!sets[i].last)
 			continue;
-		int r = show(o, sets[i].last, err);
+		int r = stat_show(o, sets[i].last, err);
 		if (r < 0)
 			return r;
 		putchar('\n');
@@ -247,7 +246,7 @@ static int take_update(const struct stat_options *o, struct watched *w, struct c
 	w->last = NULL;
 	int r = stat_client_read(&w->client, -1, &w->last, err);
 	if (r == 0 && o->json)
-		r = show(o, w->last, err);
+		r = stat_show(o, w->last, err);
 	return r;
 }
 

@@ -65,10 +65,8 @@ bool change_ships(const struct cdm_change *c)
 {
 	if (!cdm_op_ships(c->op) || cdm_dot_is_none(c->dot))
 		return false;
-	if (c->flags & CDM_CH_LOCAL)
-		return c->op == CDM_OP_RENAME; /* out of the set: a removal; ship.c looks closer */
-	if (c->flags & CDM_CH_UNSAVED)
-		return c->flags & CDM_CH_COVERS && (c->op == CDM_OP_RENAME || c->op == CDM_OP_UNLINK);
+	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED)) /* a removal for the others, or their directory's mtime; ship.c looks closer */
+		return c->op == CDM_OP_RENAME || c->op == CDM_OP_UNLINK;
 	return true;
 }
 

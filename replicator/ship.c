@@ -117,6 +117,8 @@ static void mark_that_ships(struct ship *ship, const struct cdm_vector *mark, st
 		if (dot.number)
 			cdm_vector_raise(ret, dot);
 	}
+	/* A mark's vector was noted some time before the mark was written: what was recorded in between lies before it, too. */
+	cdm_vector_merge(ret, &ship->seek_seen);
 }
 
 /* Read forward from the oldest record to the newest mark whose vector the peer covers. */
@@ -152,13 +154,17 @@ static void seek_step(struct ship *ship)
 
 /* --- gathering --- */
 
+static bool is_outside(const struct set *s, const char *path, size_t len)
+{
+	return cdm_filter_match(&s->policy.exclude, path, len) || cdm_filter_match(&s->policy.local, path, len);
+}
+
 /* A RENAME out of the set, or of a file nobody knows over one they know: for the others the old name is removed. False: nothing ships. */
 static bool becomes_removal(struct set *s, struct cdm_change *c)
 {
 	if (c->op != CDM_OP_RENAME)
 		return true;
-	if (c->flags & CDM_CH_LOCAL && (cdm_filter_match(&s->policy.exclude, c->path, c->path_len) ||
-		cdm_filter_match(&s->policy.local, c->path, c->path_len)))
+	if (c->flags & CDM_CH_LOCAL && is_outside(s, c->path, c->path_len))
 		return false;
 	bool directory = c->attr.mask & CDM_ATTR_MODE && S_ISDIR(c->attr.mode);
 	c->op = directory ? CDM_OP_RMDIR : CDM_OP_UNLINK;
@@ -178,6 +184,26 @@ static int64_t note_created(struct ship *ship, const struct cdm_change *c)
 	return slot->key == key ? slot->parent_mtime_ns : 0;
 }
 
+/* A name that the others never had is gone (a temporary file, an editor's swap file): they only need the mtime that its directory
+ * has since. False: not even that. */
+static bool becomes_mtime(struct set *s, struct cdm_change *c)
+{
+	const char *slash = memrchr(c->path, '/', c->path_len);
+	if (!c->path_len || !c->parent_mtime_ns || (slash && is_outside(s, c->path, (size_t)(slash - c->path))))
+		return false;
+	*c = (struct cdm_change){.op = CDM_OP_SKIP, .dot = c->dot, .clock = c->clock, .path = c->path, .path_len = c->path_len,
+		.parent_mtime_ns = c->parent_mtime_ns, .position = c->position, .next_position = c->next_position};
+	return true;
+}
+
+/* LOCAL and UNSAVED records: what of them the others need. */
+static bool is_left(struct set *s, struct cdm_change *c)
+{
+	if (c->flags & CDM_CH_LOCAL)
+		return (c->op == CDM_OP_RENAME && becomes_removal(s, c)) || becomes_mtime(s, c);
+	return c->flags & CDM_CH_COVERS ? becomes_removal(s, c) : becomes_mtime(s, c);
+}
+
 static void gather_one(struct ship *ship, struct cdm_change *c)
 {
 	struct peer *p = ship->peer;
@@ -194,7 +220,7 @@ static void gather_one(struct ship *ship, struct cdm_change *c)
 		start_resync(ship);
 		return;
 	}
-	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED) && !becomes_removal(ship_set(ship), c))
+	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED) && !is_left(ship_set(ship), c))
 		return;
 	c->context = &contexts_get(&ship->contexts, c->dot.origin)->vector;
 	struct item *item = item_new(c, cdm_now_ms());

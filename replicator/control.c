@@ -3,11 +3,12 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -47,7 +48,7 @@ struct client {
 
 struct control {
 	struct node *node;
-	int fd;
+	int fd, lock_fd;
 	bool ending;
 	struct cdm_io *accept_io;
 	struct cdm_timer *retry;
@@ -391,6 +392,7 @@ static void accept_next(void *arg);
 static void control_done(struct control *control)
 {
 	close(control->fd);
+	close(control->lock_fd);
 	free(control);
 }
 
@@ -429,12 +431,25 @@ static void accept_next(void *arg)
 	control->accept_io = cdm_loop_accept(control->node->loop, control->fd, accepted, control);
 }
 
-/* The kernel may keep the socket of a killed process open for a moment (an accept in flight): then nobody is behind it. */
-static bool somebody_listens(int fd)
+/* Only one may run. A lock tells that and goes with the process; its sockets may stay for a moment, until the kernel has ended its ring. */
+static int lock_open(const char *control, int *ret, struct cdm_error *err)
 {
-	struct ucred peer;
-	socklen_t len = sizeof peer;
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.pid <= 0 || kill(peer.pid, 0) == 0 || errno != ESRCH;
+	_cleanup_free_ char *path = NULL;
+	if (asprintf(&path, "%s.lock", control) < 0)
+		return cdm_fail(err, ENOMEM, "lock %s", control);
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return cdm_fail(err, errno, "open %s", path);
+	int failed = flock(fd, LOCK_EX | LOCK_NB) < 0 ? errno : 0;
+	if (failed && failed != EWOULDBLOCK)
+		return cdm_fail(err, failed, "lock %s", path);
+	if (failed) {
+		cdm_fail_plain(err, EADDRINUSE, "another replicator answers at %s", control);
+		cdm_hint(err, "only one may run with this configuration");
+		return -EADDRINUSE;
+	}
+	*ret = cdm_take_fd(&fd);
+	return 0;
 }
 
 static int socket_open(const char *path, int *ret, struct cdm_error *err)
@@ -449,15 +464,6 @@ static int socket_open(const char *path, int *ret, struct cdm_error *err)
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return cdm_fail(err, errno, "make a socket");
-	if (connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0 && somebody_listens(fd)) {
-		cdm_fail_plain(err, EADDRINUSE, "another replicator answers at %s", path);
-		cdm_hint(err, "only one may run with this configuration");
-		return -EADDRINUSE;
-	}
-	close(cdm_take_fd(&fd));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return cdm_fail(err, errno, "make a socket");
 	unlink(path);
 	mode_t before = umask(0177);
 	int r = bind(fd, (struct sockaddr *)&addr, sizeof addr) < 0 || listen(fd, 64) < 0 ? -errno : 0;
@@ -470,8 +476,11 @@ static int socket_open(const char *path, int *ret, struct cdm_error *err)
 
 int control_new(struct node *node, struct cdm_error *err)
 {
+	_cleanup_close_ int lock = -1;
 	int fd = -1;
 	int r = cdm_make_dirs(node->conf->run, 0755, err);
+	if (r == 0)
+		r = lock_open(node->conf->control, &lock, err);
 	if (r == 0)
 		r = socket_open(node->conf->control, &fd, err);
 	if (r < 0)
@@ -481,6 +490,7 @@ int control_new(struct node *node, struct cdm_error *err)
 		abort();
 	control->node = node;
 	control->fd = fd;
+	control->lock_fd = cdm_take_fd(&lock);
 	control->watch = (struct state_watch){.fn = set_changed, .arg = control};
 	control->peers = peers_new(node);
 	node->control = control;

@@ -84,6 +84,7 @@ static void *check_thread(void *arg)
 	} else if (r == 0) {
 		cdm_log(check_done, cdm_uint("entries", c->files), cdm_uint("recovered", c->found));
 	}
+	recall_confirmed_drop(c->fs);
 	pthread_mutex_lock(&c->mtx);
 	c->done = true;
 	pthread_cond_broadcast(&c->over);

@@ -62,6 +62,8 @@ struct fs {
 	struct saver *saver;
 	struct check *check;
 	struct recalled *recalled;   /* until they are recorded */
+	struct cdm_dot *confirmed;   /* while the check runs: sorted versions */
+	size_t confirmed_count;
 
 	pthread_rwlock_t tree;
 	pthread_mutex_t dir_locks[DIR_STRIPES], node_locks[NODE_STRIPES];
@@ -207,6 +209,10 @@ void check_stop(struct fs *fs);
 void recall_read(struct fs *fs);
 void recall_record(struct fs *fs);
 void recall_drop(struct fs *fs);
+/* While the check runs: is this a version of another node whose SAVE the journal still has (so it was whole on the disk at the last mark)? */
+void recall_confirm(struct fs *fs);
+bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version);
+void recall_confirmed_drop(struct fs *fs);
 
 /* --- operations --- */
 op_fn op_lookup, op_forget, op_batch_forget, op_getattr, op_statx, op_setattr, op_readlink, op_symlink, op_mknod, op_mkdir, op_unlink, op_rmdir,

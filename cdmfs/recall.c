@@ -14,6 +14,8 @@
 #define RECALLED_BYTES_MAX (32u << 20)
 #define RECENT 256 /* renames of one object are looked for among so many */
 
+#define CONFIRMED_MAX 262144 /* received saves that are remembered, the newest */
+
 struct recalled {
 	struct recalled *next;
 	struct cdm_change change;
@@ -151,4 +153,45 @@ void recall_record(struct fs *fs)
 	recall_drop(fs);
 	if (count)
 		cdm_log(check_recalled, cdm_uint("changes", count));
+}
+
+/* --- what others saved and the last mark covers --- */
+
+static int by_dot(const void *a, const void *b)
+{
+	const struct cdm_dot *x = a, *y = b;
+
+	if (x->origin != y->origin)
+		return x->origin < y->origin ? -1 : 1;
+	return x->number < y->number ? -1 : x->number > y->number;
+}
+
+void recall_confirm(struct fs *fs)
+{
+	struct cdm_journal_reader *reader;
+	struct cdm_change c;
+	size_t count = 0;
+
+	fs->confirmed = malloc(CONFIRMED_MAX * sizeof(*fs->confirmed));
+	if (!fs->confirmed || cdm_journal_reader_open(fs->store.journal_fd, fs->run_dir, &reader, NULL) < 0)
+		return; /* nothing is confirmed: more is told than need be */
+	if (cdm_journal_reader_seek(reader, 0) == 0)
+		while (cdm_journal_reader_next(reader, &c) == 1)
+			if (c.op == CDM_OP_SAVE && c.flags & CDM_CH_RECEIVED)
+				fs->confirmed[count++ % CONFIRMED_MAX] = c.version.dot;
+	cdm_journal_reader_close(&reader);
+	fs->confirmed_count = count < CONFIRMED_MAX ? count : CONFIRMED_MAX;
+	qsort(fs->confirmed, fs->confirmed_count, sizeof(*fs->confirmed), by_dot);
+}
+
+bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version)
+{
+	return fs->confirmed_count && bsearch(&version, fs->confirmed, fs->confirmed_count, sizeof(*fs->confirmed), by_dot);
+}
+
+void recall_confirmed_drop(struct fs *fs)
+{
+	free(fs->confirmed);
+	fs->confirmed = NULL;
+	fs->confirmed_count = 0;
 }

@@ -206,10 +206,12 @@ void save_node(struct fs *fs, uint64_t id, int64_t looked_ns)
 /* --- what nobody saw coming to be --- */
 
 /* Does the journal confirm that this content was whole on the disk at the last mark? Own writes are in the journal one by one; but of
- * what others made only the SAVE is, whose number is higher than the one in the stamp, and the vector does not tell that. */
+ * what others made only the SAVE is, whose number is higher than the one in the stamp, so the vector alone does not tell. */
 static bool is_confirmed(const struct fs *fs, const struct cdm_vector *known, struct cdm_dot dot)
 {
-	return CDM_ORIGIN_NODE(dot.origin) == fs->node_number && cdm_vector_covers(known, dot);
+	if (CDM_ORIGIN_NODE(dot.origin) != fs->node_number)
+		return recall_is_confirmed(fs, dot);
+	return cdm_vector_covers(known, dot);
 }
 
 /* The clock of a version made of what was found. Others may have the same version whole while this one is half, or a later one: both are
@@ -233,6 +235,8 @@ static int found_file(struct fs *fs, const struct object *o, struct cdm_change *
 		stamp = (struct cdm_stamp){0};
 	if (known && stamp.content.dot.origin == cdm_journal_origin(fs->journal))
 		return 0; /* made since this server runs */
+	if (known && CDM_ORIGIN_NODE(stamp.content.dot.origin) != fs->node_number && is_confirmed(fs, known, stamp.content.dot))
+		return 0; /* the others have it under this version */
 	if (!(c->flags & CDM_CH_NEW) && (!known || is_confirmed(fs, known, stamp.content.dot)))
 		c->base = stamp.content.dot; /* else it does not build on what its stamp names: it may be half of that */
 	c->parent_mtime_ns = mtime_of_parent(fs, c->path, c->path_len);

@@ -216,6 +216,7 @@ static int begin_check(struct server *s, struct cdm_error *err)
 		return 0;
 	}
 	recall_record(fs);
+	recall_confirm(fs);
 	cdm_log(check_begin, cdm_str("since", marked ? "last checkpoint" : "ever"), cdm_str("reason", "the journal's tail was lost"));
 	return check_start(fs, marked ? s->state.mark_ns - MARK_SLACK_NS : INT64_MIN, &s->state.applied, err);
 }

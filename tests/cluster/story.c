@@ -209,6 +209,16 @@ void same_everywhere(void)
 	}
 }
 
+void everywhere_equal_below(const char *path)
+{
+	in_sync();
+	_cleanup_free_ char *first = lab_path(lab, lab_node_name(lab, 0), path);
+	for (unsigned i = 1; i < lab_node_count(lab); i++) {
+		_cleanup_free_ char *other = lab_path(lab, lab_node_name(lab, i), path);
+		same(first, other);
+	}
+}
+
 void everywhere_equal(void)
 {
 	in_sync();

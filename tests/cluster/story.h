@@ -57,6 +57,7 @@ void all_rest(void);
 /* The trees at all mounts are equal in everything; so are the stores. */
 void same_everywhere(void);
 void everywhere_equal(void); /* both */
+void everywhere_equal_below(const char *path);
 /* The file has this content now; becomes so in time. */
 void has_text(const char *node, const char *path, const char *text);
 void gets_text(const char *node, const char *path, const char *text);

@@ -28,14 +28,38 @@ static char **pages;  /* paths of regular files, relative to an edition */
 static size_t page_count;
 static unsigned first_port;
 
+/* -- outside of the nodes ------------------------------------------------------------------------------------------ */
+
+/* A command outside of the nodes' networks; `lab down` knows it by its environment. */
+static pid_t in_background(const char *command)
+{
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid == 0) {
+		setenv("CDMFS_LAB", lab_dir(lab), 1);
+		execl("/bin/bash", "bash", "-c", command, NULL);
+		_exit(127);
+	}
+	assert_true(pid > 0);
+	return pid;
+}
+
+static void outside(const char *command, const char *what)
+{
+	int status = 0;
+	pid_t pid = in_background(command);
+	if (waitpid(pid, &status, 0) != pid || status != 0)
+		fail_msg("%s ended with status %#x", what, status);
+}
+
 /* -- the site ---------------------------------------------------------------------------------------------------- */
 
-static const char generated[] =
-	"mkdir -p %s && cd %s && for d in $(seq 40); do mkdir -p chapter-$d; for p in $(seq 40); do { echo '<html><title>Page '$d.$p'</title>'; "
-	"for l in $(seq $((p * 5))); do echo \"<p>Chapter $d, page $p, line $l. All of it belongs to one edition.</p>\"; done; echo '</html>'; } > chapter-$d/page-$p.html; done; "
-	"ln -s page-1.html chapter-$d/index.html; done; head -c 3000000 /dev/urandom > archive.bin; ln chapter-1/page-2.html start.html";
-static const char from_package[] =
-	"mkdir -p %s.deb && cd %s.deb && apt-get -qq download \"$CDM_SITE_PACKAGE\" && dpkg-deb -x *.deb . && mv usr/share/doc %s";
+#define GENERATED \
+	"mkdir -p %s && cd %s && for d in $(seq 40); do mkdir -p chapter-$d; for p in $(seq 40); do { echo '<html><title>Page '$d.$p'</title>'; " \
+	"for l in $(seq $((p * 5))); do echo \"<p>Chapter $d, page $p, line $l. All of it belongs to one edition.</p>\"; done; echo '</html>'; } > chapter-$d/page-$p.html; done; " \
+	"ln -s page-1.html chapter-$d/index.html; done; head -c 3000000 /dev/urandom > archive.bin; ln chapter-1/page-2.html start.html"
+#define FROM_PACKAGE \
+	"mkdir -p %s.deb && cd %s.deb && apt-get -qq download \"$CDM_SITE_PACKAGE\" && dpkg-deb -x *.deb . && mv usr/share/doc %s"
 
 static int note_page(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
@@ -52,10 +76,10 @@ static void make_editions(void)
 {
 	for (int i = 0; i < 2; i++)
 		assert_true(asprintf(&site[i], "%s/edition-%d", lab_dir(lab), i + 1) >= 0);
-	if (getenv("CDM_SITE_PACKAGE"))
-		shell("n1", from_package, site[0], site[0], site[0]);
-	else
-		shell("n1", generated, site[0], site[0]);
+	_cleanup_free_ char *command = NULL;
+	bool package = getenv("CDM_SITE_PACKAGE") != NULL;
+	assert_true((package ? asprintf(&command, FROM_PACKAGE, site[0], site[0], site[0]) : asprintf(&command, GENERATED, site[0], site[0])) >= 0);
+	outside(command, package ? "apt-get download" : "making pages");
 	/* One line of nearly every page is another in the second edition, and so is its time. */
 	shell("n1", "cp -a %s %s && cd %s && find . -type f -links 1 -size +0 | sort | awk 'NR %% 10' | tr '\\n' '\\0' | xargs -0 sed -i '2s/$/ second edition/'", site[0],
 		site[1], site[1]);
@@ -236,7 +260,10 @@ static void *web_visitor(void *arg)
 	return NULL;
 }
 
-static struct visitor *visitor_begin(const char *node, unsigned port, unsigned seed)
+static struct visitor *visitors[2 * NODES];
+static unsigned visitor_count;
+
+static void visitor_begin(const char *node, unsigned port, unsigned seed)
 {
 	struct visitor *v = calloc(1, sizeof *v);
 	assert_non_null(v);
@@ -244,35 +271,28 @@ static struct visitor *visitor_begin(const char *node, unsigned port, unsigned s
 	v->port = port;
 	v->seed = seed;
 	assert_int_equal(pthread_create(&v->thread, NULL, port ? web_visitor : file_visitor, v), 0);
-	return v;
+	visitors[visitor_count++] = v;
 }
 
-static unsigned visitor_end(struct visitor *v)
+/* Good looks of all together. */
+static unsigned visitors_end(void)
 {
-	v->stop = true;
-	pthread_join(v->thread, NULL);
-	unsigned looks = v->looks;
-	if (*v->failure)
-		fail_msg("after %u good looks: %s", looks, v->failure);
-	free(v);
+	unsigned looks = 0;
+	while (visitor_count > 0) {
+		struct visitor *v = visitors[--visitor_count];
+		v->stop = true;
+		pthread_join(v->thread, NULL);
+		looks += v->looks;
+		char failure[sizeof v->failure];
+		memcpy(failure, v->failure, sizeof failure);
+		free(v);
+		if (*failure)
+			fail_msg("after %u good looks: %s", looks, failure);
+	}
 	return looks;
 }
 
 /* -- the web server ---------------------------------------------------------------------------------------------- */
-
-/* A command outside of the nodes' networks; `lab down` knows it by its environment. */
-static pid_t in_background(const char *command)
-{
-	fflush(NULL);
-	pid_t pid = fork();
-	if (pid == 0) {
-		setenv("CDMFS_LAB", lab_dir(lab), 1);
-		execl("/bin/bash", "bash", "-c", command, NULL);
-		_exit(127);
-	}
-	assert_true(pid > 0);
-	return pid;
-}
 
 static void start_nginx(void)
 {
@@ -288,14 +308,17 @@ static void start_nginx(void)
 	assert_true(asprintf(&command, "cd %s && mkdir -p web && echo 'user root; worker_processes 1; pid web/pid; error_log web/error.log; events {} http { sendfile on; "
 		"access_log off; client_body_temp_path web/b; proxy_temp_path web/p; fastcgi_temp_path web/f; uwsgi_temp_path web/u; scgi_temp_path web/s; %s }' > "
 		"web/nginx.conf && exec nginx -p $PWD -c web/nginx.conf", lab_dir(lab), servers) >= 0);
-	int status = 0;
-	pid_t pid = in_background(command);
-	if (waitpid(pid, &status, 0) != pid || status != 0)
-		fail_msg("nginx ended with status %#x, see %s/web/error.log", status, lab_dir(lab));
+	outside(command, "nginx");
 }
 
 static int stop_nginx(void **state)
 {
+	for (unsigned i = 0; i < visitor_count; i++) { /* of a story that failed */
+		visitors[i]->stop = true;
+		pthread_join(visitors[i]->thread, NULL);
+		free(visitors[i]);
+	}
+	visitor_count = 0;
 	shell("n1", "[ ! -s %s/web/pid ] || kill $(cat %s/web/pid)", lab_dir(lab), lab_dir(lab));
 	for (int i = 0; i < 2; i++)
 		free(site[i]);
@@ -362,17 +385,13 @@ static void edition_comes(const char *what, const char *options, int edition, un
 {
 	_cleanup_free_ char *command = NULL;
 	assert_true(asprintf(&command, "rsync -a --delete %s %s/ %s/site/", options, site[edition], lab_mount(lab, "n1")) >= 0);
-	struct visitor *visitors[2 * NODES];
-	unsigned count = 0, looks = 0;
 	for (unsigned i = 1; i < NODES; i++) { /* at the author's own mount it is as the author's program writes it */
-		visitors[count++] = visitor_begin(lab_node_name(lab, i), 0, *seed + i);
-		visitors[count++] = visitor_begin(lab_node_name(lab, i), first_port + i, *seed + 100 + i);
+		visitor_begin(lab_node_name(lab, i), 0, *seed + i);
+		visitor_begin(lab_node_name(lab, i), first_port + i, *seed + 100 + i);
 	}
 	trouble_until_done(command, what, seed);
 	in_sync();
-	for (unsigned i = 0; i < count; i++)
-		looks += visitor_end(visitors[i]);
-	print_message("%s: %u good looks\n", what, looks);
+	print_message("%s: %u good looks\n", what, visitors_end());
 	same_everywhere();
 	shell("n3", "diff -r --no-dereference %s site", site[edition]);
 	same_headers_everywhere();

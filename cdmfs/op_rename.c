@@ -18,6 +18,7 @@ struct renaming {
 	struct node node, victim_node;
 	struct place_path path, path2;
 	bool local, local2;
+	bool turned;                 /* the record tells of the victim: see record_of_exchange */
 };
 
 static bool involves_directory(const struct renaming *m)
@@ -41,11 +42,40 @@ static bool replaces(const struct renaming *m)
 	return m->victim.fd >= 0 && !(m->flags & RENAME_EXCHANGE);
 }
 
+/* An exchange with a file that the others do not know is for them a rename of the one that they know; the unsaved one comes with its
+ * SAVE. The record says just that: from the known one's old name to its new one. False: an exchange as such. */
+static bool record_of_exchange(struct act *a, struct renaming *m)
+{
+	bool unknown = m->node.flags & NODE_NEW, unknown2 = m->victim_node.flags & NODE_NEW;
+	struct place_path swap = m->path;
+
+	if (!(m->flags & RENAME_EXCHANGE) || unknown == unknown2 || m->local || m->local2 || act_is_announced(a) || a->silent)
+		return false;
+	m->turned = unknown;
+	if (m->turned) {
+		act_set_path(a, &m->path2);
+		act_set_path2(a, &swap);
+	}
+	return true;
+}
+
 /* What the record says of subject and victim. */
 static void describe(struct act *a, struct renaming *m)
 {
 	struct cdm_stamp stamp;
 
+	if (record_of_exchange(a, m)) {
+		const struct object *known = m->turned ? &m->victim : &m->o;
+		a->c.handle = known->handle;
+		if (cdm_stamp_get(known->fd, &stamp) == 0) {
+			a->c.version = stamp.content;
+			a->c.base = stamp.content.dot;
+		}
+		act_set_attr(a, &known->st);
+		if (S_ISREG(known->st.st_mode) && known->st.st_nlink > 1)
+			a->c.flags |= CDM_CH_LINKED;
+		return;
+	}
 	a->c.handle = m->o.handle;
 	a->c.rename_flags = m->flags & RENAME_EXCHANGE;
 	if (cdm_stamp_get(m->o.fd, &stamp) == 0) {
@@ -55,7 +85,7 @@ static void describe(struct act *a, struct renaming *m)
 	if (m->victim.fd >= 0 && cdm_stamp_get(m->victim.fd, &stamp) == 0)
 		a->c.victim = stamp.content.dot;
 	if (m->node.flags & NODE_NEW)
-		a->c.flags |= CDM_CH_UNSAVED | (m->node.flags & NODE_COVERS ? CDM_CH_COVERS : 0);
+		a->c.flags |= CDM_CH_UNSAVED | (m->node.flags & NODE_COVERS && !(m->flags & RENAME_EXCHANGE) ? CDM_CH_COVERS : 0);
 	act_set_attr(a, &m->o.st);
 	if (S_ISREG(m->o.st.st_mode) && m->o.st.st_nlink > 1)
 		a->c.flags |= CDM_CH_LINKED;
@@ -82,8 +112,20 @@ static int keep_victim(struct act *a, struct renaming *m, bool *ret_kept)
 	return r;
 }
 
+/* Which of the two now has a name under which the others know something: of two unsaved ones the names keep that; a known one took
+ * its content along. */
+static void covers_exchanged(struct fs *fs, const struct renaming *m)
+{
+	bool both = m->node.flags & m->victim_node.flags & NODE_NEW;
+	bool covers = both && m->victim_node.flags & NODE_COVERS, covers2 = both && m->node.flags & NODE_COVERS;
+
+	inodes_flags(fs->nodes, m->o.id, covers ? NODE_COVERS : 0, covers ? 0 : NODE_COVERS);
+	inodes_flags(fs->nodes, m->victim.id, covers2 ? NODE_COVERS : 0, covers2 ? 0 : NODE_COVERS);
+}
+
 static void names_exchanged(struct fs *fs, const struct renaming *m, uint64_t parent)
 {
+	covers_exchanged(fs, m);
 	inodes_name_remove(fs->nodes, m->o.id, parent, m->name, m->len);
 	inodes_name_add(fs->nodes, m->o.id, m->parent2, m->name2, m->len2);
 	inodes_name_remove(fs->nodes, m->victim.id, m->parent2, m->name2, m->len2);
@@ -151,8 +193,8 @@ static int rename_act(struct act *a, struct renaming *m)
 		return r;
 	}
 	names_moved(a, m, kept);
-	act_parent_after(a, 0, m->dirfd);
-	act_parent_after(a, 1, m->dirfd2);
+	act_parent_after(a, m->turned, m->dirfd);
+	act_parent_after(a, !m->turned, m->dirfd2);
 	return act_is_announced(a) ? act_stamp(a, m->o.fd, false, false) : 0;
 }
 
@@ -211,6 +253,8 @@ static void publish_moved(struct fs *fs, const struct renaming *m)
 		saver_publish_tree(fs, m->path.path, m->path.len);
 	else if (m->node.flags & NODE_UNSAVED)
 		saver_expect(fs, m->o.id, true);
+	if (m->flags & RENAME_EXCHANGE && m->victim_node.flags & NODE_UNSAVED)
+		saver_expect(fs, m->victim.id, true);
 }
 
 /* 1: a directory is involved and the tree is not locked for that; 0 or -errno: done. */

@@ -170,6 +170,25 @@ static void exchange(void **state)
 	assert_int_equal(catch_up(), 0);
 }
 
+/* The known file moves for the others, too; the other one comes with its own SAVE. */
+static void exchange_with_an_unsaved_file(void **state)
+{
+	put_file(at("known-x"), "known", 5);
+	catch_up();
+	int fd = open(at("unsaved-x"), O_WRONLY | O_CREAT, 0644);
+	assert_int_equal(write(fd, "new", 3), 3);
+	assert_int_equal(renameat2(AT_FDCWD, at("unsaved-x"), AT_FDCWD, at("known-x"), RENAME_EXCHANGE), 0);
+	close(fd);
+	catch_up();
+	put_file(at("known-y"), "known", 5);
+	catch_up();
+	fd = open(at("unsaved-y"), O_WRONLY | O_CREAT, 0644);
+	assert_int_equal(renameat2(AT_FDCWD, at("known-y"), AT_FDCWD, at("unsaved-y"), RENAME_EXCHANGE), 0);
+	assert_int_equal(write(fd, "new", 3), 3);
+	close(fd);
+	catch_up();
+}
+
 static void writable_mapping(void **state)
 {
 	put_file(at("mapped"), "0123456789", 10);
@@ -415,7 +434,8 @@ static int body(struct fixture *f)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(create_write_close), cmocka_unit_test(many_writes_one_close), cmocka_unit_test(two_writers_one_save),
 		cmocka_unit_test(open_for_writing_without_a_write), cmocka_unit_test(still_open_is_not_saved), cmocka_unit_test(temporary_and_rename),
-		cmocka_unit_test(unnamed_and_link), cmocka_unit_test(exchange), cmocka_unit_test(writable_mapping), cmocka_unit_test(truncate_by_path),
+		cmocka_unit_test(unnamed_and_link), cmocka_unit_test(exchange),
+		cmocka_unit_test(exchange_with_an_unsaved_file), cmocka_unit_test(writable_mapping), cmocka_unit_test(truncate_by_path),
 		cmocka_unit_test(by_another_process_that_dies), cmocka_unit_test(inherited_descriptor), cmocka_unit_test(hard_link_backup),
 		cmocka_unit_test(removed_before_saved), cmocka_unit_test(tree_moved_while_written), cmocka_unit_test(out_of_excluded_names),
 		cmocka_unit_test(vim_saves), cmocka_unit_test(sed_in_place), cmocka_unit_test(perl_in_place), cmocka_unit_test(rsync_copies),

@@ -413,16 +413,17 @@ void fixture_kill(struct fixture *f, const char *which)
 	fixture_wait("the next process", is_replaced, &r);
 }
 
-int64_t fixture_status(struct fixture *f, const char *key)
+size_t fixture_unsaved(struct fixture *f)
 {
-	static char text[65536];
-	ssize_t n = getxattr(f->full, "trusted.cdmfs.status", text, sizeof(text));
-	json_t *o = n > 0 ? json_loadb(text, (size_t)n, 0, NULL) : NULL;
-	const json_t *v = json_object_get(o, key);
-	int64_t number = json_is_integer(v) ? json_integer_value(v) : json_is_boolean(v) ? json_is_true(v) : -1;
+	static char text[1 << 20];
+	ssize_t n = getxattr(f->full, "trusted.cdmfs.open", text, sizeof(text));
+	json_t *list = n > 0 ? json_loadb(text, (size_t)n, 0, NULL) : NULL;
+	size_t count = json_array_size(list);
 
-	json_decref(o);
-	return number;
+	if (!json_is_array(list))
+		fail_msg("trusted.cdmfs.open: %s", strerror(errno));
+	json_decref(list);
+	return count;
 }
 
 /* --- the journal --- */

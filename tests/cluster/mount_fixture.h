@@ -44,8 +44,8 @@ void fixture_policy(struct fixture *f, const char *policy);
 pid_t fixture_pid(struct fixture *f, const char *which);
 /* kill -9 and wait until another process has taken its place. */
 void fixture_kill(struct fixture *f, const char *which);
-/* A number of the full mount's trusted.cdmfs.status, by its JSON key at the top level; -1 = not there. */
-int64_t fixture_status(struct fixture *f, const char *key);
+/* How many files have content that is not saved yet (at most 100 are counted). */
+size_t fixture_unsaved(struct fixture *f);
 
 /* Poll cond(arg) until true; fails the test with `what` after the deadline. */
 void fixture_wait(const char *what, bool (*cond)(void *arg), void *arg);

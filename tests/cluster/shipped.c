@@ -29,7 +29,8 @@ static void wrong(struct shipped *s, const struct cdm_change *c, const char *why
 			(int)c->path2_len, c->path2 ? c->path2 : "", why);
 }
 
-static void put(struct shipped *s, const char *path, size_t len, mode_t type, struct cdm_dot version)
+/* file 0: another one than was there. */
+static void put(struct shipped *s, const char *path, size_t len, mode_t type, unsigned file, struct cdm_dot version)
 {
 	struct shipped_entry *e = find(s, path, len);
 
@@ -39,7 +40,24 @@ static void put(struct shipped *s, const char *path, size_t len, mode_t type, st
 		e->path = strndup(path, len);
 	}
 	e->type = type;
+	e->file = file ? file : ++s->files;
 	e->version = version;
+}
+
+/* Content changes under all names of a file. */
+static void save_record(struct shipped *s, const struct cdm_change *c)
+{
+	struct shipped_entry *e = find(s, c->path, c->path_len);
+
+	if (!(c->flags & CDM_CH_NEW) && !e)
+		wrong(s, c, "not NEW, but others do not have it");
+	s->saves++;
+	snprintf(s->last_save, sizeof(s->last_save), "%.*s", (int)c->path_len, c->path);
+	put(s, c->path, c->path_len, S_IFREG, c->flags & CDM_CH_NEW || !e ? 0 : e->file, c->version.dot);
+	e = find(s, c->path, c->path_len);
+	for (size_t i = 0; i < s->count; i++)
+		if (s->entries[i].file == e->file)
+			s->entries[i].version = c->version.dot;
 }
 
 static bool is_beneath(const char *path, const char *dir, size_t len)
@@ -105,13 +123,22 @@ static void removal_record(struct shipped *s, const struct cdm_change *c)
 		wrong(s, c, "removes what is not there");
 }
 
+/* SHOW_JOURNAL=1: for looking into a failed run. */
+static void show(const struct cdm_change *c)
+{
+	uint64_t handle = 0;
+
+	memcpy(&handle, c->handle.bytes, c->handle.len < sizeof(handle) ? c->handle.len : sizeof(handle));
+	fprintf(stderr, "%-11s %.*s %.*s flags %x rename %u node %lx dot %lu\n", cdm_op_name(c->op), (int)c->path_len, c->path ? c->path : "",
+		(int)c->path2_len, c->path2 ? c->path2 : "", c->flags, c->rename_flags, (unsigned long)handle, (unsigned long)c->dot.number);
+}
+
 void shipped_record(const struct cdm_change *c, void *arg)
 {
 	struct shipped *s = arg;
 
 	if (getenv("SHOW_JOURNAL"))
-		fprintf(stderr, "%-11s %.*s %.*s flags %x\n", cdm_op_name(c->op), (int)c->path_len, c->path ? c->path : "", (int)c->path2_len,
-			c->path2 ? c->path2 : "", c->flags);
+		show(c);
 	if (!cdm_op_ships(c->op))
 		return;
 	if (c->flags & CDM_CH_LOCAL) { /* out of the set's names: of a rename the old name's removal ships */
@@ -125,20 +152,16 @@ void shipped_record(const struct cdm_change *c, void *arg)
 	}
 	switch (c->op) {
 	case CDM_OP_SAVE:
-		s->saves++;
-		snprintf(s->last_save, sizeof(s->last_save), "%.*s", (int)c->path_len, c->path);
-		if (!(c->flags & CDM_CH_NEW) && !find(s, c->path, c->path_len))
-			wrong(s, c, "not NEW, but others do not have it");
-		put(s, c->path, c->path_len, S_IFREG, c->version.dot);
+		save_record(s, c);
 		break;
 	case CDM_OP_MKDIR:
-		put(s, c->path, c->path_len, S_IFDIR, (struct cdm_dot){0});
+		put(s, c->path, c->path_len, S_IFDIR, 0, (struct cdm_dot){0});
 		break;
 	case CDM_OP_SYMLINK:
-		put(s, c->path, c->path_len, S_IFLNK, (struct cdm_dot){0});
+		put(s, c->path, c->path_len, S_IFLNK, 0, (struct cdm_dot){0});
 		break;
 	case CDM_OP_MKNOD:
-		put(s, c->path, c->path_len, c->attr.mode & S_IFMT, (struct cdm_dot){0});
+		put(s, c->path, c->path_len, c->attr.mode & S_IFMT, 0, (struct cdm_dot){0});
 		break;
 	case CDM_OP_UNLINK:
 	case CDM_OP_RMDIR:
@@ -150,7 +173,7 @@ void shipped_record(const struct cdm_change *c, void *arg)
 	case CDM_OP_LINK: {
 		struct shipped_entry *e = find(s, c->path, c->path_len);
 		if (e)
-			put(s, c->path2, c->path2_len, e->type, e->version);
+			put(s, c->path2, c->path2_len, e->type, e->file, e->version);
 		else
 			wrong(s, c, "links what is not there");
 		break;
@@ -185,19 +208,6 @@ static void trouble(const char *path, const char *what)
 		snprintf(walk.trouble, sizeof(walk.trouble), "%s: %s", path, what);
 }
 
-/* Hard links change together: the SAVE of one name stands for all of them. */
-static bool any_name_has(const struct stat *st, struct cdm_dot version)
-{
-	for (size_t i = 0; i < walk.s->count; i++) {
-		char path[1024];
-		struct stat other;
-		snprintf(path, sizeof(path), "%s/%s", walk.f->mnt, walk.s->entries[i].path);
-		if (cdm_dot_equal(walk.s->entries[i].version, version) && lstat(path, &other) == 0 && other.st_ino == st->st_ino)
-			return true;
-	}
-	return false;
-}
-
 static int look_at(const char *full, const struct stat *st, int kind, struct FTW *where)
 {
 	const char *path = full + strlen(walk.f->mnt) + 1;
@@ -221,7 +231,7 @@ static int look_at(const char *full, const struct stat *st, int kind, struct FTW
 	_cleanup_close_ int fd = open(in_store, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || cdm_stamp_get(fd, &stamp) < 0)
 		trouble(path, "has no version");
-	else if (!cdm_dot_equal(stamp.content.dot, e->version) && !(st->st_nlink > 1 && any_name_has(st, stamp.content.dot)))
+	else if (!cdm_dot_equal(stamp.content.dot, e->version))
 		trouble(path, "its newest version was not shipped");
 	return 0;
 }

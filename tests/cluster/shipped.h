@@ -11,11 +11,13 @@
 struct shipped_entry {
 	char *path;
 	mode_t type;
+	unsigned file;          /* names of one file share it */
 	struct cdm_dot version; /* of a regular file's content */
 };
 struct shipped {
 	struct shipped_entry *entries; /* unordered */
 	size_t count;
+	unsigned files;
 	unsigned saves;                /* SAVE records since shipped_count */
 	char last_save[512];           /* path of the last one */
 	char wrong[512];               /* first record that does not fit the tree before it, "" = none */

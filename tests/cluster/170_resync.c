@@ -9,19 +9,34 @@
 #include <unistd.h>
 
 #define JOURNAL "16M"
-#define OUTRUN_BYTES (48u << 20)
+#define LINKS_PER_ROUND 5000
+#define TARGET_BYTES 3500
 
-/* More changes than the small journal of this lab holds: symlinks with long targets, made and removed, as their records hold the target. */
-static void outrun_the_journal(const char *node)
+/* More changes than the small journal of this lab holds: symlinks with long targets, as their records hold the target. They are removed when
+ * `witness` (may be NULL) has them, so that its journal is outrun, too: what comes and goes unseen does not travel. */
+static void outrun_the_journal(const char *node, const char *witness)
 {
-	char target[4000];
+	char target[TARGET_BYTES], path[64], mark[32];
 	memset(target, 'x', sizeof target - 1);
 	target[sizeof target - 1] = 0;
-	_cleanup_free_ char *folder = lab_path(lab, node, "many"), *path = lab_path(lab, node, "many/link");
+	_cleanup_free_ char *folder = lab_path(lab, node, "many");
 	if (mkdir(folder, 0755) < 0)
 		assert_int_equal(errno, EEXIST);
-	for (size_t i = 0; i < OUTRUN_BYTES / sizeof target; i++)
-		assert_true(symlink(target, path) == 0 && unlink(path) == 0);
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < LINKS_PER_ROUND; i++) {
+			snprintf(path, sizeof path, "many/link-%d", i);
+			_cleanup_free_ char *full = lab_path(lab, node, path);
+			assert_int_equal(symlink(target, full), 0);
+		}
+		snprintf(mark, sizeof mark, "round %d", round);
+		save(node, "many-mark", mark);
+		if (witness)
+			gets_text(witness, "many-mark", mark);
+		for (int i = 0; i < LINKS_PER_ROUND; i++) {
+			snprintf(path, sizeof path, "many/link-%d", i);
+			remove_file(node, path);
+		}
+	}
 }
 
 static void removals_and_changes_are_found(void **state)
@@ -32,7 +47,7 @@ static void removals_and_changes_are_found(void **state)
 	killed("n3", LAB_REPLICATOR);
 	shell("n1", "rm -rf gone tree/file-10? && mv tree/sub tree/renamed && for i in $(seq 50); do echo new > tree/file-$i; done && "
 		    "chmod 600 tree/file-60 && ln tree/file-61 tree/link");
-	outrun_the_journal("n1");
+	outrun_the_journal("n1", "n2");
 	shell("n1", "echo after > tree/after");
 	started("n3", LAB_REPLICATOR);
 	everywhere_equal();
@@ -48,7 +63,7 @@ static void what_the_other_side_saved_is_shipped_not_removed(void **state)
 	killed("n3", LAB_REPLICATOR);
 	shell("n3", "mkdir own && echo mine > own/file && echo mine > tree/own && echo changed > tree/file-200; true");
 	shell("n1", "echo other > tree/other");
-	outrun_the_journal("n1");
+	outrun_the_journal("n1", "n2");
 	started("n3", LAB_REPLICATOR);
 	everywhere_equal();
 	has_text("n1", "own/file", "mine\n");
@@ -59,9 +74,9 @@ static void what_the_other_side_saved_is_shipped_not_removed(void **state)
 static void the_other_side_outran_its_journal_too(void **state)
 {
 	killed("n3", LAB_REPLICATOR);
-	outrun_the_journal("n3");
+	outrun_the_journal("n3", NULL);
 	shell("n3", "echo late > from-n3");
-	outrun_the_journal("n1");
+	outrun_the_journal("n1", "n2");
 	shell("n1", "echo late > from-n1");
 	started("n3", LAB_REPLICATOR);
 	everywhere_equal();

@@ -91,7 +91,7 @@ static void kill_privileges(struct content_change *c, uint64_t id)
 	if (keep == c->before.st_mode)
 		return;
 	fchmod(c->file->fd, keep & 07777);
-	session_invalidate(c->act.rq->fs, id, false, 0);
+	session_invalidate(c->act.rq->fs, id);
 }
 
 int64_t content_end(struct content_change *c, uint64_t id, int64_t r, bool kill_suid)

@@ -192,8 +192,12 @@ int orphan_keep(struct fs *fs, const struct object *o);
 void orphan_drop(struct fs *fs, uint64_t id);
 int conflict_keep(struct fs *fs, int fd, const char *path, size_t len, const struct cdm_dot *dot);
 void conflict_check(struct fs *fs, uint64_t id);
-/* Orphans of a server that died: those the kernel has forgotten meanwhile go. all: of a mount that is no more. */
-void orphans_sweep(struct fs *fs, bool all);
+/* Orphans that a server before left. Listed before anybody is served (a new one is not known to the kernel until its request is
+ * answered), then probed: those the kernel has forgotten meanwhile go. The caller frees *ret. */
+size_t orphans_list(struct fs *fs, uint64_t **ret);
+void orphans_probe(struct fs *fs, const uint64_t *ids, size_t count);
+/* All of them: of a mount that is no more. */
+void orphans_remove(struct fs *fs);
 
 /* --- policy (policy.c) --- */
 int policy_reload(struct fs *fs, struct cdm_error *err);

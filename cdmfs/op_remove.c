@@ -130,27 +130,50 @@ void node_forgotten(struct fs *fs, uint64_t id)
 	unlock_stripes(&nodes);
 }
 
-void orphans_sweep(struct fs *fs, bool all)
+size_t orphans_list(struct fs *fs, uint64_t **ret)
 {
 	int fd = openat(fs->store.orphans_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	size_t count = 0, room = 0;
 	struct dirent *e;
 
+	*ret = NULL;
 	while (dir && (e = readdir(dir))) {
 		char *end;
 		uint64_t id = strtoull(e->d_name, &end, 16);
 		if (*end || e->d_name[0] == '.')
 			continue;
-		if (all) {
-			unlinkat(fs->store.orphans_fd, e->d_name, 0);
-		} else if (session_invalidate(fs, id, false, 0) == -ENOENT) { /* its FORGET died with the server */
-			inodes_forget(fs->nodes, id, UINT64_MAX);
-			node_forgotten(fs, id);
-			unlinkat(fs->store.orphans_fd, e->d_name, 0);
+		if (count == room) {
+			uint64_t *more = reallocarray(*ret, room = room ? room * 2 : 64, sizeof(*more));
+			if (!more)
+				break; /* the rest waits for the next start */
+			*ret = more;
 		}
+		(*ret)[count++] = id;
 	}
 	if (dir)
 		closedir(dir);
+	return count;
+}
+
+void orphans_probe(struct fs *fs, const uint64_t *ids, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (session_invalidate(fs, ids[i]) == -ENOENT) { /* its FORGET died with the server */
+			inodes_forget(fs->nodes, ids[i], UINT64_MAX);
+			node_forgotten(fs, ids[i]);
+			orphan_drop(fs, ids[i]);
+		}
+}
+
+void orphans_remove(struct fs *fs)
+{
+	uint64_t *ids;
+	size_t count = orphans_list(fs, &ids);
+
+	for (size_t i = 0; i < count; i++)
+		orphan_drop(fs, ids[i]);
+	free(ids);
 }
 
 /* --- unlink --- */

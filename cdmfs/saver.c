@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 #include "cdmfs/save.h"
-#include "cdmfs/session.h"
 #include "cdmfs/walk.h"
 #include "cdmfs/watch.h"
 #include "common/log.h"
@@ -100,10 +99,17 @@ void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset)
 {
 	struct saver *s = fs->saver;
 
+	unsigned i;
+
 	pthread_mutex_lock(&s->mtx);
-	if (s->invalidate_count < INVALIDATE_MAX) {
-		s->invalidate[s->invalidate_count].id = id;
-		s->invalidate[s->invalidate_count++].offset = offset;
+	for (i = 0; i < s->invalidate_count && s->invalidate[i].id != id; i++)
+		;
+	if (i == s->invalidate_count && i < INVALIDATE_MAX) {
+		s->invalidate[i].id = id;
+		s->invalidate[i].offset = offset;
+		s->invalidate_count++;
+	} else if (i < s->invalidate_count && offset < s->invalidate[i].offset) {
+		s->invalidate[i].offset = offset;
 	}
 	pthread_mutex_unlock(&s->mtx);
 	wake(s);
@@ -249,20 +255,22 @@ static int look_at_due(struct saver *s)
 	return ms;
 }
 
-static void invalidate_queued(struct saver *s)
+/* Sends what is to be invalidated to the watcher (watch.h says why not from here). True: it takes no more now. */
+static bool invalidate_queued(struct saver *s)
 {
-	for (;;) {
-		uint64_t id, offset;
-		pthread_mutex_lock(&s->mtx);
-		if (!s->invalidate_count) {
-			pthread_mutex_unlock(&s->mtx);
-			return;
-		}
-		id = s->invalidate[--s->invalidate_count].id;
-		offset = s->invalidate[s->invalidate_count].offset;
-		pthread_mutex_unlock(&s->mtx);
-		session_invalidate(s->fs, id, true, offset & ~4095ull);
+	bool left;
+
+	pthread_mutex_lock(&s->mtx);
+	while (s->invalidate_count) {
+		unsigned last = s->invalidate_count - 1;
+		struct watch_message m = {.kind = WATCH_INVALIDATE, .node = s->invalidate[last].id, .offset = s->invalidate[last].offset & ~4095ull};
+		if (send(s->fs->watch_fd, &m, sizeof(m), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(m))
+			break;
+		s->invalidate_count = last;
 	}
+	left = s->invalidate_count > 0;
+	pthread_mutex_unlock(&s->mtx);
+	return left;
 }
 
 static int publish_one(struct fs *fs, const struct walk_entry *e, void *arg)
@@ -304,11 +312,11 @@ static void *saver_thread(void *arg)
 			break;
 		if (fds[0].revents & POLLIN)
 			take_messages(s);
-		else if (fds[0].revents)
+		else if (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL))
 			fds[0].fd = -1; /* both ends are gone: only the clock is left */
 		if (fds[1].revents & POLLIN)
 			eventfd_read(s->wake_fd, &count);
-		invalidate_queued(s);
+		fds[0].events = POLLIN | (invalidate_queued(s) ? POLLOUT : 0);
 		run_jobs(s);
 	}
 	return NULL;

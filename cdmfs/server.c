@@ -200,7 +200,7 @@ static int begin_anew(struct server *s, struct cdm_error *err)
 		if (n.flags & NODE_UNSAVED)
 			save_node(fs, n.id, 0);
 	inodes_clear(fs->nodes);
-	orphans_sweep(fs, true);
+	orphans_remove(fs);
 	if (tail_was_lost(s))
 		store_empty(fs->store.staging_fd);
 	return root_ids(fs, err);
@@ -352,7 +352,7 @@ static int end_clean(struct server *s, struct cdm_error *err)
 	check_stop(fs);
 	saver_stop(fs, true);
 	if (atomic_load(&fs->unmounted))
-		orphans_sweep(fs, true);
+		orphans_remove(fs);
 	r = cdm_journal_close(&fs->journal, err);
 	if (r == 0)
 		remove_run_files(fs);
@@ -398,6 +398,8 @@ int server_main(struct child_options *options)
 {
 	static struct server s; /* too large for the stack; one per process */
 	struct cdm_error err = CDM_ERROR_INIT;
+	uint64_t *orphans = NULL;
+	size_t orphan_count = 0;
 	sigset_t waited;
 	int r;
 
@@ -416,6 +418,8 @@ int server_main(struct child_options *options)
 	r = open_all(&s, &err);
 	if (r == 0)
 		r = begin_serving(&s, &err);
+	if (r == 0 && options->resume)
+		orphan_count = orphans_list(&s.fs, &orphans);
 	if (r == 0)
 		r = start_workers(&s, &err);
 	if (r < 0) {
@@ -423,8 +427,8 @@ int server_main(struct child_options *options)
 		return child_failed(options, &err);
 	}
 	child_ready(options);
-	if (options->resume)
-		orphans_sweep(&s.fs, false);
+	orphans_probe(&s.fs, orphans, orphan_count);
+	free(orphans);
 	wait_for_end(&s, &waited);
 	stop_workers(&s);
 	r = finish(&s);

@@ -261,9 +261,9 @@ int session_resume(struct fs *fs, struct cdm_error *err)
 	return 0;
 }
 
-int session_invalidate(struct fs *fs, uint64_t id, bool content, uint64_t offset)
+int session_invalidate(struct fs *fs, uint64_t id)
 {
-	struct fuse_notify_inval_inode_out out = {.ino = id, .off = content ? (int64_t)offset : -1};
+	struct fuse_notify_inval_inode_out out = {.ino = id, .off = -1};
 
 	return notify(fs, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
 }

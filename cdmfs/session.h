@@ -15,7 +15,7 @@ int session_init(struct fs *fs, struct cdm_error *err);
 int session_resume(struct fs *fs, struct cdm_error *err);
 /* Answer requests until fs->ending or the mount is gone. The body of a worker thread. */
 void session_serve(struct worker *w);
-/* Tell the kernel that a node's attributes (and with content: its pages from offset on) are not what it knows. -ENOENT: it does not know the node. */
-int session_invalidate(struct fs *fs, uint64_t id, bool content, uint64_t offset);
+/* Tell the kernel that a node's attributes are not what it knows. -ENOENT: it does not know the node. (Pages: saver_invalidate.) */
+int session_invalidate(struct fs *fs, uint64_t id);
 
 #endif

@@ -17,23 +17,26 @@ struct inflight_slot { /* in RUN/SET/inflight; one writer each */
 	int64_t result;           /* of the system call, where it is more than 0 */
 	uint64_t spare[5];
 };
-#define INFLIGHT_FILE "inflight"
-#define INFLIGHT_BYTES (SETTLE_THREADS_MAX * sizeof(struct inflight_slot))
-
-struct past { /* a request that a dead server had in work */
-	uint64_t request;
+struct past { /* in RUN/SET/inflight: a request that a dead server had in work, until it is answered */
+	_Atomic uint64_t request; /* 0 = free */
 	enum { PAST_DONE, PAST_FAILED, PAST_REDO, PAST_LOOK } outcome;
 	int error;
 	int64_t result;
 	uint64_t offset; /* of a WRITE that is to be done again: an append must not go behind what it wrote the first time */
 };
-#define PAST_MAX 512
+#define PAST_MAX 512 /* when they are too many the oldest goes: its caller was killed, it is not sent again */
+
+struct inflight {
+	struct inflight_slot slots[SETTLE_THREADS_MAX];
+	struct past past[PAST_MAX];
+};
+#define INFLIGHT_FILE "inflight"
 
 struct settle {
-	struct inflight_slot *slots;
-	pthread_mutex_t mtx;
-	struct past past[PAST_MAX]; /* under mtx */
-	unsigned past_count;
+	struct inflight *map;
+	pthread_mutex_t mtx;           /* the table of past requests */
+	bool found_now[PAST_MAX];      /* the entry was made in this run, not by a server before that died, too */
+	int answering[SETTLE_THREADS_MAX]; /* entry that the thread answers, -1 = none */
 };
 
 int settle_open(struct fs *fs, struct cdm_error *err)
@@ -46,12 +49,13 @@ int settle_open(struct fs *fs, struct cdm_error *err)
 		return cdm_fail(err, ENOMEM, "requests in work");
 	pthread_mutex_init(&s->mtx, NULL);
 	fs->settle = s;
-	if (fd < 0 || ftruncate(fd, INFLIGHT_BYTES) < 0 || fallocate(fd, 0, 0, INFLIGHT_BYTES) < 0)
+	memset(s->answering, -1, sizeof(s->answering));
+	if (fd < 0 || ftruncate(fd, sizeof(*s->map)) < 0 || fallocate(fd, 0, 0, sizeof(*s->map)) < 0)
 		return cdm_fail(err, errno, "open %s/" INFLIGHT_FILE, fs->run_dir);
-	map = mmap(NULL, INFLIGHT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	map = mmap(NULL, sizeof(*s->map), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return cdm_fail(err, errno, "map %s/" INFLIGHT_FILE, fs->run_dir);
-	s->slots = map;
+	s->map = map;
 	return 0;
 }
 
@@ -62,15 +66,15 @@ void settle_close(struct fs *fs)
 	if (!s)
 		return;
 	fs->settle = NULL;
-	if (s->slots)
-		munmap(s->slots, INFLIGHT_BYTES);
+	if (s->map)
+		munmap(s->map, sizeof(*s->map));
 	pthread_mutex_destroy(&s->mtx);
 	free(s);
 }
 
 void settle_acting(struct request *rq, uint64_t position)
 {
-	struct inflight_slot *slot = &rq->fs->settle->slots[rq->worker->index];
+	struct inflight_slot *slot = &rq->fs->settle->map->slots[rq->worker->index];
 
 	slot->position = position;
 	slot->result = 0;
@@ -79,52 +83,86 @@ void settle_acting(struct request *rq, uint64_t position)
 
 void settle_result(struct request *rq, int64_t result)
 {
-	rq->fs->settle->slots[rq->worker->index].result = result;
+	rq->fs->settle->map->slots[rq->worker->index].result = result;
 }
 
 void settle_answered(struct worker *w)
 {
-	struct inflight_slot *slot = &w->fs->settle->slots[w->index];
+	struct settle *s = w->fs->settle;
+	struct inflight_slot *slot = &s->map->slots[w->index];
 
+	if (s->answering[w->index] >= 0) {
+		atomic_store_explicit(&s->map->past[s->answering[w->index]].request, 0, memory_order_release);
+		s->answering[w->index] = -1;
+	}
 	if (atomic_load_explicit(&slot->request, memory_order_relaxed))
 		atomic_store_explicit(&slot->request, 0, memory_order_release);
 }
 
 /* --- at start --- */
 
-static struct past *past_find(struct settle *s, uint64_t request)
+static int past_find(const struct settle *s, uint64_t request)
 {
-	for (unsigned i = 0; i < s->past_count; i++)
-		if (s->past[i].request == request)
-			return &s->past[i];
-	return NULL;
+	for (int i = 0; i < PAST_MAX; i++)
+		if (atomic_load(&s->map->past[i].request) == request)
+			return i;
+	return -1;
 }
 
-/* Several records of one request (an announced batch): it was done if all are. */
+/* A free entry, or the oldest one. */
+static int past_room(const struct settle *s)
+{
+	int oldest = 0;
+
+	for (int i = 0; i < PAST_MAX; i++) {
+		uint64_t request = atomic_load(&s->map->past[i].request);
+		if (request == 0)
+			return i;
+		if (request < atomic_load(&s->map->past[oldest].request))
+			oldest = i;
+	}
+	return oldest;
+}
+
+static bool past_known_now(const struct settle *s, uint64_t request)
+{
+	int i = past_find(s, request);
+
+	return i >= 0 && s->found_now[i];
+}
+
+/* Several records of one request (an announced batch): it was done if all are. What a server before found out about a request is
+ * replaced: it may have done it again since. */
 static void past_add(struct settle *s, const struct past *p)
 {
-	struct past *old = p->request ? past_find(s, p->request) : NULL;
+	uint64_t request = p->request;
+	int i = request ? past_find(s, request) : -1;
 
-	if (old) {
-		if (old->outcome == PAST_DONE)
-			*old = *p;
-	} else if (p->request && s->past_count < PAST_MAX) {
-		s->past[s->past_count++] = *p;
-	}
+	if (request == 0 || (i >= 0 && s->found_now[i] && s->map->past[i].outcome != PAST_DONE))
+		return;
+	if (i < 0)
+		i = past_room(s);
+	struct past *to = &s->map->past[i];
+	atomic_store(&to->request, 0);
+	to->outcome = p->outcome;
+	to->error = p->error;
+	to->result = p->result;
+	to->offset = p->offset;
+	atomic_store_explicit(&to->request, request, memory_order_release);
+	s->found_now[i] = true;
 }
 
+/* The table hears of it before the journal does: the next server finds one or the other. */
 static void settle_one(struct fs *fs, struct cdm_change *c)
 {
 	int r = settle_look(fs, c);
 	struct past p = {.request = c->request, .outcome = PAST_DONE, .result = c->range_count ? (int64_t)c->ranges[0].length : 0,
 		.offset = c->range_count ? c->ranges[0].offset : 0};
 
-	if (r == SETTLED_REDO)
+	if (r != 0) /* it is not known how far it came, or nothing happened: it can be done now */
 		p.outcome = PAST_REDO;
-	else if (r < 0)
-		p.outcome = PAST_REDO; /* nothing happened: it can be done now */
-	cdm_journal_settle(fs->journal, c, r < 0 ? CDM_FAILED : CDM_DONE, r < 0 ? -r : 0);
 	past_add(fs->settle, &p);
+	cdm_journal_settle(fs->journal, c, r < 0 ? CDM_FAILED : CDM_DONE, r < 0 ? -r : 0);
 }
 
 static void past_from_slot(struct fs *fs, const struct inflight_slot *slot)
@@ -132,7 +170,7 @@ static void past_from_slot(struct fs *fs, const struct inflight_slot *slot)
 	struct past p = {.request = slot->request, .result = slot->result, .outcome = PAST_LOOK};
 	struct cdm_change c;
 
-	if (past_find(fs->settle, p.request))
+	if (past_known_now(fs->settle, p.request))
 		return;
 	if (slot->position) {
 		if (cdm_journal_peek(fs->journal, slot->position, &c) < 0)
@@ -150,7 +188,7 @@ void settle_pending(struct fs *fs, bool resume)
 {
 	struct settle *s = fs->settle;
 	struct cdm_change c;
-	unsigned count = 0;
+	unsigned count = 0, requests = 0;
 
 	while (cdm_journal_next_pending(fs->journal, &c) > 0) {
 		settle_one(fs, &c);
@@ -158,30 +196,36 @@ void settle_pending(struct fs *fs, bool resume)
 		count++;
 	}
 	for (unsigned i = 0; i < SETTLE_THREADS_MAX; i++) {
-		if (resume && s->slots[i].request)
-			past_from_slot(fs, &s->slots[i]);
-		atomic_store(&s->slots[i].request, 0);
+		if (resume && s->map->slots[i].request)
+			past_from_slot(fs, &s->map->slots[i]);
+		atomic_store(&s->map->slots[i].request, 0);
 	}
-	if (!resume)
-		s->past_count = 0;
+	for (unsigned i = 0; i < PAST_MAX; i++) {
+		if (!resume)
+			atomic_store(&s->map->past[i].request, 0);
+		requests += atomic_load(&s->map->past[i].request) != 0;
+	}
 	if (count)
-		cdm_log(settled, cdm_uint("records", count), cdm_uint("requests", s->past_count));
+		cdm_log(settled, cdm_uint("records", count), cdm_uint("requests", requests));
 }
 
 /* --- a request comes again --- */
 
-static bool past_take(struct settle *s, uint64_t request, struct past *ret)
+/* The entry stays until the answer is out. */
+static bool past_take(struct request *rq, struct past *ret)
 {
-	struct past *p;
+	struct settle *s = rq->fs->settle;
+	int i;
 
 	pthread_mutex_lock(&s->mtx);
-	p = past_find(s, request);
-	if (p) {
-		*ret = *p;
-		*p = s->past[--s->past_count];
+	i = past_find(s, rq->unique);
+	if (i >= 0) {
+		const struct past *p = &s->map->past[i];
+		*ret = (struct past){.request = rq->unique, .outcome = p->outcome, .error = p->error, .result = p->result, .offset = p->offset};
+		s->answering[rq->worker->index] = i;
 	}
 	pthread_mutex_unlock(&s->mtx);
-	return p != NULL;
+	return i >= 0;
 }
 
 static int answer_name(struct request *rq, const char *name, size_t len)
@@ -287,7 +331,7 @@ bool settle_answer(struct request *rq, int *ret)
 	struct past p;
 	bool answered = false;
 
-	if (!past_take(rq->fs->settle, rq->unique, &p))
+	if (!past_take(rq, &p))
 		return false;
 	cdm_debug("request %llu (%s) comes again: outcome %d error %d result %lld", (unsigned long long)rq->unique,
 		opcode_name(rq->opcode) ? opcode_name(rq->opcode) : "?", p.outcome, p.error, (long long)p.result);

@@ -42,8 +42,18 @@ static bool replaces(const struct renaming *m)
 	return m->victim.fd >= 0 && !(m->flags & RENAME_EXCHANGE);
 }
 
-/* An exchange with a file that the others do not know is for them a rename of the one that they know; the unsaved one comes with its
- * SAVE. The record says just that: from the known one's old name to its new one. False: an exchange as such. */
+/* Is what the others get of an exchange with an unsaved file a link? The known one takes its new name there and keeps the old until the
+ * SAVE of the unsaved one replaces that: at no moment is the name missing (promise 2). Not for directories, and not where the new name
+ * is one that the others know, too. */
+static bool becomes_link(const struct renaming *m)
+{
+	const struct object *known = m->node.flags & NODE_NEW ? &m->victim : &m->o;
+
+	return !S_ISDIR(known->st.st_mode) && !((m->node.flags | m->victim_node.flags) & NODE_COVERS);
+}
+
+/* An exchange with a file that the others do not know is for them a rename (or link) of the one that they know; the unsaved one comes
+ * with its SAVE. The record says just that: from the known one's old name to its new one. False: an exchange as such. */
 static bool record_of_exchange(struct act *a, struct renaming *m)
 {
 	bool unknown = m->node.flags & NODE_NEW, unknown2 = m->victim_node.flags & NODE_NEW;
@@ -66,6 +76,10 @@ static void describe(struct act *a, struct renaming *m)
 
 	if (record_of_exchange(a, m)) {
 		const struct object *known = m->turned ? &m->victim : &m->o;
+		if (becomes_link(m)) {
+			a->c.op = CDM_OP_LINK;
+			a->c.flags |= CDM_CH_LINKED;
+		}
 		a->c.handle = known->handle;
 		if (cdm_stamp_get(known->fd, &stamp) == 0) {
 			a->c.version = stamp.content;
@@ -113,11 +127,13 @@ static int keep_victim(struct act *a, struct renaming *m, bool *ret_kept)
 }
 
 /* Which of the two now has a name under which the others know something: of two unsaved ones the names keep that; a known one took
- * its content along. */
+ * its content along, unless the others got a link. */
 static void covers_exchanged(struct fs *fs, const struct renaming *m)
 {
 	bool both = m->node.flags & m->victim_node.flags & NODE_NEW;
-	bool covers = both && m->victim_node.flags & NODE_COVERS, covers2 = both && m->node.flags & NODE_COVERS;
+	bool one = !both && (m->node.flags | m->victim_node.flags) & NODE_NEW && becomes_link(m);
+	bool covers = both ? m->victim_node.flags & NODE_COVERS : one && m->node.flags & NODE_NEW;
+	bool covers2 = both ? m->node.flags & NODE_COVERS : one && m->victim_node.flags & NODE_NEW;
 
 	inodes_flags(fs->nodes, m->o.id, covers ? NODE_COVERS : 0, covers ? 0 : NODE_COVERS);
 	inodes_flags(fs->nodes, m->victim.id, covers2 ? NODE_COVERS : 0, covers2 ? 0 : NODE_COVERS);

@@ -422,6 +422,11 @@ int server_main(struct child_options *options)
 		orphan_count = orphans_list(&s.fs, &orphans);
 	if (r == 0)
 		r = start_workers(&s, &err);
+	if (r == -ENODEV && atomic_load(&s.fs.unmounted)) { /* unmounted while it started: nothing is left but to close the journal */
+		r = finish(&s);
+		close_all(&s);
+		return r;
+	}
 	if (r < 0) {
 		stop_workers(&s);
 		return child_failed(options, &err);

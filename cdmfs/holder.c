@@ -25,6 +25,7 @@
 #include "common/log.h"
 
 #define SERVER_END_MS 60000 /* for closing the journal after the unmount */
+#define CLOSERS_MAX 2       /* servers started only for that */
 
 /* --- epoll --- */
 
@@ -113,6 +114,13 @@ static void on_server_end_late(struct holder *h, struct source *s)
 	child_signal(&h->server, SIGKILL);
 }
 
+static void end_server(struct holder *h)
+{
+	child_signal(&h->server, SIGTERM);
+	if (h->deadline.fd < 0)
+		timer_start(h, &h->deadline, SERVER_END_MS, on_server_end_late, NULL);
+}
+
 /* Do what the phase of the end asks; go on at once where there is nothing to wait for. */
 static void end_step(struct holder *h)
 {
@@ -139,8 +147,7 @@ static void end_step(struct holder *h)
 		source_drop(&h->server.delay);
 		if (h->server.pid == 0)
 			return enter_end(h, PHASE_OVER);
-		child_signal(&h->server, SIGTERM);
-		timer_start(h, &h->deadline, SERVER_END_MS, on_server_end_late, NULL);
+		end_server(h);
 		return;
 	default:
 		return;
@@ -343,31 +350,55 @@ static bool failed_at_start(struct holder *h, struct child *c, const struct chil
 	return true;
 }
 
+static void log_end(struct child *c, const struct child_end *end, const char *how)
+{
+	if (ended_with(end, CDM_EXIT_HANDOVER) || ended_with(end, CDM_EXIT_CLEAN))
+		cdm_log(child_restarts, cdm_str("program", c->name), cdm_int("pid", end->pid));
+	else
+		cdm_log_err(child_died, &end->error, cdm_str("program", c->name), cdm_int("pid", end->pid), cdm_str("reason", how));
+}
+
+/* The mount is gone, but its last server did not close the journal (it was killed, or handing over): one more does only that. */
+static bool close_journal(struct holder *h, const struct child_end *end, const char *how)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+
+	if (h->server_clean)
+		return false;
+	log_end(&h->server, end, how);
+	if (h->closers++ >= CLOSERS_MAX)
+		return false;
+	if (child_start(h, &h->server, &err) < 0) {
+		cdm_log_err(failed, &err);
+		return false;
+	}
+	return true;
+}
+
 void holder_child_ended(struct holder *h, struct child *c, const struct child_end *end)
 {
 	char how[128];
+	bool is_server = c == &h->server;
 
 	describe_end(end, how, sizeof(how));
 	holder_write_pids(h);
-	if (c == &h->server)
+	if (is_server)
 		h->server_clean = ended_with(end, CDM_EXIT_CLEAN);
 	if (failed_at_start(h, c, end, how))
 		return;
-	if (c == &h->watcher && h->phase == PHASE_END_WATCHER) {
+	if (!is_server && h->phase == PHASE_END_WATCHER) {
 		enter_end(h, PHASE_END_FULL);
-	} else if (c == &h->server && h->phase == PHASE_END_SERVER) {
-		if (!h->server_clean)
-			cdm_log_err(child_died, &end->error, cdm_str("program", c->name), cdm_int("pid", end->pid), cdm_str("reason", how));
-		enter_end(h, PHASE_OVER);
-	} else if (c == &h->server && h->phase == PHASE_END_FULL && !look_at_mounts(h, &h->visible_id)) {
-		cdm_debug("the server ended with its mount"); /* on_full_unmounted goes on */
+	} else if (is_server && h->phase == PHASE_END_SERVER) {
+		if (close_journal(h, end, how))
+			end_server(h);
+		else
+			enter_end(h, PHASE_OVER);
+	} else if (is_server && h->phase == PHASE_END_FULL && !look_at_mounts(h, &h->visible_id)) {
+		close_journal(h, end, how); /* on_full_unmounted goes on */
 	} else if (c->wanted) {
-		if (ended_with(end, CDM_EXIT_HANDOVER) || (c == &h->watcher && ended_with(end, CDM_EXIT_CLEAN))) {
+		if (ended_with(end, CDM_EXIT_HANDOVER) || (!is_server && ended_with(end, CDM_EXIT_CLEAN)))
 			c->quick_deaths = 0;
-			cdm_log(child_restarts, cdm_str("program", c->name), cdm_int("pid", end->pid));
-		} else {
-			cdm_log_err(child_died, &end->error, cdm_str("program", c->name), cdm_int("pid", end->pid), cdm_str("reason", how));
-		}
+		log_end(c, end, how);
 		child_start_again(h, c);
 	}
 }

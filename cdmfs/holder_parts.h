@@ -150,6 +150,7 @@ struct holder {
 	int64_t asked_ns;      /* when the server was asked for a sign of life that it has not given yet, 0 = not asked */
 	int end_signals;       /* SIGTERM/SIGINT received */
 	bool server_clean;     /* the last server closed the journal */
+	unsigned closers;      /* servers started after the unmount to close it */
 	int exit_status;
 	struct cdm_error failure; /* why the start failed */
 };

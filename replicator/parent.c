@@ -7,10 +7,12 @@
 #include "common/log.h"
 #include "replicator/master_link.h"
 #include "replicator/set.h"
+#include "replicator/state.h"
 
 #define PATIENCE_MS 2000       /* without the set on the parent of now: try the next */
+#define SLOWER_MAX 5            /* 2^5 times that at most */
 #define REFUSED_RETRY_MS 500
-#define REFUSED_MEMORY_MS 10000 /* a parent that refused the set is not gone back to before this */
+#define REFUSED_MEMORY_MS 10000 /* a parent that refused the set, or was stuck, is not gone back to before this */
 
 static void parent_step(struct held *h);
 
@@ -84,16 +86,46 @@ static void choose(struct held *h, size_t at, const char *reason)
 	parent_step(h);
 }
 
+/* A parent that takes in nothing itself (its disk is full, its set is not mounted) passes on nothing. */
+static bool is_stuck(const struct held *h, const char *name)
+{
+	struct set *set = node_set(h->node, h->route.set);
+	const struct member *m = name ? route_member(&h->route, name) : NULL;
+	return set && m && state_is_stuck(h->node, set, m->number);
+}
+
+static bool is_carried(const struct held *h)
+{
+	struct set *set = node_set(h->node, h->route.set);
+	struct link *l = parent_now(h) ? link_find_up(h->node, parent_now(h)) : NULL;
+	return set && l && link_attaching(l, set) && link_carries(l, set);
+}
+
+/* The next one in turn that is not stuck. If all others are: a parent of now that carries the set stays. */
+static size_t next_candidate(const struct held *h)
+{
+	size_t count = h->route.alternate_count + 1;
+	for (size_t i = 1; i < count; i++)
+		if (!is_stuck(h, candidate(h, (h->at + i) % count)))
+			return (h->at + i) % count;
+	return is_carried(h) ? h->at : (h->at + 1) % count;
+}
+
 static void out_of_patience(void *arg)
 {
 	struct held *h = arg;
 	char reason[512];
 	h->patience = NULL;
 	const char *now = parent_now(h), *why = h->why[0] ? h->why : dialer_why(h->node, now);
-	snprintf(reason, sizeof reason, "%s: %s", now, why ? why : "cannot be reached");
-	if (h->route.alternate_count == 0)
-		return; /* nobody else; the dialler goes on */
-	choose(h, (h->at + 1) % (h->route.alternate_count + 1), reason);
+	bool carried = is_carried(h);
+	snprintf(reason, sizeof reason, "%s: %s", now, carried ? "takes in nothing itself at present" : why ? why : "cannot be reached");
+	size_t next = next_candidate(h);
+	if (next == h->at)
+		return; /* nobody else; the dialler goes on, and states tell when the parent does */
+	if (h->at == 0 && carried)
+		h->primary_refused_ms = cdm_now_ms();
+	h->changes++;
+	choose(h, next, reason);
 }
 
 static void retry_now(void *arg)
@@ -114,6 +146,8 @@ static bool primary_is_back(struct held *h)
 {
 	if (h->at == 0 || !h->route.parent || !link_find_up(h->node, h->route.parent))
 		return false;
+	if (is_stuck(h, h->route.parent))
+		h->primary_refused_ms = cdm_now_ms();
 	int64_t wait = h->primary_refused_ms ? h->primary_refused_ms + REFUSED_MEMORY_MS - cdm_now_ms() : 0;
 	if (wait > 0 && !h->back)
 		h->back = cdm_loop_after(h->node->loop, wait, back_now, h);
@@ -146,11 +180,16 @@ static void parent_step(struct held *h)
 		return;
 	if (l && !link_attaching(l, set) && !h->retry)
 		link_attach(l, set);
-	if (l && link_attaching(l, set) && link_carries(l, set)) {
-		cdm_timer_cancel(&h->patience);
+	bool carried = is_carried(h), stuck = is_stuck(h, now);
+	if (carried)
 		h->why[0] = 0;
+	if (carried && !stuck) {
+		cdm_timer_cancel(&h->patience);
+		h->changes = 0;
 	} else if (!h->patience) {
-		h->patience = cdm_loop_after(h->node->loop, PATIENCE_MS, out_of_patience, h);
+		/* Going round among the stuck and the unreachable is done more and more slowly. */
+		int64_t ms = carried ? PATIENCE_MS << (h->changes < SLOWER_MAX ? h->changes : SLOWER_MAX) : PATIENCE_MS;
+		h->patience = cdm_loop_after(h->node->loop, ms, out_of_patience, h);
 	}
 }
 
@@ -161,6 +200,13 @@ void parent_step_all(struct node *node)
 		return;
 	want_links(node);
 	for (size_t i = 0; (h = route_held(node, i)); i++)
+		parent_step(h);
+}
+
+void parent_heard(struct node *node, struct set *set)
+{
+	struct held *h = node->stopping ? NULL : route_held_find(node, set_name(set));
+	if (h)
 		parent_step(h);
 }
 

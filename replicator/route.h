@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* route.h — the held table: what the master last said about our sets (kept in STATE/routes.json, used without the master), and which
- * of a set's possible parents we use now. The parent of the table is used as long as it can be reached; when it cannot for
- * two seconds the alternates are tried in turn and the master is told; when the parent answers again we go back.
+ * of a set's possible parents we use now. The parent of the table is used as long as it can be reached and takes changes in itself
+ * (state.h); when not for two seconds the alternates are tried in turn and the master is told; when the parent serves again we go back.
  * Loop thread only. */
 #ifndef REPLICATOR_ROUTE_H
 #define REPLICATOR_ROUTE_H
@@ -26,8 +26,9 @@ struct held { /* one set of the table */
 	struct node *node;
 	struct route route;
 	size_t at;                 /* 0: the table's parent, n: alternate n */
-	int64_t primary_refused_ms; /* when the table's parent last refused the set; 0 = never */
-	struct cdm_timer *patience; /* running while the parent of now does not carry the set */
+	unsigned changes;          /* of parent since one served us */
+	int64_t primary_refused_ms; /* when the table's parent last refused the set or was stuck; 0 = never */
+	struct cdm_timer *patience; /* running while the parent of now does not carry the set, or is stuck */
 	struct cdm_timer *retry;    /* of a refused SET_UP */
 	struct cdm_timer *back;     /* to look whether the table's parent may be gone back to */
 	char why[256];              /* why the parent of now does not carry it, "" if it does */
@@ -39,6 +40,8 @@ const char *parent_why(const struct held *h);
 void parent_fini(struct held *h);
 /* Look at all sets again: after a new table, a link that came or went. */
 void parent_step_all(struct node *node);
+/* Something is known of another node of the set: the parent may have become stuck. */
+void parent_heard(struct node *node, struct set *set);
 void route_link_up(struct node *node, struct link *l);
 void route_link_gone(struct node *node);
 void route_set_up(struct node *node, struct set *set, struct link *l);

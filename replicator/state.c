@@ -276,8 +276,10 @@ int state_frame(struct node *node, struct set *set, struct link *l, const uint8_
 		news = s.down ? take_down(node, ss, l, &s) : take_state(node, ss, l, &s);
 	}
 	wire_state_fini(&s);
-	if (news)
+	if (news) {
 		notify(node, set);
+		parent_heard(node, set);
+	}
 	return 0;
 }
 
@@ -371,6 +373,14 @@ size_t state_each(struct node *node, struct set *set, state_each_fn *fn, void *a
 		fn(arg, &p);
 	}
 	return r ? r->member_count : 0;
+}
+
+bool state_is_stuck(struct node *node, struct set *set, uint32_t number)
+{
+	const struct entry *e = entry_find(states_of(node, set), number);
+	if (!e || cdm_now_ms() - e->heard_ms > SILENT_MS)
+		return false;
+	return strcmp(e->state.state, "paused") == 0 || strcmp(e->state.state, "not_mounted") == 0;
 }
 
 int state_new(struct node *node)

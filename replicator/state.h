@@ -28,6 +28,10 @@ struct peer_state {
 typedef void state_each_fn(void *arg, const struct peer_state *p);
 size_t state_each(struct node *node, struct set *set, state_each_fn *fn, void *arg);
 
+/* Does this member say that it takes in nothing now (paused, not mounted), so that what it should pass on waits? A node that was not heard of
+ * for 15 s says nothing any more. */
+bool state_is_stuck(struct node *node, struct set *set, uint32_t number);
+
 /* Called after something of a set changed: own state, another's, membership. */
 struct state_watch {
 	void (*fn)(void *arg, struct set *set);

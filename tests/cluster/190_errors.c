@@ -206,6 +206,26 @@ static void a_replaced_disk_is_filled_again_and_when_full_waits_alone(void **sta
 	has_text("n3", "after", "x\n");
 }
 
+/* Who is fed by a node whose disk is full goes to another one, and back in the end. */
+static void whom_a_full_node_feeds_goes_elsewhere(void **state)
+{
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n3", NULL);
+	save("n1", "by-the-table", "1");
+	everywhere_equal();
+	shell("n1", "head -c 70M /dev/urandom > too-large && echo x > after-2");
+	gets_text("n2", "after-2", "x\n");
+	save("n2", "the-other-way", "2");
+	gets_text("n1", "the-other-way", "2");
+	shell("n1", "rm too-large");
+	everywhere_equal();
+	save("n2", "afterwards", "3");
+	gets_text("n1", "afterwards", "3");
+	everywhere_equal();
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -217,6 +237,7 @@ int main(void)
 		cmocka_unit_test(a_directory_renamed_while_its_files_are_shipped),
 		cmocka_unit_test(names_of_any_kind),
 		cmocka_unit_test(a_replaced_disk_is_filled_again_and_when_full_waits_alone),
+		cmocka_unit_test(whom_a_full_node_feeds_goes_elsewhere),
 	};
 	return STORIES("errors", ((struct lab_options){.nodes = 3, .netns = true}), stories);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* stat.h — the parts of cdmfs-stat: what was asked (options, target), the control socket of the replicator (client, docs/internals.md 5),
- * and how answers are shown (format, status, wait, why). One thread; everything lives as long as the program. */
+ * and how answers are shown (status, wait, why). One thread; everything lives as long as the program. */
 #ifndef CDMFS_STAT_H
 #define CDMFS_STAT_H
 
@@ -10,6 +10,8 @@
 #include <jansson.h>
 #include "common/conf.h"
 #include "common/error.h"
+#include "common/status.h"
+#include "common/text.h"
 
 enum stat_exit { STAT_GOOD = 0, STAT_FAILED = 1, STAT_USAGE = 2, STAT_NOT_IN_SYNC = 3, STAT_TIMEOUT = 4 };
 
@@ -62,20 +64,5 @@ void stat_print_json(const json_t *answer); /* one line, without what only the p
 /* Does the node count for --node and --group? */
 bool stat_is_asked(const struct stat_options *o, const json_t *node);
 const char *stat_text(const json_t *object, const char *key); /* "" when it is missing */
-
-/* Text for people. The writers return `out`. */
-enum stat_colour { STAT_PLAIN, STAT_GREEN, STAT_YELLOW, STAT_RED };
-bool stat_has_colours(void); /* standard output is a terminal that shows them and NO_COLOR is not set */
-void stat_colour_begin(enum stat_colour colour);
-void stat_colour_end(enum stat_colour colour);
-/* Control bytes and what is not UTF-8 as \xNN; never more than room - 1 bytes. */
-char *stat_escape(const char *s, char *out, size_t room);
-void stat_put(const char *s); /* escaped, whole */
-char *stat_format_count(uint64_t n, char *out, size_t room);      /* 8,120 */
-char *stat_format_bytes(uint64_t n, char *out, size_t room);      /* 3.1 MiB */
-char *stat_format_duration(double seconds, char *out, size_t room); /* 0.04 s, 41 s, 2 h */
-char *stat_format_time(int64_t ns, char *out, size_t room);       /* 12:00:01.204Z, with the date when not today */
-/* The files that are open for writing and so not counted: strings, or objects with path and since_ns. */
-void stat_print_open(const json_t *open);
 
 #endif

@@ -47,7 +47,7 @@ void stat_print_json(const json_t *answer)
 {
 	json_t *shown = json_copy((json_t *)answer);
 	json_object_del(shown, "end");
-	json_dumpf(shown, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
+	json_dumpf(shown, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
 	putchar('\n');
 	json_decref(shown);
 }
@@ -105,8 +105,8 @@ static int run(const struct stat_options *o, struct cdm_error *err)
 static void print_error(const struct cdm_error *err)
 {
 	struct cdm_error shown = {.number = err->number};
-	stat_escape(err->text, shown.text, sizeof shown.text);
-	stat_escape(err->hint, shown.hint, sizeof shown.hint);
+	cdm_text_escape(err->text, shown.text, sizeof shown.text);
+	cdm_text_escape(err->hint, shown.hint, sizeof shown.hint);
 	cdm_error_print("cdmfs-stat", &shown);
 }
 

@@ -7,96 +7,6 @@
 #include <unistd.h>
 #include "cdmfs/stat.h"
 
-enum { COLUMNS = 5 }; /* NODE STATE LAG PENDING WHY */
-struct row {
-	char cell[COLUMNS][320];
-	enum stat_colour colour; /* of the state */
-};
-
-/* Targets that are meant to be up to date; a pure source has nothing to receive. */
-static bool is_counted(const json_t *node)
-{
-	return json_is_true(json_object_get(node, "counted"));
-}
-
-static bool is_up_to_date(const json_t *node)
-{
-	const char *state = stat_text(node, "state");
-	return strcmp(state, "source") == 0 || strcmp(state, "in sync") == 0;
-}
-
-static void format_pending(const json_t *node, char *out, size_t room)
-{
-	json_int_t changes = json_integer_value(json_object_get(node, "pending_changes"));
-	json_int_t bytes = json_integer_value(json_object_get(node, "pending_bytes"));
-	char count[32], size[32];
-	out[0] = 0;
-	if (changes > 0 || bytes > 0)
-		snprintf(out, room, "%s / %s", stat_format_count((uint64_t)changes, count, sizeof count),
-			stat_format_bytes((uint64_t)(bytes > 0 ? bytes : 0), size, sizeof size));
-}
-
-static void format_why(const json_t *node, char *out, size_t room)
-{
-	const char *reason = stat_text(node, "reason"), *code = stat_text(node, "reason_code");
-	stat_escape(*reason ? reason : code, out, room);
-	for (char *c = out; !*reason && *c; c++)
-		if (*c == '_')
-			*c = ' ';
-}
-
-static void fill_row(const json_t *node, struct row *row)
-{
-	const json_t *lag = json_object_get(node, "lag_s");
-	const char *state = stat_text(node, "state");
-	stat_escape(stat_text(node, "name"), row->cell[0], sizeof row->cell[0]);
-	stat_escape(state, row->cell[1], sizeof row->cell[1]);
-	if (json_is_number(lag))
-		stat_format_duration(json_number_value(lag), row->cell[2], sizeof row->cell[2]);
-	else
-		strcpy(row->cell[2], "?");
-	format_pending(node, row->cell[3], sizeof row->cell[3]);
-	format_why(node, row->cell[4], sizeof row->cell[4]);
-	row->colour = is_up_to_date(node) ? STAT_GREEN : !is_counted(node) ? STAT_PLAIN : strcmp(state, "down") == 0 ? STAT_RED : STAT_YELLOW;
-}
-
-/* Columns a text takes on the screen, near enough: one per character. */
-static size_t text_width(const char *s)
-{
-	size_t n = 0;
-	for (; *s; s++)
-		n += ((unsigned char)*s & 0xc0) != 0x80;
-	return n;
-}
-
-static void print_row(const struct row *row, const size_t width[COLUMNS])
-{
-	size_t last = COLUMNS - 1;
-	while (last > 0 && !row->cell[last][0])
-		last--;
-	for (size_t c = 0; c <= last; c++) {
-		if (c == 1)
-			stat_colour_begin(row->colour);
-		fputs(row->cell[c], stdout);
-		if (c == 1)
-			stat_colour_end(row->colour);
-		if (c < last)
-			printf("%*s", (int)(width[c] - text_width(row->cell[c])) + 2, "");
-	}
-	putchar('\n');
-}
-
-static void print_table(const struct row *rows, size_t count)
-{
-	size_t width[COLUMNS] = {0};
-	for (size_t i = 0; i < count; i++)
-		for (size_t c = 0; c < COLUMNS; c++)
-			if (text_width(rows[i].cell[c]) > width[c])
-				width[c] = text_width(rows[i].cell[c]);
-	for (size_t i = 0; i < count; i++)
-		print_row(&rows[i], width);
-}
-
 struct tally {
 	size_t shown, counted, good;
 	bool in_sync;
@@ -111,41 +21,15 @@ static struct tally count_nodes(const struct stat_options *o, const json_t *stat
 		if (!stat_is_asked(o, node))
 			continue;
 		t.shown++;
-		t.counted += is_counted(node);
-		t.good += is_counted(node) && is_up_to_date(node);
+		t.counted += cdm_status_is_counted(node);
+		t.good += cdm_status_is_counted(node) && cdm_status_is_good(node);
 	}
 	t.in_sync = o->node || o->group ? t.good == t.counted : json_is_true(json_object_get(status, "in_sync"));
 	return t;
 }
 
-static int print_people(const struct stat_options *o, const json_t *status, const struct tally *t)
-{
-	const json_t *nodes = json_object_get(status, "nodes");
-	struct row *rows = calloc(t->shown + 1, sizeof *rows);
-	if (!rows)
-		return -ENOMEM;
-	static const char *const titles[COLUMNS] = {"NODE", "STATE", "LAG", "PENDING", "WHY"};
-	for (size_t c = 0; c < COLUMNS; c++)
-		strcpy(rows[0].cell[c], titles[c]);
-	for (size_t i = 0, n = 0; i < json_array_size(nodes); i++)
-		if (stat_is_asked(o, json_array_get(nodes, i)))
-			fill_row(json_array_get(nodes, i), &rows[++n]);
-	print_table(rows, t->shown + 1);
-	free(rows);
-	stat_print_open(json_object_get(status, "open"));
-	enum stat_colour colour = t->in_sync ? STAT_GREEN : STAT_RED;
-	fputs("set ", stdout);
-	stat_put(stat_text(status, "set"));
-	putchar(' ');
-	stat_colour_begin(colour);
-	fputs(t->in_sync ? "in sync" : "NOT IN SYNC", stdout);
-	stat_colour_end(colour);
-	printf(" (%zu of %zu)\n", t->good, t->counted);
-	return 0;
-}
-
 /* Leave only the asked nodes in the answer. */
-static void filter_json(const struct stat_options *o, json_t *status, const struct tally *t)
+static void leave_asked(const struct stat_options *o, json_t *status, const struct tally *t)
 {
 	json_t *nodes = json_object_get(status, "nodes");
 	for (size_t i = json_array_size(nodes); i-- > 0;)
@@ -154,45 +38,21 @@ static void filter_json(const struct stat_options *o, json_t *status, const stru
 	json_object_set_new(status, "in_sync", json_boolean(t->in_sync));
 }
 
-static int compare_names(const void *a, const void *b)
-{
-	return strverscmp(stat_text(*(json_t *const *)a, "name"), stat_text(*(json_t *const *)b, "name"));
-}
-
-/* n2 before n10. */
-static void sort_nodes(json_t *status)
-{
-	json_t *nodes = json_object_get(status, "nodes"), *sorted = json_array();
-	size_t count = json_array_size(nodes);
-	json_t **list = calloc(count + 1, sizeof *list);
-	for (size_t i = 0; list && i < count; i++)
-		list[i] = json_array_get(nodes, i);
-	if (list && count > 0) {
-		qsort(list, count, sizeof *list, compare_names);
-		for (size_t i = 0; i < count; i++)
-			json_array_append(sorted, list[i]);
-		json_object_set(status, "nodes", sorted);
-	}
-	free(list);
-	json_decref(sorted);
-}
-
 int stat_show(const struct stat_options *o, json_t *status, struct cdm_error *err)
 {
-	sort_nodes(status);
+	cdm_status_sort(json_object_get(status, "nodes"), "name");
 	struct tally t = count_nodes(o, status);
 	if (t.shown == 0 && (o->node || o->group)) {
-		cdm_fail_plain(err, ENOENT, "set %s has no such node: %s%s%s%s", stat_text(status, "set"), o->node ? o->node : "",
-			o->node && o->group ? " in " : "", o->group ? "group " : "", o->group ? o->group : "");
+		cdm_fail_plain(err, ENOENT, "set %s has no node%s%s%s%s", stat_text(status, "set"), o->node ? " " : "", o->node ? o->node : "",
+			o->group ? " in group " : "", o->group ? o->group : "");
 		cdm_hint(err, "cdmfs-stat %s shows all its nodes", stat_text(status, "set"));
 		return -ENOENT;
 	}
-	if (o->json) {
-		filter_json(o, status, &t);
+	leave_asked(o, status, &t);
+	if (o->json)
 		stat_print_json(status);
-	} else if (print_people(o, status, &t) < 0) {
-		return cdm_fail(err, ENOMEM, "show the status");
-	}
+	else
+		cdm_status_print(status);
 	return t.in_sync ? 0 : 1;
 }
 

@@ -30,11 +30,11 @@ static void print_lack(const json_t *lack)
 		const json_t *one = json_array_get(lack, i);
 		const char *reason = stat_text(one, "reason");
 		fputs(i ? ", " : "", stdout);
-		stat_put(stat_text(one, "node"));
+		cdm_text_put(stat_text(one, "node"));
 		if (!*reason)
 			continue;
 		fputs(" (", stdout);
-		stat_put(reason);
+		cdm_text_put(reason);
 		putchar(')');
 	}
 	putchar('\n');
@@ -44,25 +44,25 @@ static void print_people(const struct stat_options *o, const json_t *answer, con
 {
 	double seconds = json_number_value(json_object_get(answer, "seconds"));
 	char took[32];
-	stat_put(path ? path : set);
+	cdm_text_put(path ? path : set);
 	const char *upto = stat_text(answer, "upto_name");
 	fputs(good ? " up to " : " NOT up to ", stdout);
-	stat_put(*upto ? upto : "date"); /* nothing was saved here: it is about what came from others */
+	cdm_text_put(*upto ? upto : "date"); /* nothing was saved here: it is about what came from others */
 	printf(" on %lld of %lld", (long long)json_integer_value(json_object_get(answer, "have")),
 		(long long)json_integer_value(json_object_get(answer, "of")));
 	if (o->group || o->node) {
 		fputs(o->group ? " in " : " (", stdout);
-		stat_put(o->group ? o->group : o->node);
+		cdm_text_put(o->group ? o->group : o->node);
 		fputs(o->group ? "" : ")", stdout);
 	}
 	if (seconds < 1)
 		snprintf(took, sizeof took, "%.2f s", seconds);
 	else
-		stat_format_duration(seconds, took, sizeof took);
+		cdm_text_duration(seconds, took, sizeof took);
 	printf(" (%s%s)\n", good ? "" : "after ", took);
 	if (!good)
 		print_lack(json_object_get(answer, "lack"));
-	stat_print_open(json_object_get(answer, "open"));
+	cdm_status_print_open(json_object_get(answer, "open"));
 }
 
 static int wait_for(const struct stat_options *o, struct stat_client *c, const char *set, const char *path, struct cdm_error *err)

@@ -11,9 +11,9 @@ static void print_version(const json_t *answer)
 	const json_t *uid = json_object_get(answer, "uid");
 	char when[48];
 	fputs(*version ? "  version " : "  no version yet", stdout);
-	stat_put(version);
+	cdm_text_put(version);
 	if (saved > 0) {
-		printf("  saved %s", stat_format_time(saved, when, sizeof when));
+		printf("  saved %s", cdm_text_time(saved, when, sizeof when));
 		if (json_is_integer(uid))
 			printf(" by uid %lld", (long long)json_integer_value(uid));
 	}
@@ -40,9 +40,9 @@ static void print_nodes(const json_t *answer)
 		const json_t *one = json_array_get(lack, i);
 		const char *reason = stat_text(one, "reason");
 		fputs("; ", stdout);
-		stat_put(stat_text(one, "node"));
+		cdm_text_put(stat_text(one, "node"));
 		fputs(": ", stdout);
-		stat_put(is_on_its_way(reason) ? "on its way" : reason);
+		cdm_text_put(is_on_its_way(reason) ? "on its way" : reason);
 	}
 	putchar('\n');
 }
@@ -74,16 +74,16 @@ static void print_state(const json_t *answer, const struct state *state)
 {
 	int64_t since = json_integer_value(json_object_get(answer, "since_ns"));
 	char when[48] = "";
-	const char *detail = since > 0 ? stat_format_time(since, when, sizeof when) : stat_text(answer, "detail");
+	const char *detail = since > 0 ? cdm_text_time(since, when, sizeof when) : stat_text(answer, "detail");
 	fputs(*detail ? state->with_detail : state->bare, stdout);
-	stat_put(detail);
+	cdm_text_put(detail);
 	puts(*detail ? state->behind : "");
 }
 
 static void print_people(const json_t *answer, const char *path, const struct state *state)
 {
 	if (state->code != STAT_FAILED)
-		stat_put(path);
+		cdm_text_put(path);
 	if (state->has_version)
 		print_version(answer);
 	else if (state->code != STAT_FAILED)

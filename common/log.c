@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include "common/text.h"
 
 static const struct {
 	const char *name;
@@ -34,19 +35,21 @@ static size_t put_quoted(char *out, size_t room, const char *s)
 	if (room < 3)
 		return 0;
 	out[n++] = '"';
-	for (; *s && n + 6 < room; s++) {
+	while (*s && n + 6 < room) {
 		unsigned char c = (unsigned char)*s;
-		if (c == '"' || c == '\\') {
+		size_t shown = cdm_text_shown(s);
+		if (c == '"' || c == '\\')
 			out[n++] = '\\';
-			out[n++] = (char)c;
-		} else if (c < 0x20 || c == 0x7f || c >= 0x80) {
+		if (shown) {
+			memcpy(out + n, s, shown);
+			n += shown;
+		} else {
 			out[n++] = '\\';
 			out[n++] = 'x';
 			out[n++] = hex[c >> 4];
 			out[n++] = hex[c & 15];
-		} else {
-			out[n++] = (char)c;
 		}
+		s += shown ? shown : 1;
 	}
 	out[n++] = '"';
 	return n;

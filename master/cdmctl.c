@@ -51,7 +51,8 @@ struct nearest { const char *word; size_t far; };
 
 static void consider(struct nearest *n, const char *given, const char *word)
 {
-	size_t far = distance(given, word);
+	bool begins = given[0] && strncmp(word, given, strlen(given)) == 0; /* "stat" means status, not set */
+	size_t far = begins ? 0 : distance(given, word);
 	if (far < n->far)
 		*n = (struct nearest){word, far};
 }
@@ -163,10 +164,11 @@ static bool *flag_option(struct options *o, const char *name)
 /* One --name[=value]; *i moves on over a value in the next word. 0 or an exit code. */
 static int take_option(struct options *o, const struct command *c, int argc, char **argv, int *i)
 {
-	char name[64];
+	char name[64] = ""; /* no option has one letter */
 	const char *word = argv[*i], *equals = strchr(word, '=');
 	size_t len = equals ? (size_t)(equals - word) : strlen(word);
-	snprintf(name, sizeof name, "%.*s", (int)(len - 2), word + 2);
+	if (word[1] == '-')
+		snprintf(name, sizeof name, "%.*s", (int)(len - 2), word + 2);
 	if (!is_listed(COMMON_OPTIONS, name) && !(c && is_listed(c->options, name))) {
 		struct nearest n = {.far = 99};
 		consider_list(&n, word, COMMON_OPTIONS);
@@ -235,7 +237,7 @@ static int nth_word(int argc, char **argv, int n)
 	for (int i = 1; i < argc; i++) {
 		if (wants_value(argv[i]))
 			i++;
-		else if (strncmp(argv[i], "--", 2) != 0 && n-- == 0)
+		else if (argv[i][0] != '-' && n-- == 0)
 			return i;
 	}
 	return argc;
@@ -247,7 +249,7 @@ static int run(int argc, char **argv, struct options *o)
 	bool help = false;
 	for (int i = 1; i < argc; i++)
 		help |= is_help(argv[i]);
-	if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+	if (argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)) {
 		puts("cdmctl " CDM_VERSION);
 		return EXIT_GOOD;
 	}
@@ -274,7 +276,7 @@ static int run(int argc, char **argv, struct options *o)
 	for (int i = 1; i < argc; i++) {
 		if (i == noun || (i == verb && c->verb[0]))
 			continue;
-		if (strncmp(argv[i], "--", 2) == 0) {
+		if (argv[i][0] == '-' && argv[i][1]) {
 			code = take_option(o, c, argc, argv, &i);
 			if (code)
 				return code;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cdmctl.h — the command line of the HTTP API. cdmctl.c reads words and options by one table, cdmctl_http.c talks to the
- * master, cdmctl_run.c does the commands. */
+ * master, cdmctl_run.c and cdmctl_set.c do the commands. */
 #ifndef MASTER_CDMCTL_H
 #define MASTER_CDMCTL_H
 
@@ -34,6 +34,27 @@ extern const size_t command_count;
 json_t *master_call(const struct options *o, const char *method, const char *path, json_t *body, int *code);
 /* Print events as they come until interrupted. */
 int master_follow(const struct options *o);
+
+/* What the commands share. */
+const char *answer_text(const json_t *answer, const char *key); /* "" when it is missing */
+json_int_t answer_number(const json_t *answer, const char *key);
+const char *one_or_more(json_int_t count); /* "" or "s" */
+int print_json(json_t *answer); /* takes the reference; the exit code */
+/* A path of the API with a name in it. */
+void put_path(char *out, size_t room, const char *head, const char *name, const char *tail);
+/* Make a change, then say so in one line (or the answer with --json). */
+int make_change(const struct options *o, const char *method, const char *path, json_t *body, const char *said);
+/* Removing needs a yes; without one *code is the exit code. */
+bool is_sure(const struct options *o, const char *what, int *code);
+int remove_one(const struct options *o, const char *noun, const char *plural, const char *consequence);
+
+int run_set_add(const struct command *c, const struct options *o);
+int run_set_list(const struct command *c, const struct options *o);
+int run_set_show(const struct command *c, const struct options *o);
+int run_set_change(const struct command *c, const struct options *o);
+int run_set_remove(const struct command *c, const struct options *o);
+int run_set_adopt(const struct command *c, const struct options *o);
+int run_status(const struct command *c, const struct options *o);
 
 int report_usage(const char *hint, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -199,7 +199,7 @@ static json_t *read_answer(const struct answer *a, long status, int *code)
 		cdm_hint(&err, "%s", hint);
 	cdm_error_print("cdmctl", &err);
 	json_decref(j);
-	*code = status == 409 ? EXIT_CONFLICT : EXIT_FAILED;
+	*code = status == 409 ? EXIT_CONFLICT : status == 400 ? EXIT_USAGE : EXIT_FAILED;
 	return NULL;
 }
 

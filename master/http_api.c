@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "common/status.h"
 #include "master/http.h"
 #include "master/live.h"
 #include "master/policy.h"
@@ -263,7 +264,8 @@ static void nodes_get(struct http_call *c)
 	json_t *list = json_array();
 	for (size_t i = 0; i < m->node_count; i++)
 		json_array_append_new(list, live_node_json(c->master->live, m, &m->nodes[i]));
-	http_answer(c, 200, json_pack("{s:o}", "nodes", live_sort_by_name(list)));
+	cdm_status_sort(list, "name");
+	http_answer(c, 200, json_pack("{s:o}", "nodes", list));
 }
 
 static void node_get(struct http_call *c)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "common/status.h"
 #include "common/vector.h"
 #include "master/policy.h"
 
@@ -294,30 +295,8 @@ json_t *live_set_status(const struct live *l, const struct model *m, const struc
 			"counted", counted));
 	}
 	cdm_vector_fini(&all);
-	return json_pack("{s:i, s:s, s:b, s:o}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", live_sort_by_name(nodes));
-}
-
-static int compare_names(const void *a, const void *b)
-{
-	return strverscmp(text_of(*(json_t *const *)a, "name"), text_of(*(json_t *const *)b, "name"));
-}
-
-json_t *live_sort_by_name(json_t *list)
-{
-	size_t n = json_array_size(list);
-	json_t **items = calloc(n ? n : 1, sizeof *items);
-	json_t *sorted = items ? json_array() : NULL;
-	for (size_t i = 0; sorted && i < n; i++)
-		items[i] = json_array_get(list, i);
-	if (sorted) {
-		qsort(items, n, sizeof *items, compare_names);
-		for (size_t i = 0; i < n; i++)
-			json_array_append(sorted, items[i]);
-		json_decref(list);
-		list = sorted;
-	}
-	free(items);
-	return list;
+	cdm_status_sort(nodes, "name");
+	return json_pack("{s:i, s:s, s:b, s:o}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", nodes);
 }
 
 json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n)

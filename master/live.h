@@ -37,7 +37,5 @@ size_t live_connected_count(const struct live *l);
 /* As cdmfs-stat --json. */
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s);
 json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n);
-/* The list (taken over) ordered by its objects' "name", numbers in names by value: n2 before n10. */
-json_t *live_sort_by_name(json_t *list);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include "common/log.h"
+#include "common/status.h"
 #include "master/live.h"
 
 struct policy {
@@ -326,6 +327,7 @@ json_t *policy_routes_json(const struct policy *p, const struct model_set *s)
 			o->by_hand, "alternates", neighbours_json(m, t, (int)k, false), "children", neighbours_json(m, t, (int)k, true), "depth",
 			(json_int_t)o->depth, "up", live_is_up(p->master->live, n, s->name), "taken", taken));
 	}
+	cdm_status_sort(nodes, "node");
 	return json_pack("{s:i, s:s, s:I, s:o, s:b, s:o}", "apiVersion", 1, "set", s->name, "epoch", (json_int_t)m->epoch, "root", root ? root : json_null(), "overfull",
 		t && t->overfull, "nodes", nodes);
 }

@@ -165,7 +165,7 @@ static void a_table_for_people(void **state)
 	assert_int_equal(ask(in_dir("mnt"), "--node", "web07"), 0);
 	assert_non_null(strstr(output, "set www in sync (1 of 1)\n"));
 	assert_int_equal(ask("www", "--group", "nowhere"), 1);
-	assert_non_null(strstr(errors, "no such node"));
+	assert_non_null(strstr(errors, "has no node"));
 }
 
 static void json_for_programs(void **state)

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cdmctl set … and cdmctl status. */
+#include <stdio.h>
+#include <string.h>
+#include "common/status.h"
+#include "common/text.h"
+#include "master/cdmctl.h"
+
+static json_t *set_body(const struct options *o)
+{
+	const struct { const char *key; json_t *list; } lists[] = {
+		{"source", o->source}, {"target", o->target}, {"both", o->both}, {"exclude", o->exclude}, {"local", o->local}};
+	json_t *body = json_object();
+	for (size_t i = 0; i < 5; i++)
+		if (lists[i].list)
+			json_object_set(body, lists[i].key, lists[i].list);
+	if (o->update)
+		json_object_set_new(body, "update", json_string(o->update));
+	if (o->open)
+		json_object_set_new(body, "open", json_string(o->open));
+	if (o->default_excludes)
+		json_object_set_new(body, "default_excludes", json_boolean(strcmp(o->default_excludes, "no") != 0));
+	return body;
+}
+
+/* "set www: 1 source, 40 targets (read-only), 2 both ways" */
+static void print_set(const json_t *s)
+{
+	const json_t *count = json_object_get(s, "count");
+	json_int_t sources = answer_number(count, "source"), targets = answer_number(count, "target"), both = answer_number(count, "both");
+	const char *comma = "";
+	printf("set %s: ", answer_text(s, "name"));
+	if (sources + targets + both == 0)
+		printf("no nodes yet");
+	if (both > 0)
+		printf("%lld source%s and target%s", (long long)both, one_or_more(both), one_or_more(both)), comma = ", ";
+	if (sources > 0)
+		printf("%s%lld source%s", comma, (long long)sources, one_or_more(sources)), comma = ", ";
+	if (targets > 0)
+		printf("%s%lld target%s (read-only)", comma, (long long)targets, one_or_more(targets));
+	putchar('\n');
+}
+
+static int show_set(const struct options *o, const char *name)
+{
+	char path[400];
+	int code;
+	put_path(path, sizeof path, "/sets/", name, "");
+	json_t *s = master_call(o, "GET", path, NULL, &code);
+	if (!s || o->json)
+		return s ? print_json(s) : code;
+	print_set(s);
+	json_decref(s);
+	return EXIT_GOOD;
+}
+
+int run_set_add(const struct command *c, const struct options *o)
+{
+	int code;
+	char said[200];
+	if (!o->source && !o->target && !o->both)
+		return report_usage("for example --source auth1 --target @eu, or --both @all", "set add needs to know its nodes");
+	json_t *body = set_body(o);
+	json_object_set_new(body, "name", json_string(o->words[0]));
+	snprintf(said, sizeof said, "set %.80s can be added", o->words[0]);
+	if (o->dry_run)
+		return make_change(o, "POST", "/sets", body, said);
+	json_t *answer = master_call(o, "POST", "/sets", body, &code);
+	json_decref(answer);
+	return answer ? show_set(o, o->words[0]) : code;
+}
+
+int run_set_list(const struct command *c, const struct options *o)
+{
+	int code;
+	json_t *answer = master_call(o, "GET", "/sets", NULL, &code), *s;
+	size_t i;
+	if (!answer || o->json)
+		return answer ? print_json(answer) : code;
+	json_array_foreach(json_object_get(answer, "sets"), i, s)
+		print_set(s);
+	json_decref(answer);
+	return EXIT_GOOD;
+}
+
+static void print_list(const char *what, const json_t *list)
+{
+	size_t i;
+	json_t *item;
+	if (json_array_size(list) > 0)
+		printf("  %-8s", what);
+	json_array_foreach(list, i, item)
+		printf(" %s", json_string_value(item));
+	if (json_array_size(list) > 0)
+		putchar('\n');
+}
+
+int run_set_show(const struct command *c, const struct options *o)
+{
+	static const char *const lists[] = {"source", "target", "both", "exclude", "local"};
+	char path[400];
+	int code;
+	put_path(path, sizeof path, "/sets/", o->words[0], "");
+	json_t *s = master_call(o, "GET", path, NULL, &code);
+	if (!s || o->json)
+		return s ? print_json(s) : code;
+	print_set(s);
+	for (size_t i = 0; i < 5; i++)
+		print_list(lists[i], json_object_get(s, lists[i]));
+	printf("  update   %s\n  open     %s\n  default excludes %s\n", answer_text(s, "update"), answer_text(s, "open"),
+		json_is_true(json_object_get(s, "default_excludes")) ? "yes" : "no");
+	json_decref(s);
+	return EXIT_GOOD;
+}
+
+int run_set_change(const struct command *c, const struct options *o)
+{
+	char path[400], said[200];
+	json_t *body = set_body(o);
+	if (json_object_size(body) == 0) {
+		json_decref(body);
+		return report_usage("cdmctl set change --help", "set change: nothing to change");
+	}
+	put_path(path, sizeof path, "/sets/", o->words[0], "");
+	snprintf(said, sizeof said, "set %.80s changed", o->words[0]);
+	return make_change(o, "PATCH", path, body, said);
+}
+
+int run_set_remove(const struct command *c, const struct options *o)
+{
+	return remove_one(o, "set", "/sets/", " (the files on the nodes stay, they are not replicated any more)");
+}
+
+static void print_figure(const json_t *a, const char *key, const char *said, const char *behind)
+{
+	char count[32];
+	cdm_text_count((uint64_t)answer_number(a, key), count, sizeof count);
+	printf("%s %s%s", said, count, behind);
+}
+
+/* "same 412,006   fetch 31 (4.1 MiB)   only here 2 (kept; --delete removes)   local 9" */
+static void print_adoption(const struct options *o, const json_t *a)
+{
+	char bytes[32], text[60];
+	size_t i;
+	json_t *name;
+	cdm_text_bytes((uint64_t)answer_number(a, "fetch_bytes"), bytes, sizeof bytes);
+	snprintf(text, sizeof text, answer_number(a, "fetch") ? " (%s)   " : "   ", bytes);
+	print_figure(a, "same", "same", "   ");
+	print_figure(a, "fetch", "fetch", text);
+	if (answer_number(a, "newer"))
+		print_figure(a, "newer", "newer here", "   ");
+	print_figure(a, "only_here", "only here", !answer_number(a, "only_here") ? "   " : o->remove ? " (removed)   " : " (kept; --delete removes)   ");
+	if (answer_number(a, "removed"))
+		print_figure(a, "removed", "removed elsewhere", "   ");
+	print_figure(a, "local", "local", "\n");
+	json_array_foreach(json_object_get(a, "names"), i, name)
+		printf("%s%s", i ? ", " : "only here: ", json_string_value(name));
+	if (i)
+		printf("%s; ", answer_number(a, "only_here") > (json_int_t)i ? " …" : "");
+	puts(o->dry_run ? "nothing changed" : strcmp(answer_text(a, "when"), "mount") == 0 ? "adopted when the set is mounted there"
+		: "being adopted; cdmfs-stat shows when it is in sync");
+}
+
+int run_set_adopt(const struct command *c, const struct options *o)
+{
+	struct options patient = *o;
+	char path[400], said[300];
+	int code = EXIT_GOOD;
+	if (!o->node)
+		return report_usage("the node whose tree is adopted", "set adopt needs --node N");
+	snprintf(said, sizeof said, "remove on %.80s what only it has in set %.80s", o->node, o->words[0]);
+	if (o->remove && !is_sure(o, said, &code))
+		return code;
+	patient.patience_s = 3600;
+	put_path(path, sizeof path, "/sets/", o->words[0], "/adopt");
+	json_t *body = json_pack("{s:s, s:b, s:s*}", "node", o->node, "delete", o->remove, "store", o->store);
+	json_t *answer = master_call(&patient, "POST", path, body, &code);
+	if (!answer || o->json)
+		return answer ? print_json(answer) : code;
+	print_adoption(o, answer);
+	json_decref(answer);
+	return EXIT_GOOD;
+}
+
+/* --- status ----------------------------------------------------------------------------------------------------- */
+
+int run_status(const struct command *c, const struct options *o)
+{
+	char path[400] = "/status";
+	int code;
+	if (o->word_count)
+		put_path(path, sizeof path, "/sets/", o->words[0], "/status");
+	json_t *answer = master_call(o, "GET", path, NULL, &code), *s;
+	size_t i;
+	bool in_sync = true;
+	if (!answer)
+		return code;
+	json_t *sets = o->word_count ? json_pack("[O]", answer) : json_incref(json_object_get(answer, "sets"));
+	if (!o->json && !o->word_count)
+		printf("%lld of %lld nodes connected, epoch %lld\n", (long long)answer_number(answer, "nodes_connected"),
+			(long long)answer_number(answer, "nodes"), (long long)answer_number(answer, "epoch"));
+	json_array_foreach(sets, i, s) {
+		in_sync &= json_is_true(json_object_get(s, "in_sync"));
+		if (!o->json && !o->word_count)
+			putchar('\n');
+		if (!o->json)
+			cdm_status_print(s);
+	}
+	json_decref(sets);
+	if (o->json)
+		print_json(answer);
+	else
+		json_decref(answer);
+	return in_sync ? EXIT_GOOD : EXIT_NOT_IN_SYNC;
+}

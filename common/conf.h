@@ -48,7 +48,7 @@ struct cdm_policy { /* of one set on this node, from STATE/routes.json */
 	uint64_t epoch;
 	enum cdm_role role;
 	bool read_only;          /* pure target: only local paths are writable */
-	bool known;              /* false: routes.json does not name the set (yet): writable, nothing ships */
+	bool known;              /* false: routes.json does not name the set (yet): nothing ships; writable unless the node joined as a target */
 	struct cdm_filter exclude, local;
 	bool strict_update, ship_open;
 };

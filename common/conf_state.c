@@ -161,6 +161,26 @@ static int fill_policy(const json_t *set, struct cdm_policy *p, struct cdm_error
 	return r < 0 ? r : take_patterns(set, "local", &p->local, err);
 }
 
+/* The token that this node joined with made it a target of whatever set? -errno when that cannot be told; no identity: no. */
+static int is_target_only(const struct cdm_conf *conf, struct cdm_error *err)
+{
+	json_t *identity = NULL;
+	int r = load_object(conf, "identity.json", &identity, err);
+	const char *role = json_string_value(json_object_get(identity, "role"));
+	bool target = role && strcmp(role, "target") == 0;
+	json_decref(identity);
+	return r == -ENOENT ? 0 : r < 0 ? r : target;
+}
+
+/* No routes for the set (yet). */
+static int fill_unknown(const struct cdm_conf *conf, struct cdm_policy *p, struct cdm_error *err)
+{
+	int target = is_target_only(conf, err);
+	p->read_only = target > 0;
+	add_default_excludes(&p->exclude);
+	return target < 0 ? target : 0;
+}
+
 static const json_t *find_set(const json_t *routes, const char *name)
 {
 	const json_t *sets = json_object_get(routes, "sets");
@@ -178,19 +198,14 @@ int cdm_policy_load(const struct cdm_conf *conf, const char *set, struct cdm_pol
 	*ret = (struct cdm_policy){0};
 	json_t *routes = NULL;
 	int r = load_object(conf, "routes.json", &routes, err);
-	if (r == -ENOENT) {
-		add_default_excludes(&ret->exclude);
-		return 0;
-	}
-	if (r < 0)
-		return cdm_wrap(err, r, "policy of set %s", set);
+	if (r == -ENOENT)
+		r = fill_unknown(conf, ret, err);
+	if (r < 0 || !routes)
+		return r < 0 ? cdm_wrap(err, r, "policy of set %s", set) : 0;
 	json_int_t epoch = json_integer_value(json_object_get(routes, "epoch"));
 	ret->epoch = epoch > 0 ? (uint64_t)epoch : 0;
 	const json_t *entry = find_set(routes, set);
-	if (entry)
-		r = fill_policy(entry, ret, err);
-	else
-		add_default_excludes(&ret->exclude);
+	r = entry ? fill_policy(entry, ret, err) : fill_unknown(conf, ret, err);
 	json_decref(routes);
 	if (r < 0) {
 		cdm_policy_fini(ret);

@@ -22,6 +22,7 @@
 #define IO_TIMEOUT_S 10
 #define ANSWER_MAX (256u << 10)
 #define TOKEN_PREFIX "K10"
+#define AGENT_PORT "7440" /* when the address names none */
 
 struct joining {
 	const char *address, *token, *name;
@@ -202,8 +203,8 @@ static int keep(int dir, EVP_PKEY *key, const json_t *answer, struct cdm_error *
 {
 	_cleanup_free_ char *pem = NULL, *identity = NULL;
 	int r = cdm_tls_key_pem(key, &pem, err);
-	json_t *id = json_pack("{s:s, s:I, s:s, s:s, s:s, s:s}", "node", text_of(answer, "node"), "number",
-		json_integer_value(json_object_get(answer, "number")), "group", text_of(answer, "group"), "region",
+	json_t *id = json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s}", "node", text_of(answer, "node"), "number",
+		json_integer_value(json_object_get(answer, "number")), "role", text_of(answer, "role"), "group", text_of(answer, "group"), "region",
 		text_of(answer, "region"), "master", text_of(answer, "master"), "api", text_of(answer, "api"));
 	identity = json_dumps(id, JSON_COMPACT);
 	json_decref(id);
@@ -327,9 +328,12 @@ int join_run(const char *config, const char *address, const char *token, const c
 	struct joining j = {.address = address, .token = token, .name = name, .fd = -1};
 	struct cdm_conf *conf = NULL;
 	_cleanup_close_ int dir = -1;
+	_cleanup_free_ char *with_port = NULL;
 	int r = cdm_conf_load(config, &conf, err);
+	if (r == 0 && !strchr(address, ':') && asprintf(&with_port, "%s:%s", address, AGENT_PORT) >= 0)
+		j.address = with_port;
 	if (r == 0)
-		r = conn_split_address(address, j.host, j.port, err);
+		r = conn_split_address(j.address, j.host, j.port, err);
 	if (r == 0)
 		r = token_parse(token, j.ca_hash, err);
 	if (r == 0)

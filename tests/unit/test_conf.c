@@ -223,6 +223,27 @@ static void a_set_without_routes_is_writable_with_default_excludes(void **state)
 	cdm_conf_free(&c);
 }
 
+static void a_node_that_joined_as_a_target_is_read_only_before_it_has_routes(void **state)
+{
+	struct cdm_conf *c = conf_here();
+	struct cdm_policy p;
+	put("identity.json", "{\"node\":\"n1\",\"number\":7,\"role\":\"target\"}");
+	assert_int_equal(cdm_policy_load(c, "www", &p, NULL), 0);
+	assert_true(p.read_only && !p.known);
+	cdm_policy_fini(&p);
+	put("routes.json", "{\"epoch\":3,\"sets\":[{\"name\":\"other\"}]}");
+	assert_int_equal(cdm_policy_load(c, "www", &p, NULL), 0);
+	assert_true(p.read_only && !p.known);
+	cdm_policy_fini(&p);
+	unlinkat(dir_fd, "routes.json", 0);
+	put("identity.json", "{\"node\":\"n1\",\"number\":7,\"role\":\"both\"}");
+	assert_int_equal(cdm_policy_load(c, "www", &p, NULL), 0);
+	assert_false(p.read_only);
+	cdm_policy_fini(&p);
+	unlinkat(dir_fd, "identity.json", 0);
+	cdm_conf_free(&c);
+}
+
 static void a_policy_is_read(void **state)
 {
 	struct cdm_conf *c = conf_here();
@@ -266,6 +287,7 @@ int main(void)
 		cmocka_unit_test(paths_find_their_set),
 		cmocka_unit_test(identity_is_read_or_says_how_to_join),
 		cmocka_unit_test(a_set_without_routes_is_writable_with_default_excludes),
+		cmocka_unit_test(a_node_that_joined_as_a_target_is_read_only_before_it_has_routes),
 		cmocka_unit_test(a_policy_is_read),
 	};
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -21,7 +21,7 @@
 
 static const char usage[] =
 	"usage: cdm-replicator [--config FILE]\n"
-	"       cdm-replicator join HOST:PORT --token T [--name N] [--config FILE]\n"
+	"       cdm-replicator join HOST[:PORT] --token T [--name N] [--config FILE]\n"
 	"The first runs in the foreground and replicates all sets of the configuration (default /etc/cdmfs/node.conf);\n"
 	"SIGTERM ends it, SIGHUP reads the configuration again. The second makes this machine a node of an installation.\n"
 	"Exit codes: 0 good, 1 failure, 2 usage, 4 time-out, 5 the name is taken or this node has joined already.\n";
@@ -146,7 +146,7 @@ int main(int argc, char **argv)
 	if (!join)
 		return token || name ? fail_usage("--token and --name belong to join") : run(config);
 	if (optind + 2 != argc)
-		return fail_usage("join wants one HOST:PORT");
+		return fail_usage("join wants one HOST[:PORT]");
 	if (!token)
 		return fail_usage("join wants --token");
 	struct cdm_error err = CDM_ERROR_INIT;

@@ -186,11 +186,12 @@ static void expect_all(struct saver *s, bool lost)
 	}
 }
 
-/* What the watcher has sent; false when there is nothing more now. */
+/* What the watcher has sent; false when there is nothing more now. A message leaves the queue when it is done: the next server finds what
+ * this one did not get to. */
 static bool take_messages(struct saver *s)
 {
 	struct watch_message batch[WATCH_BATCH_MAX];
-	ssize_t n = recv(s->fs->watch_fd, batch, sizeof(batch), MSG_DONTWAIT);
+	ssize_t n = recv(s->fs->watch_fd, batch, sizeof(batch), MSG_DONTWAIT | MSG_PEEK);
 
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(batch[0]); i++) {
 		if (batch[i].kind == WATCH_CLOSED && batch[i].writers == 0)
@@ -198,6 +199,8 @@ static bool take_messages(struct saver *s)
 		else if (batch[i].kind == WATCH_LOST)
 			expect_all(s, true);
 	}
+	if (n > 0)
+		recv(s->fs->watch_fd, batch, 0, MSG_DONTWAIT);
 	return n > 0;
 }
 
@@ -310,10 +313,10 @@ static void *saver_thread(void *arg)
 		int ms = look_at_due(s);
 		if (poll(fds, 2, ms) < 0 && errno != EINTR)
 			break;
-		if (fds[0].revents & POLLIN)
-			take_messages(s);
+		if (fds[0].revents & POLLIN && take_messages(s))
+			; /* there may be more: poll() tells */
 		else if (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL))
-			fds[0].fd = -1; /* both ends are gone: only the clock is left */
+			fds[0].fd = -1; /* the other end is gone with holder and watcher: only the clock is left */
 		if (fds[1].revents & POLLIN)
 			eventfd_read(s->wake_fd, &count);
 		fds[0].events = POLLIN | (invalidate_queued(s) ? POLLOUT : 0);

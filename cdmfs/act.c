@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include "cdmfs/settle.h"
 #include "common/faultpoint.h"
@@ -253,7 +254,27 @@ int act_end(struct act *a, int r)
 		cdm_journal_settle(a->rq->fs->journal, &a->c, r < 0 ? CDM_FAILED : CDM_DONE, r < 0 ? -r : 0);
 	free(a->positions);
 	a->positions = NULL;
+	cdm_faultpoint("act.settled_not_published");
 	return r;
+}
+
+void act_record_acls(struct fs *fs, int dirfd, const char *name, const struct cdm_change *made)
+{
+	static const char *const names[] = {"system.posix_acl_access", "system.posix_acl_default"};
+	_cleanup_close_ int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	char value[4096];
+
+	if (fd < 0 || flistxattr(fd, NULL, 0) <= 0)
+		return;
+	for (unsigned i = 0; i < 2; i++) {
+		ssize_t n = fgetxattr(fd, names[i], value, sizeof(value));
+		if (n <= 0)
+			continue;
+		struct cdm_change c = {.op = CDM_OP_SETXATTR, .flags = made->flags, .path = made->path, .path_len = made->path_len,
+			.name = names[i], .name_len = strlen(names[i]), .value = value, .value_len = n, .handle = made->handle,
+			.version = made->version};
+		cdm_journal_put(fs->journal, &c);
+	}
 }
 
 /* --- paths --- */

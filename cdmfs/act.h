@@ -42,6 +42,10 @@ int act_stamp(struct act *a, int fd, bool content, bool attributes);
 /* r: the operation's result. Returns r, or another error if the outcome could not be kept. */
 int act_end(struct act *a, int r);
 
+/* A new directory inherits the ACLs of the one above in the store: the others are told what came out, as changes of their own, before the
+ * directory itself counts as made. made: its record. Own changes only. */
+void act_record_acls(struct fs *fs, int dirfd, const char *name, const struct cdm_change *made);
+
 /* Paths for records: of a node, or of a name in a directory. -ENOENT without a known name only if `must`; else the path is empty. */
 struct place_path {
 	enum place place;

@@ -35,6 +35,7 @@ struct settle;
 struct saver;
 struct check;
 struct recalled;
+struct removed;
 
 struct store { /* store.h */
 	int root_fd, meta_fd, journal_fd, staging_fd, orphans_fd, conflicts_fd, lock_fd;
@@ -59,6 +60,7 @@ struct fs {
 	struct descriptors *descriptors;
 	struct cdm_announce_map *announce;
 	struct settle *settle;
+	struct removed *removed;
 	struct saver *saver;
 	struct check *check;
 	struct recalled *recalled;   /* until they are recorded */
@@ -179,10 +181,6 @@ int answer_negative(struct request *rq);
 int answer_attr(struct request *rq, uint64_t id, const struct stat *st);
 /* A node's attributes: from the store, or what was noted when it was removed. */
 int node_stat(struct fs *fs, uint64_t id, struct stat *ret);
-/* A directory or special file was removed while the kernel knows it: remember its attributes for those who have it open. */
-void removed_note(uint64_t id, const struct stat *st);
-bool removed_find(uint64_t id, struct stat *ret);
-
 /* Is this name hidden or not allowed there? */
 bool name_is_hidden(const struct fs *fs, uint64_t parent, const char *name);
 
@@ -198,6 +196,13 @@ size_t orphans_list(struct fs *fs, uint64_t **ret);
 void orphans_probe(struct fs *fs, const uint64_t *ids, size_t count);
 /* All of them: of a mount that is no more. */
 void orphans_remove(struct fs *fs);
+
+/* --- removed.c: attributes of a directory or special file, for those who still have it open when it is gone. In RUN/SET/removed, so that
+ * the next server knows them, too; noted before the removal, and only asked for when the store does not know the node any more --- */
+int removed_open(struct fs *fs, struct cdm_error *err);
+void removed_close(struct fs *fs);
+void removed_note(struct fs *fs, uint64_t id, const struct stat *st);
+bool removed_find(struct fs *fs, uint64_t id, struct stat *ret);
 
 /* --- policy (policy.c) --- */
 int policy_reload(struct fs *fs, struct cdm_error *err);

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 #include <unistd.h>
 #include "cdmfs/fs.h"
 #include "common/log.h"
@@ -144,50 +143,14 @@ int answer_attr(struct request *rq, uint64_t id, const struct stat *st)
 	return request_answer(rq, &rq->small.attr, sizeof(rq->small.attr));
 }
 
-/* --- removed, but open: a directory or special file has no content to keep, its attributes are remembered for a while --- */
-
-#define REMOVED_MAX 256
-
-static pthread_mutex_t removed_mtx = PTHREAD_MUTEX_INITIALIZER;
-static struct {
-	uint64_t id;
-	struct stat st;
-} removed[REMOVED_MAX];
-static unsigned removed_next;
-
-void removed_note(uint64_t id, const struct stat *st)
-{
-	pthread_mutex_lock(&removed_mtx);
-	removed[removed_next].id = id;
-	removed[removed_next].st = *st;
-	removed[removed_next].st.st_nlink = 0;
-	clock_gettime(CLOCK_REALTIME, &removed[removed_next].st.st_ctim);
-	removed_next = (removed_next + 1) % REMOVED_MAX;
-	pthread_mutex_unlock(&removed_mtx);
-}
-
-bool removed_find(uint64_t id, struct stat *ret)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&removed_mtx);
-	for (unsigned i = 0; i < REMOVED_MAX && !found; i++) {
-		unsigned at = (removed_next + REMOVED_MAX - 1 - i) % REMOVED_MAX;
-		if (removed[at].id == id && id) {
-			*ret = removed[at].st;
-			found = true;
-		}
-	}
-	pthread_mutex_unlock(&removed_mtx);
-	return found;
-}
+/* --- attributes --- */
 
 int node_stat(struct fs *fs, uint64_t id, struct stat *ret)
 {
 	int fd = node_open_path(fs, id), r = 0;
 
 	if (fd < 0)
-		return removed_find(id, ret) ? 0 : fd;
+		return removed_find(fs, id, ret) ? 0 : fd;
 	if (fstat(fd, ret) < 0)
 		r = -errno;
 	close(fd);

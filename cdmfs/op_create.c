@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include "cdmfs/act.h"
 #include "cdmfs/save.h"
@@ -108,30 +107,12 @@ static int make_in(struct act *a, int dirfd, const struct making *m, enum place 
 		r = finish_object(a, &o, m, place);
 		if (r < 0)
 			unmake(dirfd, m);
+		else if (S_ISDIR(m->mode) && !a->silent && !act_is_announced(a))
+			act_record_acls(a->rq->fs, dirfd, m->name, &a->c);
 	}
 	act_parent_after(a, 0, dirfd);
 	object_close(&o);
 	return r;
-}
-
-/* A new directory inherits the ACLs of the one above in the store; the others are told what came out. */
-static void record_acls(struct fs *fs, int dirfd, const struct making *m, const struct cdm_change *made)
-{
-	static const char *const names[] = {"system.posix_acl_access", "system.posix_acl_default"};
-	_cleanup_close_ int fd = openat(dirfd, m->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	char value[4096];
-
-	if (fd < 0 || flistxattr(fd, NULL, 0) <= 0)
-		return;
-	for (unsigned i = 0; i < 2; i++) {
-		ssize_t n = fgetxattr(fd, names[i], value, sizeof(value));
-		if (n <= 0)
-			continue;
-		struct cdm_change c = {.op = CDM_OP_SETXATTR, .flags = made->flags, .path = made->path, .path_len = made->path_len,
-			.name = names[i], .name_len = strlen(names[i]), .value = value, .value_len = n, .handle = made->handle,
-			.version = made->version};
-		cdm_journal_put(fs->journal, &c);
-	}
 }
 
 static int make_locked(struct act *a, struct making *m)
@@ -157,8 +138,6 @@ static int make_locked(struct act *a, struct making *m)
 	if (r == 0)
 		r = make_in(a, dir->fd, m, p.place);
 	r = act_end(a, r);
-	if (r == 0 && S_ISDIR(m->mode) && !a->silent && !act_is_announced(a))
-		record_acls(fs, dir->fd, m, &a->c);
 	node_return(fs, dir);
 	return r;
 }
@@ -330,9 +309,26 @@ struct linking {
 	struct object subject;
 	struct node node;
 	struct place_path path, path2;
+	bool known_place;       /* the others may know it under its old name */
 	const char *name;
 	size_t len;
 };
+
+/* A file that the others do not know under its old name is new to them under this one. Noted before the outcome: settling a record looks
+ * at it in the same way (look_linked). */
+static void link_publish(struct fs *fs, const struct linking *l)
+{
+	uint64_t id = l->subject.id;
+
+	if (l->path2.place != PLACE_CONTENT || policy_is_local(fs, l->path2.path, l->path2.len))
+		return;
+	if (!l->known_place) {
+		inodes_flags(fs->nodes, id, NODE_NEW, 0);
+		inodes_dirty_add(fs->nodes, id, &(struct dirty_add){.whole = true});
+	}
+	if (!l->known_place || l->node.flags & NODE_UNSAVED)
+		saver_expect(fs, id, true);
+}
 
 static int link_act(struct act *a, struct linking *l, int dirfd)
 {
@@ -360,22 +356,10 @@ static int link_act(struct act *a, struct linking *l, int dirfd)
 	if (fstat(l->subject.fd, &l->subject.st) < 0)
 		return -errno;
 	act_set_attr(a, &l->subject.st);
-	return answer_entry(rq, rq->node, l->name, l->len, &l->subject, 0);
-}
-
-/* A file that the others do not know under its old name is new to them under this one. */
-static void link_publish(struct fs *fs, const struct linking *l, bool was_known_place)
-{
-	uint64_t id = l->subject.id;
-
-	if (l->path2.place != PLACE_CONTENT || policy_is_local(fs, l->path2.path, l->path2.len))
-		return;
-	if (!was_known_place) {
-		inodes_flags(fs->nodes, id, NODE_NEW, 0);
-		inodes_dirty_add(fs->nodes, id, &(struct dirty_add){.whole = true});
-	}
-	if (!was_known_place || l->node.flags & NODE_UNSAVED)
-		saver_expect(fs, id, true);
+	r = answer_entry(rq, rq->node, l->name, l->len, &l->subject, 0);
+	if (r == 0 && !act_is_announced(a))
+		link_publish(fs, l);
+	return r;
 }
 
 static int link_locked(struct act *a, struct linking *l)
@@ -383,7 +367,6 @@ static int link_locked(struct act *a, struct linking *l)
 	struct request *rq = a->rq;
 	struct fs *fs = rq->fs;
 	struct descriptor *dir;
-	bool known_place = false;
 	int r = node_borrow(fs, rq->node, DESCRIPTOR_PATH, &dir);
 
 	if (r < 0)
@@ -395,20 +378,18 @@ static int link_locked(struct act *a, struct linking *l)
 	if (r == 0) {
 		path_of_node(fs, l->subject.id, rq->worker->path, &l->path);
 		a->c.handle = l->subject.handle = l->node.handle;
-		known_place = l->path.place == PLACE_CONTENT && !policy_is_local(fs, l->path.path, l->path.len);
+		l->known_place = l->path.place == PLACE_CONTENT && !policy_is_local(fs, l->path.path, l->path.len);
 		a->silent = l->path2.place != PLACE_CONTENT && !act_is_announced(a);
 		if (l->path.place == PLACE_CONTENT)
 			act_set_path(a, &l->path);
 		act_set_path2(a, &l->path2);
 		r = act_policy(a);
-		if (l->node.flags & NODE_NEW || !known_place)
+		if (l->node.flags & NODE_NEW || !l->known_place)
 			a->c.flags |= CDM_CH_UNSAVED;
 	}
 	if (r == 0)
 		r = link_act(a, l, dir->fd);
 	r = act_end(a, r);
-	if (r == 0 && !act_is_announced(a))
-		link_publish(fs, l, known_place);
 	node_return(fs, dir);
 	return r;
 }

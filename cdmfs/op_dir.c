@@ -199,7 +199,7 @@ static int list_directory(struct request *rq, bool plus)
 	if (rq->node == ROOT_NODE)
 		return read_root(rq, &l);
 	l.fd = stream_open(rq->fs, rq->node, l.offset);
-	if (l.fd == -ESTALE && removed_find(rq->node, &st))
+	if (l.fd == -ESTALE && removed_find(rq->fs, rq->node, &st))
 		return request_answer(rq, "", 0);
 	if (l.fd < 0)
 		return l.fd;

@@ -192,11 +192,9 @@ static int remove_file(struct fs *fs, int dirfd, const char *name, const struct 
 		if (errno != ENOSPC && errno != EDQUOT && errno != EXDEV && errno != EMLINK)
 			return -errno;
 	}
-	if (unlinkat(dirfd, name, 0) < 0)
-		return -errno;
 	if (o->st.st_nlink == 1 && n->lookups)
-		removed_note(o->id, &o->st);
-	return 0;
+		removed_note(fs, o->id, &o->st);
+	return unlinkat(dirfd, name, 0) < 0 ? -errno : 0;
 }
 
 static void set_subject(struct act *a, const struct object *o, uint32_t node_flags)
@@ -274,11 +272,12 @@ static int remove_directory_act(struct act *a, struct removing *m)
 	set_subject(a, &m->o, 0);
 	act_parent_before(a, 0, m->dirfd);
 	r = act_begin(a);
+	if (r == 0)
+		removed_note(fs, m->o.id, &m->o.st);
 	if (r == 0 && unlinkat(m->dirfd, m->name, AT_REMOVEDIR) < 0)
 		r = -errno;
 	if (r < 0)
 		return r;
-	removed_note(m->o.id, &m->o.st);
 	descriptors_drop(fs->descriptors, m->o.id);
 	inodes_names_clear(fs->nodes, m->o.id);
 	act_parent_after(a, 0, m->dirfd);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "cdmfs/act.h"
+#include "cdmfs/publish.h"
 #include "cdmfs/save.h"
 
 struct renaming {
@@ -18,6 +19,7 @@ struct renaming {
 	struct node node, victim_node;
 	struct place_path path, path2;
 	bool local, local2;
+	uint64_t note;               /* of a tree that the others are to be told of, 0 = none */
 	bool turned;                 /* the record tells of the victim: see record_of_exchange */
 };
 
@@ -112,6 +114,8 @@ static int keep_victim(struct act *a, struct renaming *m, bool *ret_kept)
 	int r = 0;
 
 	*ret_kept = false;
+	if (replaces(m) && !S_ISREG(m->victim.st.st_mode))
+		removed_note(fs, m->victim.id, &m->victim.st);
 	if (!replaces(m) || S_ISDIR(m->victim.st.st_mode))
 		return 0;
 	if (act_is_announced(a) && a->an->flags & CDM_AN_KEEP_OLD)
@@ -154,8 +158,6 @@ static void victim_gone(struct act *a, struct renaming *m, bool kept)
 	struct fs *fs = a->rq->fs;
 	const struct object *v = &m->victim;
 
-	if (S_ISDIR(v->st.st_mode) || !S_ISREG(v->st.st_mode))
-		removed_note(v->id, &v->st);
 	if (kept && act_is_announced(a) && m->victim_node.flags & (NODE_WRITER | NODE_UNSAVED)) {
 		inodes_flags(fs->nodes, v->id, NODE_ORPHAN | NODE_CONFLICT, 0);
 	} else if (kept) {
@@ -188,6 +190,23 @@ static void names_moved(struct act *a, struct renaming *m, bool kept)
 	}
 }
 
+/* The path under which something comes out of local or excluded names, and so is new to the others; NULL: nothing does. */
+static const struct place_path *comes_out(const struct act *a, const struct renaming *m)
+{
+	if (act_is_announced(a) || a->silent)
+		return NULL;
+	if (m->local && !m->local2)
+		return &m->path2;
+	return m->local2 && !m->local && m->flags & RENAME_EXCHANGE ? &m->path : NULL;
+}
+
+static int note_moved(struct act *a, struct renaming *m)
+{
+	const struct place_path *out = comes_out(a, m);
+
+	return out ? publish_note(a->rq->fs, out->path, out->len, &m->note) : 0;
+}
+
 static int rename_act(struct act *a, struct renaming *m)
 {
 	struct request *rq = a->rq;
@@ -200,7 +219,9 @@ static int rename_act(struct act *a, struct renaming *m)
 		return r;
 	act_parent_before(a, 0, m->dirfd);
 	act_parent_before(a, 1, m->dirfd2);
-	r = act_begin(a);
+	r = note_moved(a, m);
+	if (r == 0)
+		r = act_begin(a);
 	if (r == 0 && renameat2(m->dirfd, m->name, m->dirfd2, m->name2, m->flags) < 0)
 		r = -errno;
 	if (r < 0) {
@@ -260,13 +281,12 @@ static int rename_paths(struct act *a, struct renaming *m)
 	return act_policy(a);
 }
 
-/* Names that came out of local or excluded ones are new to the others. */
-static void publish_moved(struct fs *fs, const struct renaming *m)
+static void publish_moved(struct fs *fs, const struct act *a, const struct renaming *m)
 {
-	if (m->local && !m->local2)
-		saver_publish_tree(fs, m->path2.path, m->path2.len);
-	else if (m->local2 && !m->local && m->flags & RENAME_EXCHANGE)
-		saver_publish_tree(fs, m->path.path, m->path.len);
+	const struct place_path *out = comes_out(a, m);
+
+	if (out)
+		saver_publish_tree(fs, out->path, out->len, m->note);
 	else if (m->node.flags & NODE_UNSAVED)
 		saver_expect(fs, m->o.id, true);
 	if (m->flags & RENAME_EXCHANGE && m->victim_node.flags & NODE_UNSAVED)
@@ -297,7 +317,9 @@ static int rename_try(struct request *rq, struct renaming *m, struct act *a, boo
 			r = rename_found(a, m);
 		r = act_end(a, r);
 		if (r == 0 && !act_is_announced(a) && !a->silent)
-			publish_moved(fs, m);
+			publish_moved(fs, a, m);
+		else
+			publish_forget(fs, m->note);
 	}
 	object_close(&m->o);
 	object_close(&m->victim);

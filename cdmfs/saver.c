@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "cdmfs/publish.h"
 #include "cdmfs/save.h"
 #include "cdmfs/walk.h"
 #include "cdmfs/watch.h"
@@ -27,6 +28,7 @@ struct expected { /* an unsaved file to be looked at when no close is seen */
 };
 struct tree_job {
 	struct tree_job *next;
+	uint64_t note;
 	size_t len;
 	char path[];
 };
@@ -115,7 +117,7 @@ void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset)
 	wake(s);
 }
 
-void saver_publish_tree(struct fs *fs, const char *path, size_t len)
+void saver_publish_tree(struct fs *fs, const char *path, size_t len, uint64_t note)
 {
 	struct saver *s = fs->saver;
 	struct tree_job *j = malloc(sizeof(*j) + len);
@@ -123,6 +125,7 @@ void saver_publish_tree(struct fs *fs, const char *path, size_t len)
 	if (!j)
 		return;
 	j->next = NULL;
+	j->note = note;
 	j->len = len;
 	memcpy(j->path, path, len);
 	pthread_mutex_lock(&s->mtx);
@@ -298,6 +301,7 @@ static void run_jobs(struct saver *s)
 		if (!j)
 			return;
 		walk_tree(s->fs, j->path, j->len, publish_one, NULL);
+		publish_forget(s->fs, j->note);
 		free(j);
 	}
 }
@@ -341,6 +345,7 @@ int saver_start(struct fs *fs, struct cdm_error *err)
 	if (s->wake_fd < 0)
 		return cdm_fail(err, errno, "start the saver");
 	expect_all(s, false);
+	publish_resume(fs);
 	e = pthread_create(&s->thread, NULL, saver_thread, s);
 	s->started = e == 0;
 	return e ? cdm_fail(err, e, "start the saver") : 0;

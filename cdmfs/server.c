@@ -184,6 +184,8 @@ static int open_all(struct server *s, struct cdm_error *err)
 		r = cdm_announce_open(fs->run_dir, &fs->announce, err);
 	if (r == 0)
 		r = settle_open(fs, err);
+	if (r == 0)
+		r = removed_open(fs, err);
 	if (r == 0 && !(fs->descriptors = descriptors_new()))
 		r = cdm_fail(err, ENOMEM, "start the server");
 	return r;
@@ -340,6 +342,7 @@ static void remove_run_files(struct fs *fs)
 {
 	unlinkat(fs->run_fd, "nodes", 0);
 	unlinkat(fs->run_fd, "inflight", 0);
+	unlinkat(fs->run_fd, "removed", 0);
 	unlinkat(fs->run_fd, "init", 0);
 }
 
@@ -383,6 +386,7 @@ static void close_all(struct server *s)
 
 	descriptors_free(&fs->descriptors);
 	settle_close(fs);
+	removed_close(fs);
 	cdm_announce_close(&fs->announce);
 	inodes_close(&fs->nodes);
 	store_close(&fs->store);

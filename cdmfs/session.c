@@ -149,8 +149,12 @@ static void request_answer_it(struct worker *w, size_t len)
 	if (!rq.resent || !settle_answer(&rq, &r))
 		r = operation_of(rq.opcode)(&rq);
 	cdm_faultpoint("session.done_not_answered");
+	if (settle_has_acted(w))
+		cdm_faultpoint("session.changed_not_answered");
 	if (r != OP_SILENT)
 		send_answer(&rq, h->unique, r);
+	if (settle_has_acted(w))
+		cdm_faultpoint("session.answered_not_noted");
 	settle_answered(w);
 	if (rq.opcode < OPCODES_MAX)
 		atomic_fetch_add_explicit(&w->fs->requests[rq.opcode], 1, memory_order_relaxed);

@@ -99,6 +99,11 @@ void settle_answered(struct worker *w)
 		atomic_store_explicit(&slot->request, 0, memory_order_release);
 }
 
+bool settle_has_acted(const struct worker *w)
+{
+	return atomic_load_explicit(&w->fs->settle->map->slots[w->index].request, memory_order_relaxed) != 0;
+}
+
 /* --- at start --- */
 
 static int past_find(const struct settle *s, uint64_t request)

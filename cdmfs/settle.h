@@ -26,5 +26,7 @@ bool settle_answer(struct request *rq, int *ret);
 void settle_acting(struct request *rq, uint64_t position);
 void settle_result(struct request *rq, int64_t result);
 void settle_answered(struct worker *w);
+/* Did the request in work change something (settle_acting)? */
+bool settle_has_acted(const struct worker *w);
 
 #endif

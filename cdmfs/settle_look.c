@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include "cdmfs/act.h"
 #include "common/io.h"
 
 struct spot { /* a path of a record, looked at */
@@ -113,6 +114,8 @@ static int look_made(struct fs *fs, struct cdm_change *c)
 		c->parent_mtime_ns = mtime_of(s.dirfd);
 		r = inodes_see(fs->nodes, &(struct node_seen){.id = s.o.id, .parent = s.dir_id, .name = s.name, .name_len = s.name_len,
 			.handle = &s.o.handle, .type = s.o.st.st_mode & S_IFMT, .flags = c->op == CDM_OP_CREATE ? NODE_NEW : 0});
+		if (c->op == CDM_OP_MKDIR)
+			act_record_acls(fs, s.dirfd, s.name, c);
 		if (r == 0 && c->op == CDM_OP_CREATE)
 			r = inodes_dirty_add(fs->nodes, s.o.id, &(struct dirty_add){.whole = true});
 	}
@@ -199,6 +202,17 @@ static int look_renamed(struct fs *fs, struct cdm_change *c)
 	return r;
 }
 
+/* As link_publish does: under its old name the others do not know it. */
+static void note_linked(struct fs *fs, const struct cdm_change *c, uint64_t id)
+{
+	bool known = c->path_len && !policy_is_local(fs, c->path, c->path_len);
+
+	if (known || c->flags & CDM_CH_RECEIVED || policy_is_local(fs, c->path2, c->path2_len))
+		return;
+	inodes_flags(fs->nodes, id, NODE_NEW, 0);
+	inodes_dirty_add(fs->nodes, id, &(struct dirty_add){.whole = true});
+}
+
 static int look_linked(struct fs *fs, struct cdm_change *c)
 {
 	struct spot to;
@@ -213,6 +227,7 @@ static int look_linked(struct fs *fs, struct cdm_change *c)
 		if (faccessat(fs->store.orphans_fd, orphan, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 			inodes_flags(fs->nodes, to.o.id, 0, NODE_ORPHAN | NODE_CONFLICT);
 		c->parent2_mtime_ns = mtime_of(to.dirfd);
+		note_linked(fs, c, to.o.id);
 	}
 	spot_fini(&to);
 	return r;

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -26,6 +27,18 @@ static struct cdm_filter excludes;
 static uint64_t position;
 static char point_file[160];
 static unsigned deaths; /* seen in all runs */
+static unsigned acl_records; /* seen since the operation began */
+
+static void see_record(const struct cdm_change *c, void *arg)
+{
+	acl_records += c->op == CDM_OP_SETXATTR && c->name_len > 17 && memcmp(c->name, "system.posix_acl_", 17) == 0;
+	shipped_record(c, arg);
+}
+
+static void read_journal(void)
+{
+	position = fixture_journal_read(fixture, position, see_record, &tree);
+}
 
 /* --- arming the points --- */
 
@@ -290,6 +303,159 @@ static int do_tmpfile_link(void)
 	return r;
 }
 static bool is_tmpfile_linked(void) { return holds("new", "unnamed") && links_of("new") == 1; }
+/* Open while its name goes: what was there stays readable and writable. */
+static int held = -1;
+
+static void hold(const char *name, int flags)
+{
+	held = openat(dir, name, flags);
+	assert_true(held >= 0);
+}
+static bool held_has(const char *text)
+{
+	char buf[64];
+	struct stat st;
+	bool r = pread(held, buf, sizeof(buf), 0) == (ssize_t)strlen(text) && memcmp(buf, text, strlen(text)) == 0 && fstat(held, &st) == 0 &&
+		st.st_nlink == 0;
+
+	r = r && pwrite(held, "CONTENT", 7, 0) == 7 && posix_fadvise(held, 0, 0, POSIX_FADV_DONTNEED) == 0 && pread(held, buf, 7, 0) == 7 &&
+		memcmp(buf, "CONTENT", 7) == 0;
+	close(held);
+	return r;
+}
+static void one_held(void)
+{
+	one_file();
+	hold("a", O_RDWR);
+}
+static bool is_gone_but_held(void) { return held_has("content of a") && !there("a"); }
+static void two_one_held(void)
+{
+	two_files();
+	hold("b", O_RDWR);
+}
+static bool is_renamed_over_held(void) { return held_has("content of b") && is_renamed_over(); }
+static void held_directory(void)
+{
+	a_directory();
+	hold("a", O_RDONLY | O_DIRECTORY);
+}
+static bool is_held_directory_gone(void)
+{
+	struct stat st;
+	bool r = fstat(held, &st) == 0 && st.st_nlink == 0 && S_ISDIR(st.st_mode) && !there("a");
+
+	close(held);
+	return r;
+}
+static void held_link(void)
+{
+	assert_int_equal(symlinkat("target", dir, "a"), 0);
+	hold("a", O_PATH | O_NOFOLLOW);
+}
+static bool is_held_link_gone(void)
+{
+	struct stat st;
+	bool r = fstat(held, &st) == 0 && st.st_nlink == 0 && S_ISLNK(st.st_mode) && !there("a");
+
+	close(held);
+	return r;
+}
+static void linked_file(void)
+{
+	one_file();
+	assert_int_equal(linkat(dir, "a", dir, "b", 0), 0);
+}
+static bool is_one_of_two_gone(void) { return !there("a") && links_of("b") == 1 && holds("b", "content of a"); }
+static void two_directories(void)
+{
+	a_tree();
+	assert_int_equal(mkdirat(dir, "b", 0755), 0);
+}
+static bool is_directory_over(void) { return !there("a") && holds("b/inside", "inside"); }
+static void tree_and_file(void)
+{
+	a_tree();
+	make("b", "content of b");
+}
+static bool is_exchanged_with_directory(void) { return holds("a", "content of b") && holds("b/inside", "inside"); }
+static int do_rename_into(void) { return renameat(dir, "b", dir, "a/new"); }
+static bool is_moved_into(void) { return holds("a/new", "content of b") && holds("a/inside", "inside") && !there("b"); }
+
+#define LARGE (3u << 20)
+
+static bool holds_large(const char *name, size_t before)
+{
+	int fd = openat(dir, name, O_RDONLY);
+	char *buf = malloc(LARGE + 64);
+	bool r = fd >= 0 && pread(fd, buf, LARGE + 64, 0) == (ssize_t)(LARGE + before);
+
+	for (size_t i = 0; r && i < LARGE; i++)
+		r = buf[before + i] == (char)('a' + i / 4096 % 26);
+	free(buf);
+	close(fd);
+	return r;
+}
+static int write_large(int flags)
+{
+	char *buf = malloc(LARGE);
+	int fd = open_a(flags), r;
+
+	for (size_t i = 0; i < LARGE; i++)
+		buf[i] = (char)('a' + i / 4096 % 26);
+	r = write(fd, buf, LARGE) == LARGE ? 0 : -1;
+	close(fd);
+	free(buf);
+	return r;
+}
+static int do_write_large(void) { return write_large(O_WRONLY | O_TRUNC); }
+static bool is_written_large(void) { return holds_large("a", 0); }
+static int do_append_large(void) { return write_large(O_WRONLY | O_APPEND); }
+static bool is_appended_large(void) { return holds_large("a", 12); }
+static int do_map(void)
+{
+	int fd = open_a(O_RDWR);
+	char *m = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (m == MAP_FAILED)
+		return -1;
+	memcpy(m, "CONTENT", 7);
+	close(fd);
+	return msync(m, 4096, MS_SYNC) < 0 || munmap(m, 4096) < 0 ? -1 : 0;
+}
+static int do_unnamed(void)
+{
+	held = openat(dir, ".", O_TMPFILE | O_RDWR, 0600);
+	return held >= 0 && write(held, "unnamed", 7) == 7 ? 0 : -1;
+}
+static bool is_unnamed(void) { return held_has("unnamed"); }
+static void with_default_acl(void)
+{
+	static const uint8_t acl[] = {2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 5, 0, 1, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255,
+		16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255};
+
+	assert_int_equal(fsetxattr(dir, "system.posix_acl_default", acl, sizeof(acl), 0), 0);
+}
+static bool is_mkdir_with_acl(void)
+{
+	int fd = openat(dir, "new", O_RDONLY | O_DIRECTORY);
+	bool r = fgetxattr(fd, "system.posix_acl_default", NULL, 0) == 44 && fgetxattr(fd, "system.posix_acl_access", NULL, 0) == 44;
+
+	close(fd);
+	read_journal();
+	return r && acl_records >= 2;
+}
+static void local_file(void) { make("a.local", "content of a"); }
+static int do_rename_out_of_local(void) { return renameat(dir, "a.local", dir, "new"); }
+static bool is_out_of_local(void) { return !there("a.local") && holds("new", "content of a"); }
+static int do_link_out_of_local(void) { return linkat(dir, "a.local", dir, "new", 0); }
+static bool is_linked_out_of_local(void) { return links_of("a.local") == 2 && holds("new", "content of a"); }
+static void local_tree(void)
+{
+	assert_int_equal(mkdirat(dir, "a.local", 0755), 0);
+	make("a.local/inside", "inside");
+}
+static bool is_tree_out_of_local(void) { return !there("a.local") && holds("new/inside", "inside"); }
 static int do_existing(void) { return mkdirat(dir, "a", 0755) < 0 && errno == EEXIST ? 0 : -1; }
 static bool is_unchanged(void) { return holds("a", "content of a"); }
 
@@ -312,6 +478,15 @@ static const struct operation {
 	{"chmod", one_file, do_chmod, is_chmodded}, {"times", one_file, do_times, has_times}, {"setxattr", one_file, do_setxattr, has_xattr},
 	{"removexattr", with_xattr, do_removexattr, has_no_xattr}, {"zero range", one_file, do_fallocate, is_zeroed},
 	{"copy range", two_files, do_copy, is_copied}, {"fsync", one_file, do_fsync, is_written},
+	{"unlink held", one_held, do_unlink, is_gone_but_held}, {"rename over held", two_one_held, do_rename_over, is_renamed_over_held},
+	{"rmdir held", held_directory, do_rmdir, is_held_directory_gone}, {"unlink held symlink", held_link, do_unlink, is_held_link_gone},
+	{"unlink one of two", linked_file, do_unlink, is_one_of_two_gone}, {"directory over directory", two_directories, do_rename_over, is_directory_over},
+	{"exchange with directory", tree_and_file, do_exchange, is_exchanged_with_directory}, {"rename into", tree_and_file, do_rename_into, is_moved_into},
+	{"large write", one_file, do_write_large, is_written_large}, {"large append", one_file, do_append_large, is_appended_large},
+	{"mapping", one_file, do_map, is_written}, {"tmpfile", nothing, do_unnamed, is_unnamed},
+	{"rename out of local", local_file, do_rename_out_of_local, is_out_of_local},
+	{"link out of local", local_file, do_link_out_of_local, is_linked_out_of_local},
+	{"rename tree out of local", local_tree, do_rename_out_of_local, is_tree_out_of_local}, {"mkdir with ACLs", with_default_acl, do_mkdir, is_mkdir_with_acl},
 	{"tmpfile and link", nothing, do_tmpfile_link, is_tmpfile_linked}, {"refused mkdir", one_file, do_existing, is_unchanged},
 };
 
@@ -332,7 +507,8 @@ static void run_one(const struct operation *o, const char *point, int times)
 	dir = open(path, O_RDONLY | O_DIRECTORY);
 	assert_true(dir >= 0);
 	o->prepare();
-	position = fixture_journal_read(fixture, position, shipped_record, &tree);
+	read_journal();
+	acl_records = 0;
 	begin_dying(point, times);
 	errno = 0;
 	int r = o->act(), e = errno;
@@ -345,12 +521,25 @@ static void run_one(const struct operation *o, const char *point, int times)
 	close(dir);
 }
 
+static bool all_saved(void *arg)
+{
+	return fixture_unsaved(fixture) == 0;
+}
+
+/* Up to three deaths at the first pass; and one, or two in a row, at later passes, where the first is not the operation itself but what
+ * goes before it. */
 static void die_at(const char *point)
 {
-	for (int times = 1; times <= 3; times++)
-		for (size_t i = 0; i < sizeof(operations) / sizeof(*operations); i++)
-			run_one(&operations[i], point, times);
-	position = fixture_journal_read(fixture, position, shipped_record, &tree);
+	char later[64];
+
+	for (int pass = 1; pass <= 3; pass++)
+		for (int times = 1; times <= (pass == 1 ? 3 : 2); times++)
+			for (size_t i = 0; i < sizeof(operations) / sizeof(*operations); i++) {
+				snprintf(later, sizeof(later), "%s:%d", point, pass);
+				run_one(&operations[i], later, times);
+			}
+	fixture_wait("everything is saved", all_saved, NULL);
+	read_journal();
 	shipped_assert_equal(&tree, fixture, is_excluded);
 }
 
@@ -367,6 +556,21 @@ static void after_the_operation(void **state)
 static void before_the_answer(void **state)
 {
 	die_at("session.done_not_answered");
+}
+
+static void before_the_answer_of_a_change(void **state)
+{
+	die_at("session.changed_not_answered");
+}
+
+static void after_the_answer(void **state)
+{
+	die_at("session.answered_not_noted");
+}
+
+static void after_the_outcome(void **state)
+{
+	die_at("act.settled_not_published");
 }
 
 static void while_appending_to_the_journal(void **state)
@@ -388,6 +592,8 @@ static int mount_all(void **state)
 {
 	for (const char *const *x = cdm_filter_default_excludes; *x; x++)
 		cdm_filter_add(&excludes, *x);
+	cdm_filter_add(&excludes, "*.local");
+	fixture_policy(fixture, "\"role\":\"both\",\"local\":[\"*.local\"]");
 	snprintf(point_file, sizeof(point_file), "%s/point", fixture->dir);
 	setenv("CDMFS_FAULTPOINT_FILE", point_file, 1);
 	fixture_mount(fixture, NULL);
@@ -404,7 +610,8 @@ static int unmount_all(void **state)
 static int body(struct fixture *f)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(before_the_operation), cmocka_unit_test(after_the_operation),
-		cmocka_unit_test(before_the_answer), cmocka_unit_test(while_appending_to_the_journal), cmocka_unit_test(while_saving),
+		cmocka_unit_test(after_the_outcome), cmocka_unit_test(before_the_answer),
+		cmocka_unit_test(before_the_answer_of_a_change), cmocka_unit_test(after_the_answer), cmocka_unit_test(while_appending_to_the_journal), cmocka_unit_test(while_saving),
 		cmocka_unit_test(servers_did_die)};
 
 	fixture = f;

@@ -17,8 +17,43 @@
 
 /* --- set --- */
 
+/* A received change that was so here already: what it speaks of is looked up now, while no name can change. Where that is not (any
+ * more) what the change says, it is superseded. */
+static int put_done(struct fs *fs, struct cdm_change *c)
+{
+	bool two = c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK, same;
+	struct cdm_stamp stamp = {0};
+	struct object o = {.fd = -1};
+	const char *name;
+	int r;
+
+	c->flags |= CDM_CH_RECEIVED;
+	pthread_rwlock_wrlock(&fs->tree);
+	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, two ? c->path2 : c->path, two ? c->path2_len : c->path_len, &name);
+	if (dir >= 0 && object_find(fs, dir, name, &o) == 0 && o.fd >= 0) {
+		c->handle = o.handle;
+		if (cdm_stamp_get(o.fd, &stamp) < 0)
+			stamp = (struct cdm_stamp){0};
+	}
+	same = o.fd >= 0 && S_ISREG(o.st.st_mode) && cdm_dot_equal(stamp.content.dot, c->version.dot);
+	if (c->op == CDM_OP_SAVE && !same) {
+		c->op = CDM_OP_SKIP;
+		c->flags = CDM_CH_RECEIVED;
+		c->range_count = 0;
+	}
+	r = cdm_journal_put(fs->journal, c);
+	pthread_rwlock_unlock(&fs->tree);
+	object_close(&o);
+	return r;
+}
+
 static int put_record(struct fs *fs, struct cdm_change *c, const struct cdm_vector *applied)
 {
+	if (cdm_op_ships(c->op) && c->op != CDM_OP_SKIP) {
+		if (cdm_dot_is_none(c->dot) || c->dot.origin == cdm_journal_origin(fs->journal))
+			return -EINVAL;
+		return cdm_vector_covers(applied, c->dot) ? 0 : put_done(fs, c);
+	}
 	if (c->op == CDM_OP_SKIP) {
 		if (cdm_dot_is_none(c->dot))
 			return -EINVAL;

@@ -34,7 +34,7 @@ static bool mostly_changed(const struct dirty *d, uint64_t size)
 static void describe_content(struct cdm_change *c, const struct dirty *d, uint32_t node_flags)
 {
 	if (node_flags & NODE_NEW)
-		c->flags |= CDM_CH_NEW | CDM_CH_WHOLE;
+		c->flags |= CDM_CH_NEW | CDM_CH_WHOLE | (node_flags & NODE_COVERS ? CDM_CH_COVERS : 0);
 	if (d->whole || mostly_changed(d, c->attr.size))
 		c->flags |= CDM_CH_WHOLE;
 	if (d->truncated)

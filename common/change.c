@@ -63,6 +63,8 @@ union handle_room {
 	uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
 };
 
+#define OPEN_TRIES 16
+
 int cdm_handle_open(int store_fd, const struct cdm_handle *h, int flags)
 {
 	union handle_room u = {0};
@@ -71,7 +73,10 @@ int cdm_handle_open(int store_fd, const struct cdm_handle *h, int flags)
 	u.h.handle_bytes = h->len;
 	u.h.handle_type = h->type;
 	memcpy(u.h.f_handle, h->bytes, h->len);
-	int fd = open_by_handle_at(store_fd, &u.h, flags);
+	int fd = -1;
+	errno = ENOMEM; /* said, too, of a file that is just being replaced: only ESTALE says that it is gone */
+	for (int tries = 0; fd < 0 && errno == ENOMEM && tries < OPEN_TRIES; tries++)
+		fd = open_by_handle_at(store_fd, &u.h, flags);
 	return fd < 0 ? -errno : fd;
 }
 

@@ -44,8 +44,8 @@ const char *cdm_op_name(enum cdm_op op); /* "SAVE", …; "?" for an unknown numb
 enum cdm_change_flags {
 	CDM_CH_RECEIVED = 1 << 0,  /* made elsewhere, applied here (journal only) */
 	CDM_CH_UNSAVED = 1 << 1,   /* the subject was never saved: other nodes do not know it; do not ship this record */
-	CDM_CH_COVERS = 1 << 2,    /* with UNSAVED: the subject took the name of a file other nodes know (rename over it):
-				    * unlink and rename-away must still remove that name there */
+	CDM_CH_COVERS = 1 << 2,    /* the subject took the name of a file other nodes know (rename over it) before it was saved: with UNSAVED,
+				    * unlink and rename-away must still remove that name there; with SAVE, it replaces that file */
 	CDM_CH_NEW = 1 << 3,       /* SAVE: first save of this file */
 	CDM_CH_WHOLE = 1 << 4,     /* SAVE: ranges do not describe it; ship the whole */
 	CDM_CH_TRUNCATE = 1 << 5,  /* WRITE: size set to attr.size;  SAVE: the file was also cut or grown to attr.size */

@@ -178,7 +178,7 @@ static void join_saves(struct item *later, struct item *earlier)
 	l->base = e->base;
 	if (cdm_dot_is_none(l->victim))
 		l->victim = e->victim;
-	l->flags |= e->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE);
+	l->flags |= e->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE | CDM_CH_COVERS);
 	take_old_directory(later, earlier);
 	earlier->gone = true;
 	if (!later->created_ns)
@@ -261,6 +261,7 @@ static void replace_pending(struct pending *p, struct item *item, const char *pa
 	item->change.base = old->change.base;
 	if (old->change.flags & CDM_CH_NEW && cdm_dot_is_none(item->change.base))
 		item->change.base = old->change.victim;
+	item->change.flags |= old->change.flags & CDM_CH_COVERS;
 	old->gone = true;
 }
 
@@ -309,14 +310,20 @@ static void rename_into_place(struct pending *p, size_t index, struct item *befo
 	pending_set(p, c->path, c->path_len, index);
 }
 
+/* Do the others have nothing yet under the name of this creation? */
+static bool is_unknown(const struct item *before)
+{
+	const struct cdm_change *c = &before->change;
+	return cdm_dot_is_none(c->base) && cdm_dot_is_none(c->victim) && !(c->flags & CDM_CH_COVERS) &&
+		(c->op != CDM_OP_SAVE || c->flags & CDM_CH_NEW);
+}
+
 static void fold_rename(struct pending *p, size_t index)
 {
 	struct cdm_change *c = &p->items[index]->change;
 	struct item *before = pending_find(p, c->path, c->path_len);
 	bool fresh = before && !(before->change.flags & CDM_CH_LINKED) && !(c->rename_flags & RENAME_EXCHANGE) &&
-		(before->change.op == CDM_OP_SYMLINK ||
-		 (before->change.op == CDM_OP_SAVE && before->change.flags & CDM_CH_NEW)) &&
-		cdm_dot_is_none(before->change.base) && cdm_dot_is_none(before->change.victim);
+		(before->change.op == CDM_OP_SYMLINK || before->change.op == CDM_OP_SAVE) && is_unknown(before);
 	if (fresh) {
 		rename_into_place(p, index, before);
 		return;
@@ -332,10 +339,8 @@ static void fold_unlink(struct pending *p, size_t index)
 	struct item *before = pending_find(p, c->path, c->path_len);
 	bool several = before && (before->change.flags | c->flags) & CDM_CH_LINKED;
 	if (before && !several && before->change.op != CDM_OP_MKDIR) {
-		bool unknown = cdm_dot_is_none(before->change.base) && cdm_dot_is_none(before->change.victim) &&
-			(before->change.op != CDM_OP_SAVE || before->change.flags & CDM_CH_NEW);
 		before->gone = true;
-		if (unknown)
+		if (is_unknown(before))
 			become_skip(item);
 	}
 	pending_close(p, c->path, c->path_len);

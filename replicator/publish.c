@@ -19,7 +19,8 @@
 #define RETRY_SPACE_MS 2000
 #define RETRY_MOUNT_MS 500
 #define NEED_TIMEOUT_MS 600000
-#define SKIPS_FLUSH (48u << 10) /* an xattr value may have 64 KiB */
+#define RECORDS_FLUSH (44u << 10) /* an xattr value may have 64 KiB */
+#define RECORD_MAX (16u << 10)
 #define APPLY_TRIES 16
 #define FUSE_MAGIC 0x65735546
 
@@ -275,8 +276,73 @@ int publisher_parent(struct publisher *pub, const char *path, size_t len, char r
 	return fd;
 }
 
+/* --- records without a call --- */
+
+static int flush_records(struct publisher *pub, struct cdm_error *err)
+{
+	if (!pub->records.len)
+		return 0;
+	char path[64];
+	snprintf(path, sizeof path, "/proc/self/fd/%d", pub->full_fd);
+	if (setxattr(path, "trusted.cdmfs.journal", pub->records.data, pub->records.len, 0) < 0)
+		return cdm_fail(err, errno, "journal what needed no call");
+	pub->records.len = 0;
+	pub->records_matter = false;
+	return 0;
+}
+
+static void add_record(struct publisher *pub, const struct cdm_change *c)
+{
+	size_t max = cdm_change_encoded_max(c), at = pub->records.len;
+	bytes_put_u32(&pub->records, 0);
+	size_t n = cdm_change_encode(c, bytes_add(&pub->records, max));
+	uint32_t len = (uint32_t)n;
+	memcpy(pub->records.data + at, &len, sizeof len);
+	pub->records.len = at + sizeof len + n;
+}
+
+static void raise_parents(struct publisher *pub, struct incoming *in)
+{
+	const struct cdm_change *c = &in->carried.change;
+	raise_parent(pub, in, c->path, c->path_len, c->parent_mtime_ns);
+	if (c->path2_len)
+		raise_parent(pub, in, c->path2, c->path2_len, c->parent2_mtime_ns);
+}
+
+static void add_skip(struct publisher *pub, struct incoming *in)
+{
+	const struct cdm_change *from = &in->carried.change;
+	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = from->dot, .clock = from->clock,
+		.path = from->path, .path_len = from->path_len < 4096 ? from->path_len : 0, .parent_mtime_ns = from->parent_mtime_ns};
+	if (from->op == CDM_OP_SKIP)
+		c.flags |= from->flags & CDM_CH_WHOLE;
+	raise_parents(pub, in);
+	add_record(pub, &c);
+	count_up(&pub->set->counters.skipped, 1);
+}
+
+/* What is so already here is news for who follows this node: he may have come to our state by another way, or be behind it. */
+static void add_done(struct publisher *pub, struct incoming *in)
+{
+	struct cdm_change c = record_of(pub, in);
+	if (cdm_change_encoded_max(&c) > RECORD_MAX) {
+		add_skip(pub, in);
+		return;
+	}
+	raise_parents(pub, in);
+	add_record(pub, &c);
+	pub->records_matter = true;
+	count_up(&pub->set->counters.already_there, 1);
+}
+
 int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void *arg, struct cdm_announcement *found)
 {
+	if (pub->records_matter && step->record_count) {
+		struct cdm_error err = CDM_ERROR_INIT;
+		int r = flush_records(pub, &err);
+		if (r < 0)
+			return r;
+	}
 	int slot = cdm_lane_announce(pub->lane, &step->a, step->records, step->record_count);
 	if (slot < 0)
 		return slot == -EMSGSIZE ? -E2BIG : slot;
@@ -291,39 +357,6 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 	if (state == CDM_AN_DONE)
 		return answer.result;
 	return r ? r : -EPROTO; /* done without the server: not by this mount */
-}
-
-/* --- records without a call --- */
-
-static int flush_skips(struct publisher *pub, struct cdm_error *err)
-{
-	if (!pub->skips.len)
-		return 0;
-	char path[64];
-	snprintf(path, sizeof path, "/proc/self/fd/%d", pub->full_fd);
-	if (setxattr(path, "trusted.cdmfs.journal", pub->skips.data, pub->skips.len, 0) < 0)
-		return cdm_fail(err, errno, "journal what was skipped");
-	pub->skips.len = 0;
-	return 0;
-}
-
-static void add_skip(struct publisher *pub, struct incoming *in)
-{
-	const struct cdm_change *from = &in->carried.change;
-	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = from->dot, .clock = from->clock,
-		.path = from->path, .path_len = from->path_len < 4096 ? from->path_len : 0, .parent_mtime_ns = from->parent_mtime_ns};
-	if (from->op == CDM_OP_SKIP)
-		c.flags |= from->flags & CDM_CH_WHOLE;
-	raise_parent(pub, in, from->path, from->path_len, from->parent_mtime_ns);
-	if (from->path2_len)
-		raise_parent(pub, in, from->path2, from->path2_len, from->parent2_mtime_ns);
-	size_t max = cdm_change_encoded_max(&c), at = pub->skips.len;
-	bytes_put_u32(&pub->skips, 0);
-	size_t n = cdm_change_encode(&c, bytes_add(&pub->skips, max));
-	uint32_t len = (uint32_t)n;
-	memcpy(pub->skips.data + at, &len, sizeof len);
-	pub->skips.len = at + sizeof len + n;
-	count_up(&pub->set->counters.skipped, 1);
 }
 
 /* --- the work --- */
@@ -395,9 +428,11 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 			publisher_forget_dirs(pub);
 			continue;
 		}
-		if (r != APPLY_SKIP)
+		if (r != APPLY_SKIP && r != APPLY_NOTHING)
 			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
-		if (!in->resync)
+		if (!in->resync && r == APPLY_NOTHING)
+			add_done(pub, in);
+		else if (!in->resync)
 			add_skip(pub, in);
 		return true;
 	}
@@ -430,8 +465,8 @@ static void take_seed(struct publisher *pub)
 static bool flush_all(struct publisher *pub)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
-	while (pub->skips.len && wait_for_mount(pub)) {
-		int r = flush_skips(pub, &err);
+	while (pub->records.len && wait_for_mount(pub)) {
+		int r = flush_records(pub, &err);
 		if (r == 0)
 			return true;
 		if (!mount_is_gone(r))
@@ -440,7 +475,7 @@ static bool flush_all(struct publisher *pub)
 		if (!wait_ms(pub, RETRY_MOUNT_MS))
 			return false;
 	}
-	return !pub->skips.len;
+	return !pub->records.len;
 }
 
 static bool is_broken(struct publisher *pub, uint64_t serial)
@@ -479,7 +514,7 @@ static bool apply_all(struct publisher *pub, struct job *job)
 			return false;
 		if (!in->resync)
 			cdm_vector_raise(&pub->applied, c->dot);
-		if (pub->skips.len > SKIPS_FLUSH && !flush_all(pub))
+		if (pub->records.len > RECORDS_FLUSH && !flush_all(pub))
 			return false;
 	}
 	return true;
@@ -563,7 +598,7 @@ void publisher_free(struct publisher **p)
 	cdm_vector_fini(&pub->seed);
 	history_free(&pub->history);
 	contexts_fini(&pub->told);
-	bytes_fini(&pub->skips);
+	bytes_fini(&pub->records);
 	pthread_cond_destroy(&pub->wake);
 	pthread_mutex_destroy(&pub->lock);
 	free(pub);

@@ -26,6 +26,7 @@ struct incoming { /* one received change with what came along */
 	unsigned writes;              /* in flight */
 	bool orphan;                  /* its link is gone: the last write frees it */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
+	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
 };
 struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */
 void incoming_free(struct incoming *in, int staging_fd); /* removes its staging file */
@@ -80,7 +81,8 @@ struct publisher {
 	const char *given, *given2;  /* as they came; NULL = not mapped */
 	size_t given_len, given2_len;
 	struct contexts told;        /* context as last journaled, per origin */
-	struct bytes skips;          /* encoded records for the next journal call */
+	struct bytes records;        /* encoded, without a call of their own: for the next journal call */
+	bool records_matter;         /* some of them are no SKIPs: they must not come after a later change of their origin */
 	struct job *job;
 	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */
 	size_t broken_next;
@@ -98,7 +100,12 @@ struct publisher {
 	bool answer_gone;
 };
 
-enum apply { APPLIED = 0, APPLY_SKIP = 1 /* journal a SKIP for the dot */, APPLY_RETRY = 2 /* state changed: look again */ };
+enum apply {
+	APPLIED = 0,
+	APPLY_SKIP = 1,   /* it lost, or its content is not to be had: journal a SKIP for the dot */
+	APPLY_RETRY = 2,  /* state changed: look again */
+	APPLY_NOTHING = 3, /* nothing is to be done here; whoever follows this node may lack it: journal the change as it came */
+};
 
 int publisher_open(struct publisher *pub, struct cdm_error *err);
 void publisher_close(struct publisher *pub);

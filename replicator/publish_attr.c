@@ -161,11 +161,11 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	if (is_gone(r) && !in->resync && cdm_dot_is_none(c->version.dot)) /* no journal told how it came to be (an adopted tree) */
 		return apply_instead(pub, in, c->path, c->path_len, err);
 	if (r < 0)
-		return is_gone(r) ? APPLY_SKIP : r;
+		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
 	struct stat st;
 	if (fstat(fd, &st) < 0 || attributes_are_newer(&stamp, c))
-		return APPLY_SKIP;
+		return APPLY_NOTHING;
 	struct cdm_attr attr = c->attr;
 	if (S_ISLNK(st.st_mode))
 		attr.mask &= ~(uint32_t)CDM_ATTR_MODE;
@@ -246,10 +246,10 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 		return cdm_fail_plain(err, EPERM, "attribute %s does not replicate", name);
 	int r = open_subject(pub, c, &call, &stamp);
 	if (r < 0)
-		return is_gone(r) ? APPLY_SKIP : r;
+		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
 	if (attributes_are_newer(&stamp, c))
-		return APPLY_SKIP;
+		return APPLY_NOTHING;
 	struct cdm_change record = record_of(pub, in);
 	struct step step;
 	step_init(&step, c->op == CDM_OP_SETXATTR ? CDM_CALL_SETXATTR : CDM_CALL_REMOVEXATTR, in, &record);
@@ -257,7 +257,7 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	step.a.attr_origin = c->dot.origin;
 	r = publisher_call(pub, &step, call_xattr, &call, NULL);
 	if (r == -ENODATA || r == -ENOENT)
-		return APPLY_SKIP;
+		return APPLY_NOTHING;
 	return r == -ESTALE ? APPLY_RETRY : r < 0 ? cdm_fail(err, -r, "set attribute %s", name) : APPLIED;
 }
 

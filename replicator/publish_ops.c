@@ -21,7 +21,7 @@
 /* The record of this change as this node journals it. */
 struct cdm_change record_of(struct publisher *pub, struct incoming *in)
 {
-	struct cdm_change record = in->carried.change;
+	struct cdm_change record = in->instead_of ? in->instead_of->carried.change : in->carried.change;
 	record.flags |= CDM_CH_RECEIVED;
 	record.context = contexts_same(&pub->told, record.dot.origin, &in->context) ? NULL : &in->context;
 	return record;
@@ -159,6 +159,12 @@ static void discard_staged(struct publisher *pub, struct incoming *in, const cha
 		in->staging[0] = 0;
 }
 
+/* What is found is a later version of the same author: nobody's work is lost. */
+static bool is_own_successor(const struct incoming *in, const struct cdm_announcement *found)
+{
+	return found->found.dot.origin == in->carried.change.dot.origin && !found->found_unsaved;
+}
+
 #define AGAIN 100
 
 /* What a refusal asks for: AGAIN = announce again as *step says now, else the end. */
@@ -174,7 +180,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 		return AGAIN;
 	case SAME:
 		discard_staged(pub, in, staged);
-		return APPLY_SKIP;
+		return APPLY_NOTHING;
 	case INCOMING_WINS_KEEP_OLD:
 		step->a.flags = CDM_AN_KEEP_OLD;
 		conflict_report(pub, c->path, c->path_len, found->found, "version here");
@@ -186,7 +192,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 		return clash_with_directory(pub, in, staged);
 	case LOCAL_WINS:
 	default:
-		if (c->op == CDM_OP_SAVE)
+		if (c->op == CDM_OP_SAVE && !is_own_successor(in, found))
 			conflict_keep_staged(pub, staged, c->path, c->path_len, change_version(c));
 		discard_staged(pub, in, staged);
 		return APPLY_SKIP;
@@ -301,6 +307,8 @@ int apply_instead(struct publisher *pub, struct incoming *in, const char *path, 
 	c->range_count = 0;
 	c->flags |= CDM_CH_WHOLE;
 	whole->resync = in->resync;
+	if (!cdm_dot_is_none(kept.version.dot)) /* it is ahead of the stream: what made it comes with its own change */
+		whole->instead_of = in;
 	cdm_vector_copy(&whole->context, &in->context);
 	int r = usable ? apply_staged(pub, whole, err) : APPLY_SKIP;
 	whole->carried.change = kept;
@@ -323,7 +331,7 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	if (in->carried.kind == CONTENT_WHOLE)
 		return there && st.st_nlink > 1 && cdm_dot_equal(stamp.content.dot, c->base) ? apply_in_place(pub, in, err) : apply_staged(pub, in, err);
 	if (there && cdm_dot_equal(stamp.content.dot, in->carried.stamp.content.dot))
-		return APPLY_SKIP;
+		return APPLY_NOTHING;
 	if (!there || !cdm_dot_equal(stamp.content.dot, c->base))
 		return apply_instead(pub, in, c->path, c->path_len, err);
 	bool small = in->carried.content_bytes <= 8u << 20 && in->carried.content_bytes <= (uint64_t)st.st_size / 4;
@@ -351,24 +359,26 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 	struct step step;
 	int parent = publisher_parent(pub, c->path, c->path_len, name);
 	if (parent < 0)
-		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_SKIP : parent;
+		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
 	struct two_names n = {.dir = parent, .name = name};
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	expect_version(&step, c->version.dot);
+	/* What is gone already, or stays because it is newer, is so by changes that the others get, too: they decide the same way. */
 	for (int tries = 0; tries < PLACE_TRIES; tries++) {
 		int r = publisher_call(pub, &step, call_unlink, &n, &found);
 		if (r == 0)
 			return APPLIED;
 		if (r == -ENOENT || r == -EISDIR || r == -EPERM)
-			return APPLY_SKIP;
+			return APPLY_NOTHING;
 		if (r != -ESTALE)
 			return r;
 		if (!found.found_exists || found.found_is_dir)
-			return APPLY_SKIP;
+			return APPLY_NOTHING;
 		bool none = cdm_dot_is_none(found.found.dot);
 		if (none || cdm_version_compare(&found.found, &c->version) > 0) {
-			conflict_report(pub, c->path, c->path_len, c->version, "removal");
-			return APPLY_SKIP;
+			if (!is_own_successor(in, &found))
+				conflict_report(pub, c->path, c->path_len, c->version, "removal");
+			return APPLY_NOTHING;
 		}
 		bool seen = conflict_was_seen(pub, in, &found);
 		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
@@ -387,7 +397,7 @@ static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_er
 	struct step step;
 	int parent = publisher_parent(pub, c->path, c->path_len, name);
 	if (parent < 0)
-		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_SKIP : parent;
+		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
 	struct two_names n = {.dir = parent, .name = name, .flags = AT_REMOVEDIR};
 	step_init(&step, CDM_CALL_RMDIR, in, &record);
 	if (c->flags & CDM_CH_WHOLE)
@@ -400,7 +410,7 @@ static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_er
 		conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is in use here");
 		return APPLY_SKIP;
 	}
-	return r == -ENOENT || r == -ENOTDIR ? APPLY_SKIP : r < 0 ? r : APPLIED;
+	return r == -ENOENT || r == -ENOTDIR ? APPLY_NOTHING : r < 0 ? r : APPLIED;
 }
 
 /* The version of what is at a path here, from the store. False: nothing there. */
@@ -420,7 +430,7 @@ static bool stamp_here(struct publisher *pub, const char *path, size_t len, stru
 }
 
 /* The subject lost against something newer at the new name: it goes, too. */
-static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name)
+static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name, const struct cdm_announcement *found)
 {
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {.dir = parent, .name = name};
@@ -430,10 +440,23 @@ static int rename_lost(struct publisher *pub, struct incoming *in, int parent, c
 	record.rename_flags = 0;
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	step.a.parent2_mtime_ns = 0;
-	step.a.flags = CDM_AN_KEEP_OLD;
-	conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
+	step.a.flags = is_own_successor(in, found) ? 0 : CDM_AN_KEEP_OLD;
+	if (!is_own_successor(in, found))
+		conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
 	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
 	return r == -ENOENT ? APPLY_SKIP : r < 0 ? r : APPLIED;
+}
+
+/* Done by an earlier run, whose record a power cut took: the subject is at its new name and no more at the old one. */
+static bool is_renamed_already(struct publisher *pub, const struct cdm_change *c)
+{
+	struct cdm_stamp from, to;
+	struct stat st, st2;
+	bool exchange = c->rename_flags & RENAME_EXCHANGE;
+	if (cdm_dot_is_none(c->version.dot) || !stamp_here(pub, c->path2, c->path2_len, &to, &st2) || !cdm_dot_equal(to.content.dot, c->version.dot))
+		return false;
+	bool there = stamp_here(pub, c->path, c->path_len, &from, &st);
+	return exchange ? there && !cdm_dot_is_none(c->victim) && cdm_dot_equal(from.content.dot, c->victim) : !there;
 }
 
 static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
@@ -444,6 +467,8 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 	struct cdm_stamp here;
 	struct stat st;
 	bool exchange = c->rename_flags & RENAME_EXCHANGE;
+	if (is_renamed_already(pub, c))
+		return APPLY_NOTHING;
 	if (!stamp_here(pub, c->path, c->path_len, &here, &st))
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	bool directory = S_ISDIR(st.st_mode);
@@ -469,7 +494,7 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 			break;
 		enum verdict verdict = conflict_decide(pub, in, &found);
 		if (verdict == LOCAL_WINS || verdict == SAME)
-			return rename_lost(pub, in, parent, name);
+			return rename_lost(pub, in, parent, name, &found);
 		if (verdict == TYPE_CLASH)
 			return cdm_fail_plain(err, EISDIR, "rename over a directory of another node");
 		step.a.expect = CDM_EXPECT_ABSENT;
@@ -503,7 +528,7 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 		return r == -ESTALE || r == -EEXIST || r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
 	}
 	if (other.st_ino == subject.st_ino)
-		return APPLY_SKIP;
+		return APPLY_NOTHING;
 	if (S_ISDIR(other.st_mode))
 		return cdm_fail_plain(err, EISDIR, "link over a directory of another node");
 	snprintf(staged, sizeof staged, "link.%lx", (unsigned long)++pub->staged_number); /* replace what is there in one step */

@@ -47,7 +47,7 @@ static void owed_keep(struct ship *ship, const struct cdm_change *c)
 		owed_drop(ship, &ship->owed[0]); /* the receiver will find its base missing and ask for the whole */
 	struct owed *o = &ship->owed[ship->owed_count++];
 	*o = (struct owed){.handle = c->handle, .base = c->base, .victim = c->victim,
-		.flags = c->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE)};
+		.flags = c->flags & (CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_TRUNCATE | CDM_CH_COVERS)};
 	o->range_count = c->range_count;
 	if (c->range_count)
 		memcpy(o->ranges, c->ranges, c->range_count * sizeof *c->ranges);
@@ -109,7 +109,9 @@ static void send_change(struct ship *ship, struct carried *k)
 {
 	struct cdm_change *c = &ship->current->change;
 	k->change = *c;
-	k->change.flags &= ~(uint32_t)(CDM_CH_RECEIVED | CDM_CH_UNSAVED | CDM_CH_COVERS | CDM_CH_RECOVERED);
+	k->change.flags &= ~(uint32_t)(CDM_CH_RECEIVED | CDM_CH_UNSAVED | CDM_CH_RECOVERED);
+	if (c->op != CDM_OP_SAVE)
+		k->change.flags &= ~(uint32_t)CDM_CH_COVERS;
 	if (ship->answering) {
 		k->flags |= CARRIED_ANSWER;
 		k->change.context = NULL;

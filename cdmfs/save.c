@@ -62,7 +62,8 @@ static int64_t mtime_of_parent(struct fs *fs, const char *path, size_t len)
 	return st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 }
 
-/* The other names of a file that nobody knew before: their LINK records were not shipped. */
+/* The other names of a file: their LINK records were not shipped if nobody knew it before, and came to nothing where the content that
+ * was to be linked was overtaken by this one. Who has them already does nothing. */
 static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change *saved)
 {
 	char *buf = malloc(CDM_PATH_MAX);
@@ -137,7 +138,7 @@ static int save_open(struct fs *fs, const struct node *n, const struct dirty *d,
 	if (c.flags & CDM_CH_NEW)
 		c.parent_mtime_ns = mtime_of_parent(fs, p.path, p.len);
 	r = cdm_journal_put(fs->journal, &c);
-	if (r == 0 && n->flags & NODE_NEW && st.st_nlink > 1)
+	if (r == 0 && st.st_nlink > 1)
 		link_other_names(fs, n->id, &c);
 	cdm_faultpoint("save.recorded_not_noted");
 	return r;

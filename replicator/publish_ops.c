@@ -459,6 +459,67 @@ static bool is_renamed_already(struct publisher *pub, const struct cdm_change *c
 	return exchange ? there && !cdm_dot_is_none(c->victim) && cdm_dot_equal(from.content.dot, c->victim) : !there;
 }
 
+/* What the sender has at the other name of an exchange now is put at `name`, where nothing is, so that both sides are there to be
+ * exchanged. 0, APPLY_SKIP: he has nothing there (any more), or -errno. */
+static int fetch_side(struct publisher *pub, struct incoming *in, const char *other, size_t other_len, const char *name, size_t len,
+	struct cdm_error *err)
+{
+	bool gone;
+	struct incoming *side = publisher_need(pub, other, other_len, &gone);
+	if (!side)
+		return gone ? -ECANCELED : APPLY_SKIP;
+	struct cdm_change kept = side->carried.change, *c = &side->carried.change;
+	c->path = name;
+	c->path_len = len;
+	c->base = c->victim = (struct cdm_dot){0};
+	c->flags |= CDM_CH_WHOLE;
+	side->resync = true; /* no record: the exchange tells of it */
+	cdm_vector_copy(&side->context, &in->context);
+	int r = apply_staged(pub, side, err);
+	*c = kept;
+	incoming_free(side, pub->set->staging_fd);
+	return r == APPLY_NOTHING ? 0 : r;
+}
+
+static int call_exchange(struct publisher *pub, struct incoming *in, struct two_names *n)
+{
+	struct cdm_change record = record_of(pub, in);
+	struct step step;
+	step_init(&step, CDM_CALL_RENAME, in, &record);
+	int r = publisher_call(pub, &step, call_rename, n, NULL);
+	publisher_forget_dirs(pub);
+	return r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
+}
+
+/* Both sides stay, so nothing can be lost, whatever is there. A side that is missing here was never shipped (it was written again,
+ * or removed after the exchange). */
+static int apply_exchange(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1], name2[CDM_NAME_LEN_MAX + 1];
+	struct cdm_stamp stamp;
+	struct stat st;
+	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err), parent = parent_for(pub, in, c->path, c->path_len, name, err);
+	if (parent < 0 || parent2 < 0)
+		return parent == -ENOENT || parent2 == -ENOENT ? APPLY_SKIP : parent < 0 ? parent : parent2;
+	bool there = stamp_here(pub, c->path, c->path_len, &stamp, &st), there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
+	int r = 0;
+	if (!there)
+		r = fetch_side(pub, in, c->path2, c->path2_len, c->path, c->path_len, err);
+	if (r == 0 && !there2)
+		r = fetch_side(pub, in, c->path, c->path_len, c->path2, c->path2_len, err);
+	if (r != 0 && r != APPLY_SKIP)
+		return r;
+	there = stamp_here(pub, c->path, c->path_len, &stamp, &st);
+	there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
+	parent2 = publisher_parent(pub, c->path2, c->path2_len, name2);
+	parent = publisher_parent(pub, c->path, c->path_len, name);
+	struct two_names forth = {parent, parent2, name, name2, there2 ? RENAME_EXCHANGE : 0}, back = {parent2, parent, name2, name, 0};
+	if (!there && !there2)
+		return APPLY_NOTHING;
+	return call_exchange(pub, in, there ? &forth : &back);
+}
+
 static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -466,13 +527,14 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 	struct cdm_announcement found;
 	struct cdm_stamp here;
 	struct stat st;
-	bool exchange = c->rename_flags & RENAME_EXCHANGE;
 	if (is_renamed_already(pub, c))
 		return APPLY_NOTHING;
+	if (c->rename_flags & RENAME_EXCHANGE)
+		return apply_exchange(pub, in, err);
 	if (!stamp_here(pub, c->path, c->path_len, &here, &st))
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	bool directory = S_ISDIR(st.st_mode);
-	if (!directory && !exchange && cdm_version_compare(&here.content, &c->version) > 0) /* changed here meanwhile: that stays, the rest is a copy */
+	if (!directory && cdm_version_compare(&here.content, &c->version) > 0) /* changed here meanwhile: that stays, the rest is a copy */
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
 	if (parent2 < 0)
@@ -481,11 +543,11 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 	if (parent < 0)
 		return parent == -ENOENT ? APPLY_RETRY : parent;
 	struct cdm_change record = record_of(pub, in);
-	struct two_names n = {parent, parent2, name, name2, exchange ? RENAME_EXCHANGE : 0};
+	struct two_names n = {parent, parent2, name, name2, 0};
 	struct step step;
 	step_init(&step, CDM_CALL_RENAME, in, &record);
 	expect_version(&step, c->victim);
-	if (!exchange && !directory && cdm_dot_is_none(c->victim))
+	if (!directory && cdm_dot_is_none(c->victim))
 		step.a.expect = CDM_EXPECT_ABSENT;
 	int r = -ESTALE;
 	for (int tries = 0; r == -ESTALE && tries < PLACE_TRIES; tries++) {
@@ -502,7 +564,7 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 		if (verdict != ABSENT)
 			expect_version(&step, found.found.dot);
 	}
-	if (directory || exchange)
+	if (directory)
 		publisher_forget_dirs(pub);
 	return r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
 }
@@ -540,9 +602,15 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 		return r;
 	n = (struct two_names){pub->staging_fd, parent2, staged, name2, 0};
 	step_init(&step, CDM_CALL_RENAME, in, &record);
-	step.a.flags = CDM_AN_KEEP_OLD;
+	struct cdm_announcement found = {.found_exists = true};
+	struct cdm_stamp from, to;
+	bool known = stamp_here(pub, c->path, c->path_len, &from, &subject) && stamp_here(pub, c->path2, c->path2_len, &to, &other);
+	found.found = known ? to.content : found.found;
+	bool seen = known && (cdm_dot_equal(from.content.dot, to.content.dot) || conflict_was_seen(pub, in, &found));
+	step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
 	r = publisher_call(pub, &step, call_rename, &n, NULL);
-	conflict_report(pub, c->path2, c->path2_len, (struct cdm_version){0}, "version here");
+	if (!seen)
+		conflict_report(pub, c->path2, c->path2_len, found.found, "version here");
 	return r < 0 ? r : APPLIED;
 }
 

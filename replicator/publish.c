@@ -318,6 +318,7 @@ static void add_skip(struct publisher *pub, struct incoming *in)
 		c.flags |= from->flags & CDM_CH_WHOLE;
 	raise_parents(pub, in);
 	add_record(pub, &c);
+	pub->records_matter |= c.path_len && c.parent_mtime_ns;
 	count_up(&pub->set->counters.skipped, 1);
 }
 

@@ -82,7 +82,7 @@ struct publisher {
 	size_t given_len, given2_len;
 	struct contexts told;        /* context as last journaled, per origin */
 	struct bytes records;        /* encoded, without a call of their own: for the next journal call */
-	bool records_matter;         /* some of them are no SKIPs: they must not come after a later change of their origin */
+	bool records_matter;         /* some of them tell the others more than a dot: they must not come after a later change of their origin */
 	struct job *job;
 	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */
 	size_t broken_next;

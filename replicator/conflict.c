@@ -28,14 +28,15 @@ static struct cdm_version incoming_version(const struct incoming *in)
 }
 
 /* A version is the dot of the last write in it; others know it only from its SAVE on, and may know what lies between. */
-bool conflict_was_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
+enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
 {
+	struct cdm_dot at = in->carried.change.dot;
 	if (found->found_unsaved)
-		return false;
-	if (in->carried.change.dot.origin == found->found.dot.origin)
-		return true;
+		return UNSEEN;
+	if (at.origin == found->found.dot.origin)
+		return found->found.dot.number < at.number ? SEEN : AHEAD;
 	struct cdm_dot saved_by = history_saved_by(pub->history, found->found.dot);
-	return cdm_vector_covers(&in->context, cdm_dot_is_none(saved_by) ? found->found.dot : saved_by);
+	return cdm_vector_covers(&in->context, cdm_dot_is_none(saved_by) ? found->found.dot : saved_by) ? SEEN : UNSEEN;
 }
 
 enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
@@ -50,10 +51,13 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 	bool unversioned = in->resync && in->carried.kind != CONTENT_NONE && cdm_dot_is_none(in->carried.stamp.content.dot);
 	if (cdm_dot_is_none(found->found.dot) || unversioned)
 		return INCOMING_WINS_KEEP_OLD;
+	enum seen seen = conflict_seen(pub, in, found);
+	if (seen != UNSEEN) /* what the author made of what he saw counts, be it an older content under this name */
+		return seen == SEEN ? INCOMING_WINS : LOCAL_WINS;
 	if (cdm_version_compare(&mine, &found->found) < 0)
 		return LOCAL_WINS;
 	bool same_author = !found->found_unsaved && mine.dot.origin == found->found.dot.origin;
-	return same_author || conflict_was_seen(pub, in, found) ? INCOMING_WINS : INCOMING_WINS_KEEP_OLD;
+	return same_author ? INCOMING_WINS : INCOMING_WINS_KEEP_OLD;
 }
 
 void conflict_report(struct publisher *pub, const char *path, size_t len, struct cdm_version loser, const char *what)

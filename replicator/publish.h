@@ -144,8 +144,9 @@ enum verdict { INCOMING_WINS, INCOMING_WINS_KEEP_OLD, LOCAL_WINS, SAME, ABSENT, 
 enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
 /* Move a staged object to conflicts/, log and count. */
 void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version);
-/* Had the author of this change applied the version that is found here? */
-bool conflict_was_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
+/* Had the author of this change the version that is found here when he made it? AHEAD: it is his own and later (fetched before its turn). */
+enum seen { UNSEEN, SEEN, AHEAD };
+enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
 /* conflict_room.c: count what is there already; keep conflicts/ within its limit (after a job). */
 void conflict_begin(struct publisher *pub);
 void conflict_tidy(struct publisher *pub);

@@ -159,12 +159,6 @@ static void discard_staged(struct publisher *pub, struct incoming *in, const cha
 		in->staging[0] = 0;
 }
 
-/* What is found is a later version of the same author: nobody's work is lost. */
-static bool is_own_successor(const struct incoming *in, const struct cdm_announcement *found)
-{
-	return found->found.dot.origin == in->carried.change.dot.origin && !found->found_unsaved;
-}
-
 #define AGAIN 100
 
 /* What a refusal asks for: AGAIN = announce again as *step says now, else the end. */
@@ -192,7 +186,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 		return clash_with_directory(pub, in, staged);
 	case LOCAL_WINS:
 	default:
-		if (c->op == CDM_OP_SAVE && !is_own_successor(in, found))
+		if (c->op == CDM_OP_SAVE && conflict_seen(pub, in, found) != AHEAD)
 			conflict_keep_staged(pub, staged, c->path, c->path_len, change_version(c));
 		discard_staged(pub, in, staged);
 		return APPLY_SKIP;
@@ -374,15 +368,16 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 			return r;
 		if (!found.found_exists || found.found_is_dir)
 			return APPLY_NOTHING;
+		enum seen seen = conflict_seen(pub, in, &found);
+		if (seen == AHEAD)
+			return APPLY_NOTHING;
 		bool none = cdm_dot_is_none(found.found.dot);
-		if (none || cdm_version_compare(&found.found, &c->version) > 0) {
-			if (!is_own_successor(in, &found))
-				conflict_report(pub, c->path, c->path_len, c->version, "removal");
+		if (none || (seen == UNSEEN && cdm_version_compare(&found.found, &c->version) > 0)) {
+			conflict_report(pub, c->path, c->path_len, c->version, "removal");
 			return APPLY_NOTHING;
 		}
-		bool seen = conflict_was_seen(pub, in, &found);
 		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
-		if (!seen)
+		if (seen == UNSEEN)
 			conflict_report(pub, c->path, c->path_len, found.found, "version here");
 		expect_version(&step, found.found.dot);
 	}
@@ -440,8 +435,9 @@ static int rename_lost(struct publisher *pub, struct incoming *in, int parent, c
 	record.rename_flags = 0;
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	step.a.parent2_mtime_ns = 0;
-	step.a.flags = is_own_successor(in, found) ? 0 : CDM_AN_KEEP_OLD;
-	if (!is_own_successor(in, found))
+	bool lost = conflict_seen(pub, in, found) != AHEAD;
+	step.a.flags = lost ? CDM_AN_KEEP_OLD : 0;
+	if (lost)
 		conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
 	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
 	return r == -ENOENT ? APPLY_SKIP : r < 0 ? r : APPLIED;
@@ -606,7 +602,7 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	struct cdm_stamp from, to;
 	bool known = stamp_here(pub, c->path, c->path_len, &from, &subject) && stamp_here(pub, c->path2, c->path2_len, &to, &other);
 	found.found = known ? to.content : found.found;
-	bool seen = known && (cdm_dot_equal(from.content.dot, to.content.dot) || conflict_was_seen(pub, in, &found));
+	bool seen = known && (cdm_dot_equal(from.content.dot, to.content.dot) || conflict_seen(pub, in, &found) != UNSEEN);
 	step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
 	r = publisher_call(pub, &step, call_rename, &n, NULL);
 	if (!seen)

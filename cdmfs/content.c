@@ -63,6 +63,8 @@ int content_begin(struct content_change *c, uint64_t id)
 	struct node n;
 	if (inodes_find(a->rq->fs->nodes, id, &n))
 		a->c.handle = n.handle;
+	if (c->truncate && c->size < (uint64_t)c->before.st_size) /* should it grow again, what comes there is new */
+		c->range = (struct cdm_range){c->size, (uint64_t)c->before.st_size - c->size};
 	if (c->range.length) {
 		a->c.ranges = &c->range;
 		a->c.range_count = 1;

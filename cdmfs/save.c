@@ -26,8 +26,8 @@ static bool mostly_changed(const struct dirty *d, uint64_t size)
 {
 	uint64_t sum = 0;
 
-	for (uint32_t i = 0; i < d->count; i++)
-		sum += d->ranges[i].length;
+	for (uint32_t i = 0; i < d->count && d->ranges[i].offset < size; i++)
+		sum += d->ranges[i].length < size - d->ranges[i].offset ? d->ranges[i].length : size - d->ranges[i].offset;
 	return sum > size / 2;
 }
 

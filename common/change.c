@@ -415,6 +415,18 @@ void cdm_change_fini(struct cdm_change *c)
 
 /* --- ranges --- */
 
+uint64_t cdm_change_content_bytes(const struct cdm_change *c)
+{
+	uint64_t size = c->attr.size, bytes = 0;
+	if (c->op != CDM_OP_SAVE)
+		return 0;
+	if (c->flags & (CDM_CH_WHOLE | CDM_CH_NEW) || !c->range_count)
+		return size;
+	for (size_t i = 0; i < c->range_count && c->ranges[i].offset < size; i++)
+		bytes += c->ranges[i].length < size - c->ranges[i].offset ? c->ranges[i].length : size - c->ranges[i].offset;
+	return bytes;
+}
+
 size_t cdm_ranges_add(struct cdm_range *ranges, size_t count, uint64_t offset, uint64_t length)
 {
 	if (length == 0 || count > CDM_RANGES_MAX)

@@ -142,6 +142,9 @@ void cdm_change_fini(struct cdm_change *c); /* frees ranges_mem, context_mem, ve
 /* 0, or -EBADMSG: is this a path that may be used beneath a set's root? Also refuses ".cdmfs" as first component. */
 int cdm_path_check(const char *path, size_t len);
 
+/* Bytes of content that a SAVE carries: the whole, or its ranges as far as they lie within the file (what was cut off is beyond). 0: no SAVE. */
+uint64_t cdm_change_content_bytes(const struct cdm_change *c);
+
 /* Ranges helper: insert [offset, offset+length) into a sorted disjoint list, merging; returns the new count, or
  * CDM_RANGES_MAX + 1 if it would not fit (the caller then means "whole"). */
 size_t cdm_ranges_add(struct cdm_range *ranges, size_t count, uint64_t offset, uint64_t length);

@@ -116,6 +116,9 @@ static int add(struct assembly *a, struct incoming *in)
 	int dir = directory_of(a, path, len, name);
 	if (dir < 0)
 		return dir;
+	struct stat st;
+	if (c->op != CDM_OP_SETATTR && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return -EEXIST; /* it replaces what is part of the assembly already: on its own then */
 	int r = c->op == CDM_OP_SETATTR ? set_attributes(in, dir, name, &handle) : stage_object(a->pub, in, dir, name, &handle, NULL);
 	if (r < 0)
 		return r;

@@ -24,13 +24,7 @@ struct item *item_new(const struct cdm_change *c, int64_t now_ms)
 	item->change.position = c->position;
 	item->change.next_position = c->next_position;
 	item->read_ms = now_ms;
-	if (c->op == CDM_OP_SAVE) {
-		if (c->flags & (CDM_CH_WHOLE | CDM_CH_NEW) || !c->range_count)
-			item->bytes = c->attr.size;
-		else
-			for (size_t i = 0; i < c->range_count; i++)
-				item->bytes += c->ranges[i].length;
-	}
+	item->bytes = cdm_change_content_bytes(c);
 	return item;
 }
 
@@ -183,10 +177,9 @@ static void join_saves(struct item *later, struct item *earlier)
 	earlier->gone = true;
 	if (!later->created_ns)
 		later->created_ns = earlier->created_ns;
-	if (item_is_whole_save(later)) {
-		later->bytes = l->attr.size;
+	later->bytes = l->attr.size;
+	if (item_is_whole_save(later))
 		return;
-	}
 	struct cdm_range *joined = calloc(CDM_RANGES_MAX + 1, sizeof *joined);
 	if (!joined)
 		abort();
@@ -202,12 +195,8 @@ static void join_saves(struct item *later, struct item *earlier)
 	if (count > CDM_RANGES_MAX) {
 		l->flags |= CDM_CH_WHOLE;
 		l->range_count = 0;
-		later->bytes = l->attr.size;
-		return;
 	}
-	later->bytes = 0;
-	for (size_t i = 0; i < count; i++)
-		later->bytes += joined[i].length;
+	later->bytes = cdm_change_content_bytes(l);
 }
 
 static void become_skip(struct item *item)

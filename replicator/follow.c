@@ -49,18 +49,6 @@ const struct milestone *follow_milestone(const struct set *s, const struct cdm_v
 	return NULL;
 }
 
-static uint64_t content_bytes(const struct cdm_change *c)
-{
-	if (c->op != CDM_OP_SAVE)
-		return 0;
-	if (c->flags & (CDM_CH_WHOLE | CDM_CH_NEW) || !c->range_count)
-		return c->attr.size;
-	uint64_t bytes = 0;
-	for (size_t i = 0; i < c->range_count; i++)
-		bytes += c->ranges[i].length;
-	return bytes;
-}
-
 bool change_ships(const struct cdm_change *c)
 {
 	if (!cdm_op_ships(c->op) || cdm_dot_is_none(c->dot))
@@ -116,7 +104,7 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];
 	if (slot->dot.origin == f->saves_since.origin && slot->dot.number > f->saves_since.number)
 		f->saves_since = slot->dot; /* it falls out of the ring */
-	*slot = (struct recent){.dot = c->dot, .bytes = content_bytes(c),
+	*slot = (struct recent){.dot = c->dot, .bytes = cdm_change_content_bytes(c),
 		.version = c->op == CDM_OP_SAVE ? c->version.dot : (struct cdm_dot){0}, .wall_ns = cdm_clock_to_ns(c->clock)};
 	return true;
 }

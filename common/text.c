@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/text.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <time.h>
 
 #define CELL_MAX 400
+#define YEARS_MAX 100
 
 size_t cdm_text_shown(const char *text)
 {
@@ -124,6 +126,23 @@ char *cdm_text_minute(int64_t seconds, char *out, size_t room)
 {
 	put_time((time_t)seconds, "%H:%MZ", out, room);
 	return out;
+}
+
+int64_t cdm_text_to_seconds(const char *text)
+{
+	static const struct {
+		char unit;
+		int64_t seconds;
+	} units[] = {{0, 1}, {'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
+	char *end;
+	errno = 0;
+	long long n = strtoll(text, &end, 10);
+	if (errno || end == text || n < 1 || n > YEARS_MAX * 366ll * 86400 || (*end && end[1]))
+		return -1;
+	for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
+		if (units[i].unit == *end)
+			return n <= YEARS_MAX * 366ll * 86400 / units[i].seconds ? n * units[i].seconds : -1;
+	return -1;
 }
 
 /* --- tables --- */

@@ -19,6 +19,9 @@ char *cdm_text_duration(double seconds, char *out, size_t room);  /* 0.04 s, 41 
 char *cdm_text_time(int64_t ns, char *out, size_t room);          /* 12:00:01.204Z, with the date when not today */
 char *cdm_text_minute(int64_t seconds, char *out, size_t room);   /* 14:02Z, likewise */
 
+/* "90", "90s", "15m", "1h", "7d" as people type them, in seconds; -1 when it is something else, or not 1 s to 100 years. */
+int64_t cdm_text_to_seconds(const char *text);
+
 /* A table on standard output: columns as wide as their widest cell, two blanks between, nothing behind the last text of a row. */
 struct cdm_table;
 /* titles: the first row. All texts are copied and escaped. */

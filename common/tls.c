@@ -68,6 +68,16 @@ SSL_CTX *cdm_tls_context(const char *cert_file, const char *key_file, const char
 	return ctx;
 }
 
+static int allow_late(int good, X509_STORE_CTX *ctx)
+{
+	return good || (X509_STORE_CTX_get_error(ctx) == X509_V_ERR_CERT_HAS_EXPIRED && X509_STORE_CTX_get_error_depth(ctx) == 0);
+}
+
+void cdm_tls_allow_late(SSL_CTX *ctx)
+{
+	SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), allow_late);
+}
+
 struct cdm_tls *cdm_tls_new(SSL_CTX *ctx, bool server, const char *host)
 {
 	struct cdm_tls *t = calloc(1, sizeof *t);
@@ -256,6 +266,8 @@ int cdm_tls_peer(const struct cdm_tls *t, struct cdm_tls_name *ret, struct cdm_e
 	if (!cert)
 		return cdm_fail_plain(err, EACCES, "the peer showed no certificate");
 	int r = cdm_tls_name_of(cert, ret, err);
+	if (r == 0 && SSL_get_verify_result(t->ssl) == X509_V_ERR_CERT_HAS_EXPIRED)
+		ret->ended = cdm_tls_not_after(cert);
 	X509_free(cert);
 	return r;
 }
@@ -312,12 +324,20 @@ int cdm_tls_verify(X509 *cert, X509 *ca, EVP_PKEY *key, struct cdm_error *err)
 	return r;
 }
 
-time_t cdm_tls_not_after(const X509 *cert)
+static time_t time_of(const ASN1_TIME *at)
 {
 	struct tm tm;
-	if (ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) != 1)
-		return 0;
-	return timegm(&tm);
+	return ASN1_TIME_to_tm(at, &tm) == 1 ? timegm(&tm) : 0;
+}
+
+time_t cdm_tls_not_before(const X509 *cert)
+{
+	return time_of(X509_get0_notBefore(cert));
+}
+
+time_t cdm_tls_not_after(const X509 *cert)
+{
+	return time_of(X509_get0_notAfter(cert));
 }
 
 /* --- keys and requests --- */

@@ -21,6 +21,10 @@
 /* TLS 1.3 only, both sides must show a certificate of this authority. cert/key NULL: a client without one (join). */
 SSL_CTX *cdm_tls_context(const char *cert_file, const char *key_file, const char *ca_file, bool server, struct cdm_error *err);
 
+/* A peer's certificate that holds in everything but is past its end does not fail the handshake: cdm_tls_peer tells, and whoever uses
+ * this context must look. */
+void cdm_tls_allow_late(SSL_CTX *ctx);
+
 struct cdm_tls;
 /* A connection of this context; `server` accepts, else connects. host (may be NULL) is sent as SNI. */
 struct cdm_tls *cdm_tls_new(SSL_CTX *ctx, bool server, const char *host);
@@ -42,6 +46,7 @@ void cdm_tls_shutdown(struct cdm_tls *t);
 struct cdm_tls_name {
 	char name[256];  /* CN */
 	uint32_t number; /* of the node; 0 = no node's certificate (the master's, a person's) */
+	time_t ended;    /* of a peer: when its certificate ended, if that is past; 0 = it holds */
 };
 /* Who the peer proved to be. -EACCES: a certificate that does not say it properly. */
 int cdm_tls_peer(const struct cdm_tls *t, struct cdm_tls_name *ret, struct cdm_error *err);
@@ -58,6 +63,7 @@ X509 *cdm_tls_cert_parse(const char *pem, struct cdm_error *err);
 X509 *cdm_tls_cert_load(const char *file, struct cdm_error *err);
 /* Does `cert` chain to `ca` (both times valid now), and, when key is given, belong to it? 0 or -EACCES with the reason. */
 int cdm_tls_verify(X509 *cert, X509 *ca, EVP_PKEY *key, struct cdm_error *err);
+time_t cdm_tls_not_before(const X509 *cert);
 time_t cdm_tls_not_after(const X509 *cert); /* 0 if it cannot be read */
 
 #endif

@@ -29,8 +29,8 @@ struct agent {
 	struct bufferevent *bev;
 	char address[INET6_ADDRSTRLEN];
 	bool ipv6;
-	uint32_t number;    /* 0: not yet known, or joining */
-	char serial[CA_SERIAL_TEXT];
+	struct ca_node cert; /* as at the handshake */
+	uint32_t number;    /* of it; 0: not yet known, or joining */
 	bool greeted, joining, closing;
 	uint64_t sent_same; /* hash of the last document */
 	bool sent;
@@ -197,12 +197,16 @@ static void take_hello(struct agent *a, const json_t *msg)
 	const char *name = json_string_value(json_object_get(msg, "node"));
 	json_int_t port = json_integer_value(json_object_get(msg, "listen_port"));
 	char addr[256];
-	if (!n || strcasecmp(n->serial, a->serial) != 0) {
+	if (!n || strcmp(n->name, a->cert.name) != 0) { /* numbers are not used again: whoever joins anew gets another one */
 		fail(a, "this node's certificate is not valid any more (removed or joined anew); join again");
 		return;
 	}
 	if (n->state == NODE_REVOKED) {
 		fail(a, "this node's certificate was revoked");
+		return;
+	}
+	if (time(NULL) > a->cert.end + CA_LATE_S) {
+		fail(a, "this node's certificate ended more than 30 days ago; remove the node and join again");
 		return;
 	}
 	if (!name || strcmp(name, n->name) != 0 || json_integer_value(json_object_get(msg, "number")) != a->number) {
@@ -220,6 +224,7 @@ static void take_hello(struct agent *a, const json_t *msg)
 	a->sent = false;
 	node_address(a, msg, addr, sizeof addr);
 	live_hello(m->live, a->number, msg);
+	live_certificate(m->live, a->number, a->cert.end);
 	cdm_log(agent_up, cdm_str("node", n->name), cdm_str("addr", addr), cdm_str("version", live_find(m->live, a->number)->version));
 	news_tell(m->news, 6, "node.connected", n->name, NULL, "%s connected from %s", n->name, addr);
 	bufferevent_set_timeouts(a->bev, &(struct timeval){.tv_sec = SILENCE_S}, &(struct timeval){.tv_sec = SILENCE_S});
@@ -227,6 +232,35 @@ static void take_hello(struct agent *a, const json_t *msg)
 		registry_submit(m->registry, REG_NODE_SEEN,
 			json_pack("{s:I, s:I, s:s}", "number", (json_int_t)a->number, "last_seen", (json_int_t)time(NULL), "addr", addr), NULL, false, NULL, NULL);
 	policy_poke(m->policy);
+}
+
+/* The node wants its next certificate: for a new key, with the name and number that the connection has proven. */
+static void take_renew(struct agent *a, const json_t *msg)
+{
+	struct master *m = a->all->master;
+	const struct model_node *n = model_node_number(registry_model(m->registry), a->number);
+	const char *csr = json_string_value(json_object_get(msg, "csr"));
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct ca_request *request = NULL;
+	_cleanup_free_ char *pem = NULL;
+	char serial[CA_SERIAL_TEXT], until[32];
+	int r = n && csr ? ca_request_parse(csr, strlen(csr), &request, &err) : cdm_fail_plain(&err, EINVAL, "renew: no csr");
+	if (r == 0)
+		r = ca_make_serial(serial, &err);
+	if (r == 0)
+		r = ca_issue(m->ca, request, n->name, n->number, serial, m->conf->certificate_life_s, &pem, &err);
+	ca_request_free(&request);
+	if (r < 0) {
+		fail(a, err.text);
+		return;
+	}
+	int64_t end = time(NULL) + m->conf->certificate_life_s;
+	master_format_time(end, until);
+	cdm_log(certificate_renewed, cdm_str("node", n->name), cdm_str("until", until));
+	live_certificate(m->live, a->number, end);
+	registry_submit(m->registry, REG_NODE_SEEN, json_pack("{s:I, s:I, s:s}", "number", (json_int_t)a->number, "last_seen", (json_int_t)time(NULL),
+		"serial", serial), NULL, false, NULL, NULL);
+	agents_send(a->all, a->number, json_pack("{s:s, s:i, s:s}", "type", "certificate", "v", 1, "certificate", pem));
 }
 
 static void take_event(struct agent *a, const json_t *msg)
@@ -269,6 +303,8 @@ static void take_message(struct agent *a, const json_t *msg)
 		take_parent(a, msg);
 	else if (strcmp(type, "event") == 0)
 		take_event(a, msg);
+	else if (strcmp(type, "renew") == 0)
+		take_renew(a, msg);
 	else if (strcmp(type, "adopted") == 0)
 		adopt_answered(a->all->master, a->number, msg);
 	/* other types are of a newer agent: passed over */
@@ -394,7 +430,8 @@ static void on_written(struct bufferevent *bev, void *arg)
 static void on_connected(struct agent *a)
 {
 	SSL *ssl = bufferevent_openssl_get_ssl(a->bev);
-	int r = ca_peer_node(ssl, &a->number, a->serial);
+	int r = ca_peer_node(ssl, &a->cert);
+	a->number = r == 0 ? a->cert.number : 0;
 	if (r == -EBADMSG) {
 		cdm_log(agent_refused, cdm_str("address", a->address), cdm_str("msg", "not a node's certificate"));
 		agent_free(a);

@@ -14,6 +14,7 @@
 #include "common/io.h"
 #include "common/log.h"
 
+#define DAY_S 86400
 #define CA_DAYS 3653
 #define SERVER_DAYS 825
 #define SERVER_RENEW_DAYS 30
@@ -118,15 +119,17 @@ static int set_serial(X509 *cert, const char *hex)
 	return ok;
 }
 
-/* Everything that all our certificates have in common. It is valid from an hour ago: clocks differ. */
-static X509 *make_cert(EVP_PKEY *pub, const char *cn, const char *serial, int days, const X509 *issuer)
+/* Everything that all our certificates have in common. It is valid from a tenth of its life ago, at most an hour: clocks differ. */
+static X509 *make_cert(EVP_PKEY *pub, const char *cn, const char *serial, int64_t life_s, const X509 *issuer)
 {
+	long early = life_s / 10 < 3600 ? (long)(life_s / 10) : 3600;
 	X509 *cert = X509_new();
 	if (!cert)
 		return NULL;
 	X509_NAME *subject = X509_get_subject_name(cert);
 	int ok = X509_set_version(cert, X509_VERSION_3) && set_serial(cert, serial) &&
-		X509_gmtime_adj(X509_getm_notBefore(cert), -3600) && X509_time_adj_ex(X509_getm_notAfter(cert), days, 0, NULL) &&
+		X509_gmtime_adj(X509_getm_notBefore(cert), -early) &&
+		X509_time_adj_ex(X509_getm_notAfter(cert), (int)(life_s / DAY_S), (long)(life_s % DAY_S), NULL) &&
 		X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)cn, -1, -1, 0) &&
 		X509_set_issuer_name(cert, issuer ? X509_get_subject_name(issuer) : subject) && X509_set_pubkey(cert, pub);
 	if (ok)
@@ -154,7 +157,7 @@ static int make_ca(int dirfd, struct ca *ca, struct cdm_error *err)
 		return r;
 	snprintf(cn, sizeof cn, "cdmfs CA %.8s", serial);
 	ca->key = EVP_EC_gen("P-256");
-	ca->cert = ca->key ? make_cert(ca->key, cn, serial, CA_DAYS, NULL) : NULL;
+	ca->cert = ca->key ? make_cert(ca->key, cn, serial, CA_DAYS * (int64_t)DAY_S, NULL) : NULL;
 	if (!ca->cert || !add_extension(ca->cert, ca->cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
 		!add_extension(ca->cert, ca->cert, NID_key_usage, "critical,keyCertSign,cRLSign") ||
 		!add_extension(ca->cert, ca->cert, NID_subject_key_identifier, "hash") ||
@@ -205,7 +208,7 @@ static bool cert_names(X509 *cert, const char *host)
 
 static bool is_server_cert_good(const struct ca *ca, const char *const *hosts)
 {
-	time_t limit = time(NULL) + SERVER_RENEW_DAYS * 86400;
+	time_t limit = time(NULL) + SERVER_RENEW_DAYS * DAY_S;
 	if (X509_cmp_time(X509_get0_notAfter(ca->server_cert), &limit) != 1 || X509_verify(ca->server_cert, ca->key) != 1 ||
 		X509_check_private_key(ca->server_cert, ca->server_key) != 1) {
 		ERR_clear_error();
@@ -231,7 +234,7 @@ static int make_server_cert(int dirfd, struct ca *ca, const char *const *hosts, 
 	X509_free(ca->server_cert);
 	EVP_PKEY_free(ca->server_key);
 	ca->server_key = EVP_EC_gen("P-256");
-	ca->server_cert = ca->server_key ? make_cert(ca->server_key, "cdm-master", serial, SERVER_DAYS, ca->cert) : NULL;
+	ca->server_cert = ca->server_key ? make_cert(ca->server_key, "cdm-master", serial, SERVER_DAYS * (int64_t)DAY_S, ca->cert) : NULL;
 	if (!ca->server_cert || !add_extension(ca->server_cert, ca->cert, NID_basic_constraints, "critical,CA:FALSE") ||
 		!add_extension(ca->server_cert, ca->cert, NID_ext_key_usage, "serverAuth") ||
 		!add_extension(ca->server_cert, ca->cert, NID_authority_key_identifier, "keyid") ||
@@ -343,11 +346,11 @@ void ca_request_free(struct ca_request **req)
 }
 
 int ca_issue(const struct ca *ca, const struct ca_request *req, const char *name, uint32_t number, const char *serial,
-	char **ret_pem, struct cdm_error *err)
+	int64_t life_s, char **ret_pem, struct cdm_error *err)
 {
 	char san[64];
 	snprintf(san, sizeof san, "URI:" NODE_URI "%u", number);
-	X509 *cert = make_cert(X509_REQ_get0_pubkey(req->req), name, serial, CA_NODE_DAYS, ca->cert);
+	X509 *cert = make_cert(X509_REQ_get0_pubkey(req->req), name, serial, life_s, ca->cert);
 	int ok = cert && add_extension(cert, ca->cert, NID_basic_constraints, "critical,CA:FALSE") &&
 		add_extension(cert, ca->cert, NID_ext_key_usage, "clientAuth,serverAuth") &&
 		add_extension(cert, ca->cert, NID_authority_key_identifier, "keyid") &&
@@ -355,6 +358,12 @@ int ca_issue(const struct ca *ca, const struct ca_request *req, const char *name
 	*ret_pem = ok ? cert_to_pem(cert) : NULL;
 	X509_free(cert);
 	return *ret_pem ? 0 : fail_ssl(err, EIO, "issue a certificate");
+}
+
+/* A certificate that is only too old does not end the handshake: ca_peer_node tells. */
+static int allow_late(int good, X509_STORE_CTX *ctx)
+{
+	return good || (X509_STORE_CTX_get_error(ctx) == X509_V_ERR_CERT_HAS_EXPIRED && X509_STORE_CTX_get_error_depth(ctx) == 0);
 }
 
 /* --- connections ------------------------------------------------------------------------------------------------ */
@@ -373,7 +382,7 @@ int ca_server_context(const struct ca *ca, bool ask_client, SSL_CTX **ret, struc
 	SSL_CTX_set_num_tickets(ctx, 0);
 	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
 	if (ask_client) {
-		SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+		SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, allow_late);
 		SSL_CTX_set_purpose(ctx, X509_PURPOSE_SSL_CLIENT);
 		SSL_CTX_add_client_CA(ctx, ca->cert);
 	}
@@ -405,18 +414,29 @@ static int number_of(X509 *cert, uint32_t *ret)
 	return r;
 }
 
-int ca_peer_node(SSL *ssl, uint32_t *ret_number, char serial[CA_SERIAL_TEXT])
+/* The one common name, as text; false when it does not fit. */
+static bool name_of(X509 *cert, char *out, size_t room)
+{
+	int len = X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, out, (int)room);
+	return len > 0 && (size_t)len < room - 1 && strlen(out) == (size_t)len;
+}
+
+int ca_peer_node(SSL *ssl, struct ca_node *ret)
 {
 	X509 *cert = SSL_get0_peer_certificate(ssl);
+	struct tm end;
+	long verified = SSL_get_verify_result(ssl);
 	if (!cert)
 		return -ENOENT;
-	if (SSL_get_verify_result(ssl) != X509_V_OK)
+	if ((verified != X509_V_OK && verified != X509_V_ERR_CERT_HAS_EXPIRED) || ASN1_TIME_to_tm(X509_get0_notAfter(cert), &end) != 1)
 		return -EBADMSG;
+	ret->end = timegm(&end);
 	BIGNUM *bn = ASN1_INTEGER_to_BN(X509_get0_serialNumber(cert), NULL);
 	char *hex = bn ? BN_bn2hex(bn) : NULL;
-	int r = hex && strlen(hex) < CA_SERIAL_TEXT ? number_of(cert, ret_number) : -EBADMSG;
+	bool good = hex && strlen(hex) < CA_SERIAL_TEXT && name_of(cert, ret->name, sizeof ret->name);
+	int r = good ? number_of(cert, &ret->number) : -EBADMSG;
 	for (size_t i = 0; r == 0 && i <= strlen(hex); i++)
-		serial[i] = (char)(hex[i] >= 'A' && hex[i] <= 'F' ? hex[i] + 32 : hex[i]);
+		ret->serial[i] = (char)(hex[i] >= 'A' && hex[i] <= 'F' ? hex[i] + 32 : hex[i]);
 	OPENSSL_free(hex);
 	BN_free(bn);
 	return r;

@@ -11,7 +11,8 @@
 #include <stdint.h>
 #include "common/error.h"
 
-#define CA_NODE_DAYS 90
+#define CA_NODE_LIFE_S (90 * 86400) /* of a node's certificate, unless the master was told another */
+#define CA_LATE_S (30 * 86400)      /* so long after its end a node may still come for the next one */
 #define CA_SERIAL_TEXT 40 /* hex of a serial, with NUL */
 
 struct ca;
@@ -30,15 +31,21 @@ void ca_request_free(struct ca_request **req);
 /* A fresh random serial as hex. */
 int ca_make_serial(char out[CA_SERIAL_TEXT], struct cdm_error *err);
 /* Sign: subject CN = name, URI SAN cdmfs:node:NUMBER, client and server authentication; what else the request asks for is
- * ignored. *ret_pem: caller frees. */
+ * ignored. It is valid for life_s from now. *ret_pem: caller frees. */
 int ca_issue(const struct ca *ca, const struct ca_request *req, const char *name, uint32_t number, const char *serial,
-	char **ret_pem, struct cdm_error *err);
+	int64_t life_s, char **ret_pem, struct cdm_error *err);
 
 /* TLS 1.3 server context with our certificate and chain (the CA is sent too: joiners compare its hash). ask_client: request, not require, a
- * client certificate of this CA; a wrong one fails the handshake. */
+ * client certificate of this CA; a wrong one fails the handshake, one that ended does not (ca_peer_node). */
 int ca_server_context(const struct ca *ca, bool ask_client, SSL_CTX **ret, struct cdm_error *err);
 
-/* The node number and serial of the verified peer certificate; -ENOENT if the peer gave none, -EBADMSG if it is not a node's. */
-int ca_peer_node(SSL *ssl, uint32_t *ret_number, char serial[CA_SERIAL_TEXT]);
+/* Who the verified peer certificate says the peer is; -ENOENT if the peer gave none, -EBADMSG if it is not a node's. Its end may be
+ * past: the caller decides. */
+struct ca_node {
+	uint32_t number;
+	char name[64], serial[CA_SERIAL_TEXT];
+	int64_t end; /* Unix seconds */
+};
+int ca_peer_node(SSL *ssl, struct ca_node *ret);
 
 #endif

@@ -173,22 +173,12 @@ static int node_show(const struct command *c, const struct options *o)
 		answer_text(n, "group"), answer_text(n, "region"), answer_text(n, "state"), answer_text(n, "role"), (long long)answer_number(n, "capacity"));
 	printf("%s, address %s, version %s, routes of epoch %lld\n", json_is_true(json_object_get(n, "connected")) ? "connected" : "not connected",
 		answer_text(n, "addr"), answer_text(n, "version"), (long long)answer_number(n, "epoch"));
+	if (answer_text(n, "certificate_until")[0])
+		printf("certificate until %s\n", answer_text(n, "certificate_until"));
 	json_array_foreach(json_object_get(n, "sets"), i, s)
 		printf("set %s: %s%s%s\n", answer_text(s, "name"), answer_text(s, "state"), answer_text(s, "reason")[0] ? ": " : "", answer_text(s, "reason"));
 	json_decref(n);
 	return EXIT_GOOD;
-}
-
-/* "90", "90s", "15m", "1h", "7d" → seconds; -1 otherwise. */
-static long parse_duration(const char *text)
-{
-	char *end;
-	errno = 0;
-	long n = strtol(text, &end, 10);
-	long unit = *end == 'd' ? 86400 : *end == 'h' ? 3600 : *end == 'm' ? 60 : 1;
-	if (errno || n < 1 || n > 366L * 86400 || end == text || (*end && (end[1] || !strchr("smhd", *end))))
-		return -1;
-	return n * unit;
 }
 
 /* "cdm-replicator join m1:7440 --token K10ab…   (until 14:02Z)" */
@@ -205,14 +195,16 @@ static void print_token(const json_t *answer, long uses)
 
 static int node_token(const struct command *c, const struct options *o)
 {
-	long ttl = parse_duration(o->ttl ? o->ttl : "1h"), uses = o->uses ? parse_duration(o->uses) : 1;
+	int64_t ttl = cdm_text_to_seconds(o->ttl ? o->ttl : "1h");
+	char *end = NULL;
+	long uses = o->uses ? strtol(o->uses, &end, 10) : 1;
 	int code;
 	if (!o->group)
 		return report_usage("cdmctl group list shows them", "node token needs --group G");
 	if (ttl < 0)
 		return report_usage("for example 15m, 1h, 7d", "--ttl %.40s is not a time", o->ttl);
-	if (uses < 0)
-		return report_usage("a whole number", "--uses %.40s is not a number", o->uses);
+	if (uses < 1 || (end && *end))
+		return report_usage("a whole number from 1", "--uses %.40s is not a number", o->uses);
 	json_t *answer = master_call(o, "POST", "/tokens", json_pack("{s:s, s:s, s:I, s:I}", "group", o->group, "role", o->role ? o->role : "both", "ttl_s",
 		(json_int_t)ttl, "uses", (json_int_t)uses), &code);
 	if (!answer || o->json)

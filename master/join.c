@@ -75,7 +75,7 @@ static void on_joined(void *arg, int error, const json_t *result, const struct c
 	const char *name = json_string_value(json_object_get(result, "node"));
 	uint32_t number = (uint32_t)json_integer_value(json_object_get(result, "number"));
 	_cleanup_free_ char *pem = NULL;
-	if (ca_issue(j->master->ca, j->request, name, number, j->serial, &pem, &issue) < 0) {
+	if (ca_issue(j->master->ca, j->request, name, number, j->serial, j->master->conf->certificate_life_s, &pem, &issue) < 0) {
 		cdm_log_err(join_refused, &issue, cdm_str("address", j->address), cdm_str("node", name));
 		refuse(j, 500, issue.text, "remove the node with cdmctl node remove and join again");
 		return;

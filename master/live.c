@@ -95,6 +95,13 @@ void live_hello(struct live *l, uint32_t number, const json_t *hello)
 	json_object_clear(n->parents);
 }
 
+void live_certificate(struct live *l, uint32_t number, int64_t end)
+{
+	struct live_node *n = find(l, number);
+	if (n)
+		n->certificate_end = end;
+}
+
 void live_lost(struct live *l, uint32_t number)
 {
 	struct live_node *n = find(l, number);
@@ -110,6 +117,7 @@ void live_status(struct live *l, uint32_t number, const json_t *status)
 	if (!n)
 		return;
 	n->seen = time(NULL);
+	n->status_ms = master_now_ms();
 	size_t i;
 	json_t *set;
 	bool appeared = false;
@@ -226,6 +234,8 @@ static void add_reports(const struct live *l, const struct model *m, const struc
 			double lag = json_number_value(json_object_get(item, "lag_s"));
 			json_int_t changes = json_integer_value(json_object_get(item, "pending_changes"));
 			json_int_t bytes = json_integer_value(json_object_get(item, "pending_bytes"));
+			if (changes > 0) /* it grows until the next report says otherwise */
+				lag += (double)(master_now_ms() - ln->status_ms) / 1000;
 			j->lag_s = lag > j->lag_s ? lag : j->lag_s;
 			j->changes = changes > j->changes ? changes : j->changes;
 			j->bytes = bytes > j->bytes ? bytes : j->bytes;
@@ -304,15 +314,18 @@ json_t *live_node_json(const struct live *l, const struct model *m, const struct
 	const struct live_node *ln = find(l, n->number);
 	const struct model_group *g = &m->groups[n->group];
 	int64_t seen = ln ? ln->seen : n->last_seen;
-	char at[32];
+	int64_t end = ln ? ln->certificate_end : 0;
+	char at[32], until[32];
 	master_format_time(seen, at);
+	master_format_time(end, until);
 	json_t *sets = json_array();
 	const char *name;
 	json_t *status;
 	json_object_foreach(ln ? ln->sets : NULL, name, status)
 		json_array_append(sets, status);
-	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:b, s:o, s:s, s:I, s:o}", "name", n->name, "number", (json_int_t)n->number, "group", g->name,
+	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:b, s:o, s:s, s:o, s:I, s:o}", "name", n->name, "number", (json_int_t)n->number, "group", g->name,
 		"region", m->regions[g->region].name, "role", role_name(n->role), "state", node_state_name(n->state), "capacity", (json_int_t)n->capacity, "addr",
-		n->addr, "connected", ln && ln->connected, "last_seen", seen ? json_string(at) : json_null(), "version", ln ? ln->version : "", "epoch",
+		n->addr, "connected", ln && ln->connected, "last_seen", seen ? json_string(at) : json_null(), "version", ln ? ln->version : "",
+		"certificate_until", end ? json_string(until) : json_null(), "epoch",
 		(json_int_t)(ln ? ln->epoch : 0), "sets", sets);
 }

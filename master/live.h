@@ -13,6 +13,8 @@ struct live_node {
 	bool connected;
 	int64_t since_ms; /* monotonic: connected or lost since */
 	int64_t seen;     /* Unix seconds of its last message */
+	int64_t status_ms; /* monotonic: of its last status */
+	int64_t certificate_end; /* Unix seconds */
 	uint64_t epoch;   /* last confirmed */
 	char version[32];
 	json_t *hello_sets; /* array of hello.sets */
@@ -24,6 +26,7 @@ void live_free(struct live **l);
 /* NULL: never heard of since the master's start. */
 const struct live_node *live_find(const struct live *l, uint32_t number);
 void live_hello(struct live *l, uint32_t number, const json_t *hello);
+void live_certificate(struct live *l, uint32_t number, int64_t end);
 void live_lost(struct live *l, uint32_t number);
 void live_status(struct live *l, uint32_t number, const json_t *status);
 void live_parent(struct live *l, uint32_t number, const char *set, const char *parent);

@@ -19,11 +19,15 @@
 #endif
 #include "common/io.h"
 #include "common/log.h"
+#include "common/text.h"
 #include "master/http.h"
 #include "master/live.h"
 #include "master/policy.h"
 
 #define HOSTS_MAX 32
+#define LIFE_MIN_S 10
+#define LIFE_MAX_S (5 * 366 * 86400)
+#define LIFE_RANGE "10s to 1830d, for example 90d"
 
 int64_t master_now_ms(void)
 {
@@ -120,6 +124,12 @@ static void replace(char **where, const char *value)
 	*where = strdup(value);
 }
 
+static bool take_life(struct master_conf *c, const char *value)
+{
+	c->certificate_life_s = cdm_text_to_seconds(value);
+	return c->certificate_life_s >= LIFE_MIN_S && c->certificate_life_s <= LIFE_MAX_S;
+}
+
 static int on_setting(void *arg, const char *section, const char *name, const char *value)
 {
 	struct master_conf *c = arg;
@@ -133,6 +143,8 @@ static int on_setting(void *arg, const char *section, const char *name, const ch
 		replace(&c->listen_agents, value);
 	else if (strcmp(name, "advertise") == 0)
 		replace(&c->advertise, value);
+	else if (strcmp(name, "certificate_life") == 0)
+		return take_life(c, value);
 	else
 		return 0;
 	return 1;
@@ -145,8 +157,8 @@ static int read_config(const char *path, struct master_conf *c, struct cdm_error
 		return 0;
 	if (line < 0)
 		return cdm_fail(err, errno ? errno : ENOENT, "read %s", path);
-	cdm_fail_plain(err, EINVAL, "%s line %d: unknown setting", path, line);
-	cdm_hint(err, "[master] knows dir, listen_api, listen_agents, advertise");
+	cdm_fail_plain(err, EINVAL, "%s line %d: unknown setting, or a value that cannot be used", path, line);
+	cdm_hint(err, "[master] knows dir, listen_api, listen_agents, advertise, certificate_life (" LIFE_RANGE ")");
 	return -EINVAL;
 }
 
@@ -157,7 +169,8 @@ static void usage(FILE *to)
 	      "  --listen-api HOST:PORT     HTTP API, default 0.0.0.0:7443; port 0: chosen by the kernel, see DIR/endpoints.json\n"
 	      "  --listen-agents HOST:PORT  nodes, default 0.0.0.0:7440\n"
 	      "  --advertise HOST[,HOST…]   names and addresses we are reached by; nodes are told the first\n"
-	      "  --config FILE              [master] dir, listen_api, listen_agents, advertise\n"
+	      "  --certificate-life TIME    how long the nodes' certificates hold, default 90d; nodes renew them after two thirds\n"
+	      "  --config FILE              [master] dir, listen_api, listen_agents, advertise, certificate_life\n"
 	      "  --version --help\n", to);
 }
 
@@ -165,10 +178,11 @@ static void usage(FILE *to)
 static int read_options(int argc, char **argv, struct master_conf *c, struct cdm_error *err)
 {
 	static const struct option options[] = {{"dir", 1, 0, 'd'}, {"config", 1, 0, 'c'}, {"listen-api", 1, 0, 'p'}, {"listen-agents", 1, 0, 'g'},
-		{"advertise", 1, 0, 'a'}, {"version", 0, 0, 'V'}, {"help", 0, 0, 'h'}, {0}};
+		{"advertise", 1, 0, 'a'}, {"certificate-life", 1, 0, 'l'}, {"version", 0, 0, 'V'}, {"help", 0, 0, 'h'}, {0}};
 	int o;
 	replace(&c->listen_api, "0.0.0.0:7443");
 	replace(&c->listen_agents, "0.0.0.0:7440");
+	c->certificate_life_s = CA_NODE_LIFE_S;
 	for (int pass = 0; pass < 2; pass++) { /* the file first, so that options win */
 		optind = 1;
 		while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -181,7 +195,11 @@ static int read_options(int argc, char **argv, struct master_conf *c, struct cdm
 			}
 			if (o == '?' || (o == 'c' && pass == 0 && read_config(optarg, c, err) < 0))
 				return 2;
-			if (pass == 1 && o != 'c')
+			if (o == 'l' && !take_life(c, optarg)) {
+				cdm_fail_plain(err, EINVAL, "--certificate-life %s: " LIFE_RANGE, optarg);
+				return 2;
+			}
+			if (pass == 1 && o != 'c' && o != 'l')
 				replace(o == 'd' ? &c->dir : o == 'p' ? &c->listen_api : o == 'g' ? &c->listen_agents : &c->advertise, optarg);
 		}
 	}

@@ -19,6 +19,7 @@ struct master_conf {
 	char *dir;
 	char *listen_api, *listen_agents; /* host:port; port 0: the kernel's choice */
 	char *advertise;                  /* HOST[,HOST…]; NULL: the host's name, or the listening address if it is one */
+	int64_t certificate_life_s;       /* of the nodes' certificates */
 };
 struct master {
 	const struct master_conf *conf;

@@ -73,7 +73,7 @@ enum registry_op {
 	REG_NODE_JOIN,     /* id, hash, name or null, serial, now → node, number, group, region, role. -EACCES with the reason for the log */
 	REG_NODE_CHANGE,   /* name, optional: state, capacity, group */
 	REG_NODE_REMOVE,   /* name */
-	REG_NODE_SEEN,     /* number, addr, last_seen; no new epoch unless addr changed */
+	REG_NODE_SEEN,     /* number, last_seen, optional: addr, serial of its new certificate; no new epoch unless addr changed */
 	REG_SET_ADD,       /* name, optional: source, target, both, exclude, local, default_excludes, update, open */
 	REG_SET_CHANGE,    /* as REG_SET_ADD */
 	REG_SET_REMOVE,    /* name */

@@ -298,8 +298,10 @@ static int node_remove(struct op *o)
 static int node_seen(struct op *o)
 {
 	int64_t number = int_arg(o, "number");
-	const char *addr = text_arg(o, "addr");
+	const char *addr = text_arg(o, "addr"), *serial = text_arg(o, "serial");
 	int r = sql_run(o->db, o->err, "UPDATE node SET last_seen = ? WHERE number = ?", "ii", int_arg(o, "last_seen"), number);
+	if (r == 0 && serial)
+		r = sql_run(o->db, o->err, "UPDATE node SET serial = ? WHERE number = ?", "si", serial, number);
 	if (r < 0 || !addr)
 		return r;
 	r = sql_run(o->db, o->err, "UPDATE node SET addr = ? WHERE number = ? AND addr <> ?", "sis", addr, number, addr);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "replicator/links.h"
+#include "replicator/renew.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -325,10 +326,14 @@ static void link_ready(void *arg)
 		r = cdm_fail_plain(&err, EACCES, "the certificate is our own (node %s): is this node running twice?", peer.name);
 	else if (r == 0 && l->dialled && strcmp(peer.name, l->name) != 0)
 		r = cdm_fail_plain(&err, EACCES, "dialled %s, but the certificate there is of %s", l->name, peer.name);
+	else if (r == 0 && peer.ended && !renew_excuses(l->node, peer.ended))
+		r = cdm_fail_plain(&err, EACCES, "the certificate of %s has ended, and it did not get a new one from the master", peer.name);
 	if (r < 0) {
 		link_fail(l, -r, "%s", err.text);
 		return;
 	}
+	if (peer.ended)
+		cdm_log(certificate_late, cdm_str("peer", peer.name), cdm_int("seconds", cdm_wall_ns() / 1000000000 - peer.ended));
 	snprintf(l->name, sizeof l->name, "%s", peer.name);
 	l->number = peer.number;
 	send_hello(l);

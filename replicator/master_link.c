@@ -9,6 +9,7 @@
 #include "replicator/conn.h"
 #include "replicator/links.h"
 #include "replicator/opens.h"
+#include "replicator/renew.h"
 #include "replicator/resolve.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
@@ -40,7 +41,6 @@ static const struct conn_ops master_conn_ops;
 
 /* --- sending --- */
 
-/* Takes the reference. */
 static void send_message(struct master_link *m, json_t *message)
 {
 	char *text = m->up ? json_dumps(message, JSON_COMPACT) : NULL;
@@ -57,6 +57,14 @@ static void send_message(struct master_link *m, json_t *message)
 		cdm_fail_plain(&why, ETIMEDOUT, "the master does not take our messages");
 		conn_abort(m->conn, &why);
 	}
+}
+
+void master_send(struct node *node, json_t *message)
+{
+	if (node->master)
+		send_message(node->master, message);
+	else
+		json_decref(message);
 }
 
 static json_t *message_new(const char *type)
@@ -164,10 +172,7 @@ static void adopt_done(void *arg, json_t *answer)
 	json_object_set_new(answer, "type", json_string("adopted"));
 	json_object_set_new(answer, "v", json_integer(1));
 	json_object_set_new(answer, "request", json_integer(a->request));
-	if (a->node->master)
-		send_message(a->node->master, answer);
-	else
-		json_decref(answer);
+	master_send(a->node, answer);
 	free(a);
 }
 
@@ -211,6 +216,8 @@ static void take_message(struct master_link *m, const json_t *message)
 		take_routes(m, message);
 	} else if (strcmp(type, "adopt") == 0) {
 		take_adopt(m, message);
+	} else if (strcmp(type, "certificate") == 0) {
+		renew_take(m->node, message);
 	} else if (strcmp(type, "error") == 0) {
 		const char *text = json_string_value(json_object_get(message, "text"));
 		struct cdm_error why;
@@ -265,6 +272,7 @@ static void failed(struct master_link *m, const struct cdm_error *why)
 		cdm_log_err(master_down, why, cdm_str("addr", m->node->id->master));
 	m->told_down = true;
 	m->up = false;
+	renew_master_down(m->node);
 	cdm_timer_cancel(&m->status);
 	cdm_timer_cancel(&m->deadline);
 	try_later(m);
@@ -288,6 +296,8 @@ static void master_ready(void *arg)
 	int r = conn_peer(m->conn, &peer, &err);
 	if (r == 0 && peer.number != 0)
 		r = cdm_fail_plain(&err, EACCES, "at %s answers node %s, not the master", m->node->id->master, peer.name);
+	if (r == 0 && peer.ended)
+		r = cdm_fail_plain(&err, EACCES, "the master's certificate has ended: restart cdm-master");
 	if (r < 0) {
 		conn_abort(m->conn, &err);
 		return;
@@ -298,6 +308,7 @@ static void master_ready(void *arg)
 	m->backoff_ms = BACKOFF_MIN_MS;
 	cdm_log(master_up, cdm_str("addr", m->node->id->master));
 	send_hello(m);
+	renew_master_up(m->node);
 	const struct held *h;
 	for (size_t i = 0; (h = route_held(m->node, i)); i++)
 		if (h->at != 0)

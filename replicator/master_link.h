@@ -9,6 +9,8 @@
 struct set;
 int master_new(struct node *node);
 void master_free(struct node *node);
+/* Takes the reference; dropped while the master is away. */
+void master_send(struct node *node, json_t *message);
 /* An alternate was taken (or the table's parent again); told at once, and again after a reconnect. */
 void master_tell_parent(struct node *node, const char *set, const char *parent, const char *reason);
 /* Something the installation's log should have. level as in events.def. Dropped while the master is away. */

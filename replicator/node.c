@@ -11,11 +11,10 @@
 #include "replicator/links.h"
 #include "replicator/master_link.h"
 #include "replicator/opens.h"
+#include "replicator/renew.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
-
-#define CERTIFICATE_WARN_DAYS 14
 
 struct set *node_set(struct node *node, const char *name)
 {
@@ -23,33 +22,6 @@ struct set *node_set(struct node *node, const char *name)
 		if (strcmp(set_name(node->sets[i]), name) == 0)
 			return node->sets[i];
 	return NULL;
-}
-
-static void warn_certificate(const char *file)
-{
-	X509 *cert = cdm_tls_cert_load(file, NULL);
-	if (!cert)
-		return; /* the context has said so already */
-	int64_t days = ((int64_t)cdm_tls_not_after(cert) - cdm_wall_ns() / 1000000000) / 86400;
-	X509_free(cert);
-	if (days < CERTIFICATE_WARN_DAYS)
-		cdm_log(certificate_ends, cdm_int("days", days));
-}
-
-static int load_tls(struct node *node, struct cdm_error *err)
-{
-	char cert[4096], key[4096], ca[4096];
-	const char *state = node->conf->state;
-	if (snprintf(cert, sizeof cert, "%s/node.crt", state) >= (int)sizeof cert)
-		return cdm_fail_plain(err, ENAMETOOLONG, "state directory %s: the path is too long", state);
-	snprintf(key, sizeof key, "%s/node.key", state);
-	snprintf(ca, sizeof ca, "%s/ca.crt", state);
-	node->tls_client = cdm_tls_context(cert, key, ca, false, err);
-	node->tls_server = node->tls_client ? cdm_tls_context(cert, key, ca, true, err) : NULL;
-	if (!node->tls_server)
-		return -EINVAL;
-	warn_certificate(cert);
-	return 0;
 }
 
 int node_add_sets(struct node *node)
@@ -87,12 +59,14 @@ int node_new(const char *config, struct node **ret, struct cdm_error *err)
 		r = cdm_identity_load(node->conf, &node->id, err);
 	if (r == 0) {
 		cdm_log_identity(node->id->node, NULL);
-		r = load_tls(node, err);
+		r = renew_load(node, err);
 	}
 	if (r == 0)
 		r = cdm_loop_new(&node->loop, err);
 	if (r == 0 && (dialer_new(node) < 0 || state_new(node) < 0 || opens_new(node) < 0))
 		r = cdm_fail(err, ENOMEM, "start");
+	if (r == 0)
+		renew_new(node);
 	if (r == 0)
 		r = route_new(node, err);
 	if (r == 0)
@@ -160,6 +134,7 @@ void node_free(struct node **pnode)
 		set_free(&node->sets[i]);
 	opens_free(node);
 	state_free(node);
+	renew_free(node);
 	route_free(node);
 	cdm_loop_free(&node->loop);
 	SSL_CTX_free(node->tls_client);

@@ -18,6 +18,7 @@ struct listener;
 struct state_table;
 struct control;
 struct opens;
+struct renew;
 struct ssl_ctx_st;
 
 struct member { /* a node that may exchange a set, from routes.json */
@@ -51,6 +52,7 @@ struct node {
 	struct state_table *states;   /* state.c */
 	struct control *control;      /* control.c */
 	struct opens *opens;          /* opens.c */
+	struct renew *renew;          /* renew.c */
 	struct ssl_ctx_st *tls_client, *tls_server;
 	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
 	bool stopping;

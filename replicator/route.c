@@ -231,11 +231,15 @@ void route_apply_set(struct node *node, struct set *set)
 	set_route(set, r ? r : &no_route);
 }
 
-/* End the sets' transport on links whose peer is no member any more. */
+/* End the sets' transport on links whose peer is no member any more, and links without any set in common (a node that was removed). */
 static void drop_strangers(struct node *node)
 {
 	for (size_t i = 0; i < node->link_count; i++) {
 		struct link *l = node->links[i];
+		if (link_peer_number(l) && !route_shares_set(node, link_peer_number(l), link_peer_name(l))) {
+			link_end(l, "no longer a member of any set here");
+			continue;
+		}
 		for (size_t k = 0; k < node->set_count; k++) {
 			const struct route *r = route_of(node, set_name(node->sets[k]));
 			const struct member *m = r ? route_member_number(r, link_peer_number(l)) : NULL;

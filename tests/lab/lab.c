@@ -103,6 +103,7 @@ void lab_close(struct lab **lab)
 	free(l->build);
 	free(l->rate);
 	free(l->journal);
+	free(l->certificate_life);
 	free(l->url);
 	free(l->agents);
 	free(l);
@@ -333,6 +334,7 @@ static int prepare(struct lab *lab, const struct lab_options *o, struct cdm_erro
 	lab->netns = o->netns;
 	lab->rate = o->rate ? lab_format("%s", o->rate) : NULL;
 	lab->journal = o->journal ? lab_format("%s", o->journal) : NULL;
+	lab->certificate_life = o->certificate_life ? lab_format("%s", o->certificate_life) : NULL;
 	lab->delay_us = o->delay_us;
 	lab->groups = o->groups ?: 1;
 	lab->regions = o->regions ?: 1;

@@ -37,6 +37,7 @@ struct lab_options {
 	const char *sources;   /* "n1,n2": only these save, all others are pure targets; NULL = all are both */
 	const char *exclude, *local; /* patterns of the set, separated by commas; NULL = none */
 	const char *journal;   /* size of each node's journal, "16M"; NULL = the default */
+	const char *certificate_life; /* of the nodes' certificates, "5m"; NULL = the default */
 };
 
 /* Programs of a node, and the master. */

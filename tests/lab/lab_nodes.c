@@ -59,7 +59,8 @@ int lab_master_start(struct lab *lab, struct cdm_error *err)
 	_cleanup_free_ char *path = lab_program_path(lab, "master", "cdm-master"), *dir = lab_format("%s/master", lab->dir);
 	_cleanup_free_ char *host = master_host(lab), *netns = lab->netns ? lab_netns_name(lab, "master") : NULL;
 	_cleanup_free_ char *api = lab_format("%s:%u", host, lab->api_port), *agents = lab_format("%s:%u", host, lab->agent_port);
-	const char *const argv[] = {path, "--dir", dir, "--listen-api", api, "--listen-agents", agents, "--advertise", host, NULL};
+	const char *const argv[] = {path, "--dir", dir, "--listen-api", api, "--listen-agents", agents, "--advertise", host,
+		lab->certificate_life ? "--certificate-life" : NULL, lab->certificate_life, NULL};
 	struct lab_spawn spawn = {.name = "master", .argv = argv, .netns = netns, .wait_ready = true};
 	int r = lab_spawn_start(lab, &spawn, err);
 	if (r == 0)

@@ -28,7 +28,7 @@ struct lab {
 	char *build; /* where the programs were built; "" = on PATH */
 	int dir_fd;  /* holds the lock */
 	bool netns, installed; /* installed: it came up once, so it can be started again */
-	char *rate, *journal;
+	char *rate, *journal, *certificate_life;
 	int64_t delay_us;
 	unsigned groups, regions;
 	unsigned subnet; /* 10.(subnet >> 8).(subnet & 255).0/24 */

@@ -32,8 +32,8 @@ int lab_state_save(const struct lab *lab, struct cdm_error *err)
 				node->rate, "holder", process_json(&node->holder), "replicator", process_json(&node->replicator), "wire",
 				process_json(&node->wire)));
 	}
-	json_t *state = json_pack("{s:i,s:b,s:b,s:s?,s:s?,s:I,s:i,s:i,s:i,s:i,s:s?,s:s?,s:o,s:o}", "lab", 1, "installed", lab->installed, "netns", lab->netns, "rate", lab->rate,
-		"journal", lab->journal, "delay_us", (json_int_t)lab->delay_us, "groups", (int)lab->groups, "regions", (int)lab->regions, "api_port",
+	json_t *state = json_pack("{s:i,s:b,s:b,s:s?,s:s?,s:s?,s:I,s:i,s:i,s:i,s:i,s:s?,s:s?,s:o,s:o}", "lab", 1, "installed", lab->installed, "netns", lab->netns, "rate", lab->rate,
+		"journal", lab->journal, "certificate_life", lab->certificate_life, "delay_us", (json_int_t)lab->delay_us, "groups", (int)lab->groups, "regions", (int)lab->regions, "api_port",
 		(int)lab->api_port, "agent_port", (int)lab->agent_port, "url", lab->url, "agents", lab->agents, "master",
 		process_json(&lab->master), "nodes", nodes);
 	char *text = state ? json_dumps(state, JSON_INDENT(1)) : NULL;
@@ -94,6 +94,7 @@ int lab_state_load(struct lab *lab, struct cdm_error *err)
 	lab->netns = json_is_true(json_object_get(state, "netns"));
 	lab->rate = text_of(state, "rate");
 	lab->journal = text_of(state, "journal");
+	lab->certificate_life = text_of(state, "certificate_life");
 	lab->delay_us = number_of(state, "delay_us");
 	lab->groups = (unsigned)number_of(state, "groups");
 	lab->regions = (unsigned)number_of(state, "regions");

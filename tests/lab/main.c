@@ -11,6 +11,7 @@
 static const char usage_text[] =
 	"usage: lab COMMAND --dir D\n"
 	"  up --nodes N [--netns] [--rate RATE] [--delay T] [--groups G] [--regions R] [--sources n1,n2] [--journal 64M]\n"
+	"     [--certificate-life 5m]\n"
 	"                              a master and N nodes, mounts at D/n1/mnt, D/n2/mnt …; a lab that is down starts again\n"
 	"  down [--purge]              end all of it; --purge removes the directory, too\n"
 	"  status [--json]             what runs where\n"
@@ -23,7 +24,7 @@ static const char usage_text[] =
 	"D may also come from the environment as CDMFS_LAB. RATE: 100mbit; T: 20ms, 500us, 1s (one way, node to node).\n";
 
 struct arguments {
-	const char *command, *dir, *rate, *delay, *group, *signal, *sources, *journal;
+	const char *command, *dir, *rate, *delay, *group, *signal, *sources, *journal, *certificate_life;
 	const char *nodes, *groups, *regions;
 	bool netns, json, purge, help;
 	char *words[8]; /* NODE PROGRAM … */
@@ -48,7 +49,7 @@ static int parse_option(struct arguments *a, char **argv, int *i, struct cdm_err
 {
 	const struct option_row rows[] = {{"--dir", &a->dir, NULL}, {"--rate", &a->rate, NULL}, {"--delay", &a->delay, NULL},
 		{"--group", &a->group, NULL}, {"--signal", &a->signal, NULL}, {"--sources", &a->sources, NULL}, {"--nodes", &a->nodes, NULL},
-		{"--journal", &a->journal, NULL},
+		{"--journal", &a->journal, NULL}, {"--certificate-life", &a->certificate_life, NULL},
 		{"--groups", &a->groups, NULL}, {"--regions", &a->regions, NULL}, {"--netns", NULL, &a->netns}, {"--json", NULL, &a->json},
 		{"--purge", NULL, &a->purge}, {"--help", NULL, &a->help}};
 	for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
@@ -147,7 +148,8 @@ static int parse_signal(const char *text, int *ret, struct cdm_error *err)
 
 static int command_up(const struct arguments *a, struct cdm_error *err)
 {
-	struct lab_options o = {.dir = a->dir, .netns = a->netns, .rate = a->rate, .sources = a->sources, .journal = a->journal};
+	struct lab_options o = {.dir = a->dir, .netns = a->netns, .rate = a->rate, .sources = a->sources, .journal = a->journal,
+		.certificate_life = a->certificate_life};
 	int64_t begin = cdm_now_ms();
 	int r = parse_count(a->nodes, "--nodes", &o.nodes, err);
 	if (r == 0)

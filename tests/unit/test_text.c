@@ -38,6 +38,17 @@ static void figures_have_units(void **state)
 	assert_string_equal(cdm_text_minute(0, out, sizeof out), "1970-01-01 00:00Z");
 }
 
+static void durations_are_read(void **state)
+{
+	static const struct {
+		const char *text;
+		int64_t seconds;
+	} rows[] = {{"90", 90}, {"90s", 90}, {"15m", 900}, {"1h", 3600}, {"7d", 604800}, {"", -1}, {"x", -1}, {"1x", -1}, {"1hh", -1}, {"0s", -1},
+		{"-1h", -1}, {"99999999999999999999d", -1}, {"9223372036854775807d", -1}, {"1.5h", -1}};
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+		assert_int_equal(cdm_text_to_seconds(rows[i].text), rows[i].seconds);
+}
+
 /* What a function writes to a descriptor. */
 static void captured(int fd, void (*write_it)(void), char *out, size_t room)
 {
@@ -87,6 +98,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(only_what_is_harmless_on_a_screen_is_shown),
 		cmocka_unit_test(figures_have_units),
+		cmocka_unit_test(durations_are_read),
 		cmocka_unit_test(tables_are_as_wide_as_their_texts),
 		cmocka_unit_test(the_log_keeps_letters_of_all_languages),
 	};

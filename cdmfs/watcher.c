@@ -84,6 +84,16 @@ static void put_lost(struct watcher *w)
 	put(w, &(struct watch_message){.kind = WATCH_LOST});
 }
 
+/* Where nodes are opened from. Not O_PATH: open_by_handle_at() takes no such descriptor. */
+static int open_mount(const struct watcher *w)
+{
+	int fd = open(w->full, O_RDONLY | O_DIRECTORY | O_NOATIME | O_CLOEXEC);
+
+	if (fd < 0)
+		cdm_debug("open %s: %m", w->full);
+	return fd;
+}
+
 /* Open a node by the kernel's handle of it; only what the kernel has in memory can be opened. */
 static int open_node(int mount_fd, uint64_t node)
 {
@@ -97,6 +107,19 @@ static int open_node(int mount_fd, uint64_t node)
 	u.handle.handle_type = FUSE_HANDLE_TYPE;
 	memcpy(u.handle.f_handle, words, sizeof(words));
 	return open_by_handle_at(mount_fd, &u.handle, O_RDONLY | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+}
+
+/* May somebody write this node? Yes, too, where nothing can be found out: then it is looked at again. */
+static bool node_has_writer(int mount_fd, uint64_t node)
+{
+	int fd = open_node(mount_fd, node);
+	bool writer;
+
+	if (fd < 0)
+		return errno != ESTALE; /* the node is gone */
+	writer = has_writer(fd);
+	close(fd);
+	return writer;
 }
 
 /* --- doubts --- */
@@ -122,12 +145,8 @@ static void add_doubt(struct watcher *w, const struct watch_message *m)
 static bool look_again(struct watcher *w, int mount_fd, struct doubt *d, bool timed)
 {
 	struct watch_message told = {.kind = WATCH_CLOSED, .node = d->node, .pid = d->pid, .time_ns = cdm_now_ns()};
-	int fd = open_node(mount_fd, d->node);
-	bool writer = fd >= 0 && has_writer(fd);
 
-	if (fd >= 0)
-		close(fd);
-	if (!writer) {
+	if (!node_has_writer(mount_fd, d->node)) {
 		put(w, &told);
 		return true;
 	}
@@ -140,7 +159,7 @@ static bool look_again(struct watcher *w, int mount_fd, struct doubt *d, bool ti
 static void look_at_doubts(struct watcher *w, bool timed)
 {
 	int64_t now = cdm_now_ns();
-	int mount_fd = w->doubt_count ? open(w->full, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	int mount_fd = w->doubt_count ? open_mount(w) : -1;
 
 	if (mount_fd < 0)
 		return;
@@ -191,12 +210,8 @@ static void take_event(struct watcher *w, const struct fanotify_event_metadata *
 static void answer_check(struct watcher *w, int mount_fd, uint64_t node)
 {
 	struct watch_message told = {.kind = WATCH_CLOSED, .node = node, .time_ns = cdm_now_ns()};
-	int fd = mount_fd >= 0 ? open_node(mount_fd, node) : -1;
 
-	if (fd >= 0) {
-		told.writers = has_writer(fd);
-		close(fd);
-	}
+	told.writers = node_has_writer(mount_fd, node);
 	put(w, &told);
 }
 
@@ -219,7 +234,7 @@ static void answer_server(struct watcher *w)
 
 	if (n <= 0)
 		return;
-	mount_fd = open(w->full, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	mount_fd = open_mount(w);
 	for (size_t i = 0; i < (size_t)n / sizeof(*asked); i++) {
 		if (asked[i].kind == WATCH_CHECK)
 			answer_check(w, mount_fd, asked[i].node);

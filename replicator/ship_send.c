@@ -131,13 +131,13 @@ static void send_change(struct ship *ship, struct carried *k)
 }
 
 /* A new file's directory changed, too; its SAVE does not say when, and comes later than that: what somebody set the mtime to
- * since then counts. */
+ * since then counts. Any save may be the one that brings the name: the first one may have been folded into it before the link broke. */
 static void tell_parent_mtime(struct ship *ship)
 {
 	struct cdm_change *c = &ship->current->change;
 	struct stat st;
 	const char *name;
-	if (!(c->flags & CDM_CH_NEW) || c->parent_mtime_ns)
+	if (c->parent_mtime_ns)
 		return;
 	_cleanup_close_ int dir = cdm_open_parent(ship_set(ship)->store_fd, c->path, c->path_len, &name);
 	if (dir >= 0 && fstat(dir, &st) == 0)

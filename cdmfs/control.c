@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "cdmfs/fs.h"
+#include "cdmfs/save.h"
 #include "cdmfs/store.h"
 #include "common/io.h"
 #include "common/log.h"
@@ -121,6 +122,8 @@ int control_set(struct request *rq, const char *name, const void *value, size_t 
 
 	if (strcmp(name, "trusted.cdmfs.journal") == 0)
 		return put_records(rq->fs, value, len);
+	if (strcmp(name, "trusted.cdmfs.again") == 0)
+		return cdm_path_check(value, len) < 0 ? -EINVAL : save_again(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.incarnation") == 0)
 		return new_incarnation(rq->fs);
 	if (strcmp(name, "trusted.cdmfs.policy") != 0)

@@ -36,6 +36,10 @@ struct saver;
 struct check;
 struct recalled;
 struct removed;
+struct recalled_dots {
+	struct cdm_dot *dots; /* sorted once they are all there */
+	size_t count;         /* that there ever were: the newest are kept */
+};
 
 struct store { /* store.h */
 	int root_fd, meta_fd, journal_fd, staging_fd, orphans_fd, conflicts_fd, lock_fd;
@@ -64,8 +68,7 @@ struct fs {
 	struct saver *saver;
 	struct check *check;
 	struct recalled *recalled;   /* until they are recorded */
-	struct cdm_dot *confirmed;   /* while the check runs: sorted versions */
-	size_t confirmed_count;
+	struct recalled_dots confirmed, synced; /* until the check is done: versions (recall.c) */
 
 	pthread_rwlock_t tree;
 	pthread_mutex_t dir_locks[DIR_STRIPES], node_locks[NODE_STRIPES];
@@ -221,7 +224,9 @@ void recall_drop(struct fs *fs);
 /* While the check runs: is this a version of another node whose SAVE the journal still has (so it was whole on the disk at the last mark)? */
 void recall_confirm(struct fs *fs);
 bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version);
-void recall_confirmed_drop(struct fs *fs);
+/* Was this version of this node fsynced since the last mark? */
+bool recall_is_synced(const struct fs *fs, struct cdm_dot version);
+void recall_confirmed_drop(struct fs *fs); /* both kinds of versions */
 
 /* --- operations --- */
 op_fn op_lookup, op_forget, op_batch_forget, op_getattr, op_statx, op_setattr, op_readlink, op_symlink, op_mknod, op_mkdir, op_unlink, op_rmdir,

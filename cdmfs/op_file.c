@@ -169,10 +169,24 @@ int op_write(struct request *rq)
 
 /* --- sync: first the data, then the journal's record of it, then the answer --- */
 
+/* The version whose content is all written by now. False: never versioned. */
+static bool stamp_when_written(struct fs *fs, uint64_t id, int fd, struct cdm_stamp *ret)
+{
+	struct stripes nodes;
+	bool found;
+
+	lock_nodes(fs, &nodes, id, 0);
+	found = cdm_stamp_get(fd, ret) == 0 && !cdm_dot_is_none(ret->content.dot);
+	unlock_stripes(&nodes);
+	return found;
+}
+
 int op_fsync(struct request *rq)
 {
 	const struct fuse_fsync_in *in = request_arg(rq, sizeof(*in));
 	struct descriptor *file;
+	struct cdm_change synced = {.op = CDM_OP_SYNCED};
+	struct cdm_stamp stamp;
 	int r;
 
 	if (!in)
@@ -180,8 +194,13 @@ int op_fsync(struct request *rq)
 	r = node_borrow(rq->fs, rq->node, DESCRIPTOR_READ, &file);
 	if (r < 0)
 		return r;
+	bool ours = stamp_when_written(rq->fs, rq->node, file->fd, &stamp) && CDM_ORIGIN_NODE(stamp.content.dot.origin) == rq->fs->node_number;
 	r = in->fsync_flags & FUSE_FSYNC_FDATASYNC ? cdm_fdatasync(file->fd) : cdm_fsync(file->fd);
 	node_return(rq->fs, file);
+	if (r == 0 && ours) {
+		synced.version = stamp.content;
+		r = cdm_journal_put(rq->fs->journal, &synced);
+	}
 	return r < 0 ? r : cdm_journal_sync(rq->fs->journal);
 }
 

@@ -14,7 +14,7 @@
 #define RECALLED_BYTES_MAX (32u << 20)
 #define RECENT 256 /* renames of one object are looked for among so many */
 
-#define CONFIRMED_MAX 262144 /* received saves that are remembered, the newest */
+#define DOTS_MAX 262144 /* received saves, fsyncs that are remembered: the newest */
 
 struct recalled {
 	struct recalled *next;
@@ -74,6 +74,46 @@ static bool renamed_again(struct recalled *const *recent, size_t count, const st
 	return false;
 }
 
+/* --- versions whose content was on the disk --- */
+
+static int by_dot(const void *a, const void *b)
+{
+	const struct cdm_dot *x = a, *y = b;
+
+	if (x->origin != y->origin)
+		return x->origin < y->origin ? -1 : 1;
+	return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static void dots_add(struct recalled_dots *d, struct cdm_dot dot)
+{
+	if (!d->dots)
+		d->dots = malloc(DOTS_MAX * sizeof(*d->dots));
+	if (d->dots)
+		d->dots[d->count++ % DOTS_MAX] = dot;
+}
+
+static void dots_sort(struct recalled_dots *d)
+{
+	if (d->count > DOTS_MAX)
+		d->count = DOTS_MAX;
+	if (d->count)
+		qsort(d->dots, d->count, sizeof(*d->dots), by_dot);
+}
+
+static bool dots_have(const struct recalled_dots *d, struct cdm_dot dot)
+{
+	return d->count && bsearch(&dot, d->dots, d->count, sizeof(*d->dots), by_dot);
+}
+
+static void dots_drop(struct recalled_dots *d)
+{
+	free(d->dots);
+	*d = (struct recalled_dots){0};
+}
+
+/* --- reading --- */
+
 static void collect(struct fs *fs, struct cdm_journal_reader *reader)
 {
 	struct recalled **end = &fs->recalled, *recent[RECENT];
@@ -81,6 +121,8 @@ static void collect(struct fs *fs, struct cdm_journal_reader *reader)
 	struct cdm_change c;
 
 	while (count < RECALLED_MAX && bytes < RECALLED_BYTES_MAX && cdm_journal_reader_next(reader, &c) == 1) {
+		if (c.op == CDM_OP_SYNCED)
+			dots_add(&fs->synced, c.version.dot);
 		struct recalled *r = names_matter(fs, &c) && !renamed_again(recent, count, &c) ? recalled_new(&c) : NULL;
 		if (!r)
 			continue;
@@ -155,43 +197,37 @@ void recall_record(struct fs *fs)
 		cdm_log(check_recalled, cdm_uint("changes", count));
 }
 
-/* --- what others saved and the last mark covers --- */
+/* --- what the check asks --- */
 
-static int by_dot(const void *a, const void *b)
-{
-	const struct cdm_dot *x = a, *y = b;
-
-	if (x->origin != y->origin)
-		return x->origin < y->origin ? -1 : 1;
-	return x->number < y->number ? -1 : x->number > y->number;
-}
-
+/* What others saved and the last mark covers; what is not found counts as unconfirmed: more is told than need be. */
 void recall_confirm(struct fs *fs)
 {
 	struct cdm_journal_reader *reader;
 	struct cdm_change c;
-	size_t count = 0;
 
-	fs->confirmed = malloc(CONFIRMED_MAX * sizeof(*fs->confirmed));
-	if (!fs->confirmed || cdm_journal_reader_open(fs->store.journal_fd, fs->run_dir, &reader, NULL) < 0)
-		return; /* nothing is confirmed: more is told than need be */
+	if (cdm_journal_reader_open(fs->store.journal_fd, fs->run_dir, &reader, NULL) < 0)
+		return;
 	if (cdm_journal_reader_seek(reader, 0) == 0)
 		while (cdm_journal_reader_next(reader, &c) == 1)
 			if (c.op == CDM_OP_SAVE && c.flags & CDM_CH_RECEIVED)
-				fs->confirmed[count++ % CONFIRMED_MAX] = c.version.dot;
+				dots_add(&fs->confirmed, c.version.dot);
 	cdm_journal_reader_close(&reader);
-	fs->confirmed_count = count < CONFIRMED_MAX ? count : CONFIRMED_MAX;
-	qsort(fs->confirmed, fs->confirmed_count, sizeof(*fs->confirmed), by_dot);
+	dots_sort(&fs->confirmed);
+	dots_sort(&fs->synced);
 }
 
 bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version)
 {
-	return fs->confirmed_count && bsearch(&version, fs->confirmed, fs->confirmed_count, sizeof(*fs->confirmed), by_dot);
+	return dots_have(&fs->confirmed, version);
+}
+
+bool recall_is_synced(const struct fs *fs, struct cdm_dot version)
+{
+	return dots_have(&fs->synced, version);
 }
 
 void recall_confirmed_drop(struct fs *fs)
 {
-	free(fs->confirmed);
-	fs->confirmed = NULL;
-	fs->confirmed_count = 0;
+	dots_drop(&fs->confirmed);
+	dots_drop(&fs->synced);
 }

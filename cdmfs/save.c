@@ -215,14 +215,18 @@ static bool is_confirmed(const struct fs *fs, const struct cdm_vector *known, st
 	return cdm_vector_covers(known, dot);
 }
 
-/* The clock of a version made of what was found. Others may have the same version whole while this one is half, or a later one: both are
- * to win over it. So what no journal here confirms (its stamp may be newer than its content) is dated just before its stamp; what the
- * journal confirms, and only its name or attributes may be new, just after it. */
+/* The clock of a version made of what was found. What the last mark covers, so that only its name or attributes may be new, is dated just
+ * after its stamp. What was fsynced since then: just before it, for in-place writing may have begun again since; it wins over older versions,
+ * and whoever has that version whole wins over it. All else may be half: any version that somebody has wins over it. */
 static uint64_t found_clock(const struct fs *fs, const struct cdm_stamp *stamp, const struct cdm_vector *known, uint64_t now)
 {
-	if (!known || cdm_dot_is_none(stamp->content.dot))
+	if (!known)
 		return now;
-	return is_confirmed(fs, known, stamp->content.dot) ? stamp->content.clock + 1 : stamp->content.clock - 1;
+	if (cdm_dot_is_none(stamp->content.dot))
+		return CDM_CLOCK_UNSURE;
+	if (is_confirmed(fs, known, stamp->content.dot))
+		return stamp->content.clock + 1;
+	return recall_is_synced(fs, stamp->content.dot) ? stamp->content.clock - 1 : CDM_CLOCK_UNSURE;
 }
 
 static int found_file(struct fs *fs, const struct object *o, struct cdm_change *c, const struct cdm_vector *known)
@@ -234,6 +238,8 @@ static int found_file(struct fs *fs, const struct object *o, struct cdm_change *
 
 	if (r < 0)
 		stamp = (struct cdm_stamp){0};
+	if (known)
+		w.base = stamp.content.dot; /* so the replicator knows what this may be half of */
 	if (known && stamp.content.dot.origin == cdm_journal_origin(fs->journal))
 		return 0; /* made since this server runs */
 	if (known && CDM_ORIGIN_NODE(stamp.content.dot.origin) != fs->node_number && is_confirmed(fs, known, stamp.content.dot))
@@ -306,5 +312,51 @@ int save_found(struct fs *fs, int dirfd, const char *name, const char *path, siz
 	}
 	unlock_stripes(&nodes);
 	object_close(&o);
+	return r;
+}
+
+static int record_again(struct fs *fs, int dir, const char *name, struct cdm_change *c)
+{
+	struct stripes nodes;
+	struct dirty d;
+	struct cdm_stamp stamp;
+	struct object o;
+	int r = object_find(fs, dir, name, &o);
+
+	if (r < 0 || o.fd < 0)
+		return r < 0 ? r : -ENOENT;
+	c->handle = o.handle;
+	set_attr(c, &o.st);
+	if (o.st.st_nlink > 1)
+		c->flags |= CDM_CH_LINKED;
+	lock_nodes(fs, &nodes, o.id, 0);
+	r = S_ISREG(o.st.st_mode) ? cdm_stamp_get(o.fd, &stamp) : -EINVAL;
+	if (r == 0 && !inodes_dirty(fs->nodes, o.id, &d)) {
+		c->version = stamp.content;
+		r = cdm_journal_put(fs->journal, c);
+	}
+	unlock_stripes(&nodes);
+	object_close(&o);
+	return r;
+}
+
+int save_again(struct fs *fs, const char *path, size_t len)
+{
+	struct cdm_change c = {.op = CDM_OP_SAVE, .flags = CDM_CH_WHOLE, .path = path, .path_len = len};
+	const char *name;
+	int r = -ENOENT;
+
+	if (atomic_load(&fs->read_only))
+		return -EROFS;
+	pthread_rwlock_rdlock(&fs->tree);
+	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, path, len, &name);
+	if (dir >= 0 && policy_is_local(fs, path, len))
+		c.flags |= CDM_CH_LOCAL;
+	if (dir >= 0) {
+		_cleanup_free_ char *component = strndup(name, (size_t)(path + len - name));
+		c.parent_mtime_ns = mtime_of_parent(fs, path, len);
+		r = component ? record_again(fs, dir, component, &c) : -ENOMEM;
+	}
+	pthread_rwlock_unlock(&fs->tree);
 	return r;
 }

@@ -25,6 +25,9 @@ void saver_publish_tree(struct fs *fs, const char *path, size_t len, uint64_t no
 void save_node(struct fs *fs, uint64_t id, int64_t looked_ns);
 /* The same for a caller that holds fs->tree and the node's lock. 1: saved; 0: nothing to save; -errno. */
 int save_node_locked(struct fs *fs, uint64_t id, char *path_buf);
+/* Record what lies at this path once more, under the version that it has: whoever lacks it gets it. A file that is being written is left to its
+ * SAVE. -EROFS on a pure target. */
+int save_again(struct fs *fs, const char *path, size_t len);
 /* A SAVE, MKDIR, SYMLINK or MKNOD of what lies at this path now, as a new version (CDM_CH_WHOLE and `flags`); puts that version into the
  * stamp. For names nobody recorded as they came to be. dirfd/name: where it lies. known: NULL, or by the start-up check, what the journal
  * knows: then the version is dated by the stamp that was found, so that it never wins over what others have whole. */

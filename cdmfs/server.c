@@ -215,6 +215,7 @@ static int begin_check(struct server *s, struct cdm_error *err)
 
 	if (!tail_was_lost(s)) {
 		recall_drop(fs);
+		recall_confirmed_drop(fs);
 		return 0;
 	}
 	recall_record(fs);

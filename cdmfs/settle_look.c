@@ -357,6 +357,7 @@ int settle_look(struct fs *fs, struct cdm_change *c)
 	case CDM_OP_MARK:
 	case CDM_OP_BARRIER:
 	case CDM_OP_CLEAN:
+	case CDM_OP_SYNCED:
 	case CDM_OP_SKIP:
 		return 0;
 	}

@@ -40,6 +40,7 @@ const char *cdm_op_name(enum cdm_op op)
 	case CDM_OP_MARK: return "MARK";
 	case CDM_OP_BARRIER: return "BARRIER";
 	case CDM_OP_CLEAN: return "CLEAN";
+	case CDM_OP_SYNCED: return "SYNCED";
 	case CDM_OP_SAVE: return "SAVE";
 	case CDM_OP_MKDIR: return "MKDIR";
 	case CDM_OP_RMDIR: return "RMDIR";

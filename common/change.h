@@ -21,6 +21,7 @@ enum cdm_op {
 	CDM_OP_MARK = 3,    /* checkpoint: everything in `vector` is durable in the store */
 	CDM_OP_BARRIER = 4, /* every close before the barrier file's close has its SAVE before this; `path` = its name */
 	CDM_OP_CLEAN = 5,   /* last record of a clean end; `vector` = all applied */
+	CDM_OP_SYNCED = 6,  /* an fsync is done: the content `version` is on the disk */
 	/* shipped */
 	CDM_OP_SAVE = 16,     /* path has content `version` (whole if CDM_CH_WHOLE, else ranges on `base`) */
 	CDM_OP_MKDIR = 17,

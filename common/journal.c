@@ -24,10 +24,10 @@ bool journal_wait_done_locked(struct cdm_journal *j, int64_t deadline_ns)
 
 /* --- append --- */
 
-/* MARK, BARRIER and CLEAN say something about the journal and change nothing: they take no number. */
+/* MARK, BARRIER, CLEAN and SYNCED say something about the journal or the disk and change nothing: they take no number. */
 static bool takes_number(enum cdm_op op)
 {
-	return op != CDM_OP_MARK && op != CDM_OP_BARRIER && op != CDM_OP_CLEAN;
+	return op != CDM_OP_MARK && op != CDM_OP_BARRIER && op != CDM_OP_CLEAN && op != CDM_OP_SYNCED;
 }
 
 /* Bytes that appending `size` takes from the ring: a record is never cut by its end. */

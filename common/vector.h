@@ -51,6 +51,9 @@ static inline int64_t cdm_clock_to_ns(uint64_t clock)
 	return (int64_t)(clock & ~0xffffull);
 }
 
+/* The clock of a version that the start-up check found after a power cut and that nothing says is whole: any other version wins over it. */
+#define CDM_CLOCK_UNSURE 1
+
 /* Sorted by origin, no doubles, no zero numbers. {0} is the empty vector. */
 struct cdm_vector {
 	struct cdm_dot *entries;

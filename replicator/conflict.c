@@ -31,12 +31,23 @@ static struct cdm_version incoming_version(const struct incoming *in)
 enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
 {
 	struct cdm_dot at = in->carried.change.dot;
+	struct cdm_dot was = history_found_as(pub->history, found->found.dot); /* what a start-up check gave a version of its own */
+	struct cdm_dot here = cdm_dot_is_none(was) ? found->found.dot : was;
 	if (found->found_unsaved)
 		return UNSEEN;
-	if (at.origin == found->found.dot.origin)
-		return found->found.dot.number < at.number ? SEEN : AHEAD;
-	struct cdm_dot saved_by = history_saved_by(pub->history, found->found.dot);
-	return cdm_vector_covers(&in->context, cdm_dot_is_none(saved_by) ? found->found.dot : saved_by) ? SEEN : UNSEEN;
+	if (cdm_dot_equal(incoming_version(in).dot, here))
+		return SEEN;
+	if (at.origin == here.origin)
+		return here.number < at.number ? SEEN : AHEAD;
+	struct cdm_dot saved_by = history_saved_by(pub->history, here);
+	return cdm_vector_covers(&in->context, cdm_dot_is_none(saved_by) ? here : saved_by) ? SEEN : UNSEEN;
+}
+
+/* A node passes on what it took from a neighbour after a power cut, in place of what it had (unsure.h): what it saw before says nothing. */
+static bool is_told_again(const struct incoming *in)
+{
+	const struct cdm_change *c = &in->carried.change;
+	return c->op == CDM_OP_SAVE && !in->resync && !in->instead_of && !cdm_dot_is_none(c->version.dot) && c->version.dot.origin != c->dot.origin;
 }
 
 enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
@@ -51,7 +62,9 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 	bool unversioned = in->resync && in->carried.kind != CONTENT_NONE && cdm_dot_is_none(in->carried.stamp.content.dot);
 	if (cdm_dot_is_none(found->found.dot) || unversioned)
 		return INCOMING_WINS_KEEP_OLD;
-	enum seen seen = conflict_seen(pub, in, found);
+	if (mine.clock == CDM_CLOCK_UNSURE && found->found.clock != CDM_CLOCK_UNSURE)
+		return LOCAL_WINS;
+	enum seen seen = is_told_again(in) ? UNSEEN : conflict_seen(pub, in, found);
 	if (seen != UNSEEN) /* what the author made of what he saw counts, be it an older content under this name */
 		return seen == SEEN ? INCOMING_WINS : LOCAL_WINS;
 	if (cdm_version_compare(&mine, &found->found) < 0)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include "common/io.h"
 #include "common/loop.h"
 
 #define EXTENTS_MAX 65536   /* a file cut into more is sent with its smaller holes */
@@ -176,6 +177,16 @@ static void take_ranges(struct content *c, const struct cdm_change *change)
 	}
 }
 
+/* The same version in another file: it was fetched again under its name (unsure.h, resync.h). */
+static int open_by_name(int store_fd, const struct cdm_change *c)
+{
+	struct cdm_stamp stamp;
+	_cleanup_close_ int fd = c->path_len ? cdm_open_beneath(store_fd, c->path, c->path_len, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0) : -1;
+	if (fd < 0 || cdm_stamp_get(fd, &stamp) < 0 || !cdm_dot_equal(stamp.content.dot, c->version.dot))
+		return -ESTALE;
+	return cdm_take_fd(&fd);
+}
+
 int content_open(int store_fd, const struct item *item, struct content **ret, struct cdm_error *err)
 {
 	const struct cdm_change *change = &item->change;
@@ -184,6 +195,8 @@ int content_open(int store_fd, const struct item *item, struct content **ret, st
 	if (!c)
 		return cdm_fail(err, ENOMEM, "read content");
 	c->fd = cdm_handle_open(store_fd, &change->handle, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	if (save && (c->fd == -ESTALE || c->fd == -ENOENT) && !cdm_dot_is_none(change->version.dot))
+		c->fd = open_by_name(store_fd, change);
 	if (c->fd < 0) {
 		int r = c->fd;
 		free(c);

@@ -136,6 +136,7 @@ struct change_end {
 void change_end_encode(const struct change_end *e, struct bytes *out);
 int change_end_decode(const uint8_t *in, size_t len, struct change_end *ret);
 
+#define NEED_LOOK 1 /* flag of a NEED frame: version and attributes of a file are enough */
 struct need { /* NEED: send what is at this path whole; the answer carries `ticket` as its change's number */
 	uint64_t ticket;
 	const char *path;

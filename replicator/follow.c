@@ -10,6 +10,7 @@
 #include "replicator/publish.h"
 #include "replicator/route.h"
 #include "replicator/state.h"
+#include "replicator/unsure.h"
 
 #define STEP_RECORDS 2000       /* read at most so many before the loop gets its turn */
 #define MILESTONE_RECORDS 4096
@@ -96,9 +97,12 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 		barrier_seen(s, c->path, c->path_len);
 		return false;
 	}
+	if (c->op == CDM_OP_WRITE)
+		publisher_note(s->publisher, c);
 	if (!change_ships(c))
 		return false;
 	publisher_note(s->publisher, c);
+	unsure_note(s, c);
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;
 	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];
@@ -161,6 +165,7 @@ static void reopen(struct set *s)
 	f->recent_head = 0;
 	memset(f->recent, 0, sizeof f->recent);
 	s->ready = false;
+	unsure_free(s);
 	publisher_unseed(s->publisher);
 	for (struct peer *p = s->peers, *next; p; p = next) {
 		next = p->next;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #define SAVES 16384 /* power of two */
+#define FOUND 4096  /* power of two */
 #define RENAMES 256
 #define PATH_KEPT 4096 /* longer ones are not kept */
 
@@ -14,9 +15,14 @@ struct saved {
 	struct cdm_dot version, by;
 };
 
+struct found {
+	struct cdm_dot version, was;
+};
+
 struct history {
 	pthread_mutex_t lock;
 	struct saved saves[SAVES];
+	struct found found[FOUND];
 	struct history_rename renames[RENAMES];
 	size_t renamed; /* how many there ever were */
 };
@@ -79,9 +85,25 @@ static void note_rename(struct history *h, const struct cdm_change *c)
 		.from_len = c->path_len, .to_len = c->path2_len};
 }
 
+static struct found *found_slot(struct history *h, struct cdm_dot version)
+{
+	return &h->found[version.number % FOUND];
+}
+
+static void note_found(struct history *h, const struct cdm_change *c)
+{
+	if (cdm_dot_is_none(c->dot) || cdm_dot_is_none(c->base) || c->flags & CDM_CH_RECEIVED)
+		return;
+	pthread_mutex_lock(&h->lock);
+	*found_slot(h, c->dot) = (struct found){c->dot, c->base};
+	pthread_mutex_unlock(&h->lock);
+}
+
 void history_note(struct history *h, const struct cdm_change *c)
 {
 	bool rename = c->op == CDM_OP_RENAME;
+	if (c->op == CDM_OP_WRITE && c->flags & CDM_CH_RECOVERED)
+		note_found(h, c);
 	bool directory = rename && c->attr.mask & CDM_ATTR_MODE && S_ISDIR(c->attr.mode);
 	if ((!rename && c->op != CDM_OP_SAVE) || cdm_dot_is_none(c->dot))
 		return;
@@ -102,6 +124,17 @@ struct cdm_dot history_saved_by(struct history *h, struct cdm_dot version)
 		by = s->by;
 	pthread_mutex_unlock(&h->lock);
 	return by;
+}
+
+struct cdm_dot history_found_as(struct history *h, struct cdm_dot version)
+{
+	struct cdm_dot was = {0};
+	pthread_mutex_lock(&h->lock);
+	const struct found *f = found_slot(h, version);
+	if (cdm_dot_equal(f->version, version))
+		was = f->was;
+	pthread_mutex_unlock(&h->lock);
+	return was;
 }
 
 static bool is_at_or_below(const char *path, size_t len, const char *dir, size_t dir_len)

@@ -17,6 +17,9 @@ void history_note(struct history *h, const struct cdm_change *c);
 /* The newest change that told others of this version (its SAVE, a RENAME of the file); none: not known any more. */
 struct cdm_dot history_saved_by(struct history *h, struct cdm_dot version);
 
+/* Under which version did a start-up check find the content that it gave `version`? None: not known. */
+struct cdm_dot history_found_as(struct history *h, struct cdm_dot version);
+
 struct history_rename { /* of a directory */
 	struct cdm_version version; /* dot and clock of the RENAME */
 	int64_t from_mtime_ns, to_mtime_ns; /* of the directories it left and came to, 0 = not told */

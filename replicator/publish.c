@@ -390,6 +390,17 @@ static void quarantine(struct publisher *pub, struct incoming *in, int r, struct
 	count_up(&pub->set->counters.quarantined, 1);
 }
 
+static void record_again(struct publisher *pub, const struct cdm_change *c)
+{
+	char path[64];
+	struct cdm_error err = CDM_ERROR_INIT;
+	snprintf(path, sizeof path, "/proc/self/fd/%d", pub->full_fd);
+	if (setxattr(path, "trusted.cdmfs.again", c->path, c->path_len, 0) == 0 || errno == EROFS)
+		return;
+	cdm_fail(&err, errno, "record %.*s again", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
+	cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
+}
+
 static bool try_until_done(struct publisher *pub, struct incoming *in)
 {
 	bool paused = false;
@@ -419,6 +430,8 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		}
 		if (r == -ECANCELED)
 			return false;
+		if (r == APPLIED && in->again)
+			record_again(pub, &in->carried.change);
 		if (r == APPLIED) {
 			history_note(pub->history, &in->carried.change);
 			quarantine_resolve(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);

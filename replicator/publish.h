@@ -27,6 +27,7 @@ struct incoming { /* one received change with what came along */
 	bool orphan;                  /* its link is gone: the last write frees it */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
 	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
+	bool again;                   /* once it is there, it is recorded as a save of this node (unsure.h) */
 };
 struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */
 void incoming_free(struct incoming *in, int staging_fd); /* removes its staging file */

@@ -14,6 +14,7 @@
 #include "replicator/content.h"
 #include "replicator/publish.h"
 #include "replicator/resync.h"
+#include "replicator/unsure.h"
 
 #define WRITES_HIGH (8u << 20)
 #define WRITES_LOW (2u << 20)
@@ -145,6 +146,8 @@ static void incoming_settled(struct peer *p, struct incoming *in)
 	in->complete = true;
 	if (in->carried.flags & CARRIED_ANSWER && in->carried.change.dot.number & RESYNC_TICKET)
 		resync_answer(p, in);
+	else if (in->carried.flags & CARRIED_ANSWER && in->carried.change.dot.number & UNSURE_TICKET)
+		unsure_answer(p, in);
 	else if (in->carried.flags & CARRIED_ANSWER)
 		publisher_answer(p->set->publisher, in);
 	else

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include "replicator/publish.h"
 #include "replicator/resync_compare.h"
+#include "replicator/unsure.h"
 
 #define DIRS_ASKED_MAX 16
 #define ASKED_MAX 64
@@ -393,6 +394,7 @@ static void finish(struct resync_in *in)
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
 		resync_in_free(&p->resync->in);
+		unsure_compared(p);
 	}
 	set_moved(s);
 }

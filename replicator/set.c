@@ -16,6 +16,7 @@
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
 #include "replicator/ship.h"
+#include "replicator/unsure.h"
 
 #define FUSE_MAGIC 0x65735546
 
@@ -140,6 +141,7 @@ void set_ready(struct set *s)
 		cdm_vector_raise(&applied, s->follow.own_raw);
 	publisher_seed(s->publisher, &applied);
 	cdm_vector_fini(&applied);
+	unsure_ready(s);
 	for (struct peer *p = s->peers; p; p = p->next)
 		set_subscribe_peer(p);
 	durable_wanted(s);
@@ -214,6 +216,7 @@ void set_free(struct set **set)
 	while (s->peers)
 		set_link_down(s, s->peers->link);
 	barrier_fail_all(s, -ECANCELED);
+	unsure_free(s);
 	durable_stop(s);
 	publisher_stop(s->publisher);
 	if (s->mounts_io)
@@ -285,6 +288,7 @@ void set_link_down(struct set *s, struct link *l)
 		*at = p->next;
 		p->subscribed = false;
 		adopt_peer_gone(p);
+		unsure_peer_gone(p);
 		publisher_peer_gone(s->publisher, p->serial);
 		resync_free(p);
 		ship_free(p);
@@ -314,6 +318,7 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	cdm_vector_copy(&p->visible, &sub->visible);
 	cdm_vector_copy(&p->durable, &sub->durable);
 	p->subscribed = true;
+	unsure_subscribed(p, &sub->visible);
 	ship_subscribed(p, sub);
 }
 
@@ -325,7 +330,7 @@ void set_subscribe_peer(struct peer *p)
 	struct subscribe sub = {.visible = s->follow.visible, .durable = s->durable.vector,
 		.flags = s->follow.visible.count ? 0 : SUBSCRIBE_EMPTY | (set_has_unstamped(s) ? SUBSCRIBE_RESYNC : 0)};
 	struct bytes frame = {0};
-	if (s->wants_resync)
+	if (s->wants_resync || unsure_compares(s, p))
 		sub.flags |= SUBSCRIBE_RESYNC;
 	s->wants_resync = false;
 	p->was_empty = sub.flags & SUBSCRIBE_EMPTY;
@@ -387,12 +392,12 @@ static int take_ack(struct peer *p, const uint8_t *payload, size_t len, struct c
 	return 0;
 }
 
-static int take_need(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+static int take_need(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct need need;
 	if (need_decode(payload, len, &need) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed NEED");
-	ship_need(p, &need);
+	ship_need(p, &need, flags & NEED_LOOK);
 	return 0;
 }
 
@@ -407,7 +412,7 @@ int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags
 	case FRAME_ACK:
 		return take_ack(p, payload, len, err);
 	case FRAME_NEED:
-		return take_need(p, payload, len, err);
+		return take_need(p, flags, payload, len, err);
 	default:
 		if (type == FRAME_RESYNC_DIR && adopt_is_asking(p))
 			return adopt_dir(p, flags, payload, len, err);
@@ -428,6 +433,7 @@ void set_moved(struct set *s)
 			set_send_ack(p, 0);
 	state_changed(s);
 	durable_wanted(s);
+	unsure_moved(s);
 }
 
 void set_pause_reason(struct set *s, const char *code, const char *reason)

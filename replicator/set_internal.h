@@ -21,6 +21,8 @@ struct adopt;
 struct ship;
 struct receiver;
 struct resync;
+struct unsure;
+struct question;
 
 /* What each origin had applied at its newest change that we read: changes carry it only when it changed. */
 struct contexts {
@@ -95,6 +97,7 @@ struct peer { /* one link that carries this set */
 	struct ship *ship;
 	struct receiver *receiver;
 	struct resync *resync;
+	struct question *question;          /* unsure.c */
 	struct subscribe *early; /* came before we were ready */
 };
 
@@ -125,6 +128,7 @@ struct set {
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct adopt *adopt;                      /* running comparison, or NULL */
+	struct unsure *unsure;                    /* found after a power cut and not settled yet, or NULL */
 	size_t posted;                            /* messages from workers still to come */
 	size_t writing;                           /* pieces of content on their way to staging */
 	bool over;                                /* set_free was here: the last callback frees it */
@@ -156,7 +160,7 @@ void ship_free(struct peer *p);
 void ship_subscribed(struct peer *p, const struct subscribe *sub);
 void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
 void ship_acked(struct peer *p, uint64_t batch);
-void ship_need(struct peer *p, const struct need *need);
+void ship_need(struct peer *p, const struct need *need, bool look); /* look: a file's content is not wanted */
 void ship_root(struct peer *p); /* our root's attributes, to a child, or to a parent that begins with an empty one */
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
 

@@ -3,6 +3,7 @@
  * Source and relay alike follow their own journal (design.md 5, 6). */
 #include "replicator/ship.h"
 #include "replicator/resync.h"
+#include "replicator/unsure.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -204,6 +205,13 @@ static bool is_left(struct set *s, struct cdm_change *c)
 	return c->flags & CDM_CH_COVERS ? becomes_removal(s, c) : becomes_mtime(s, c);
 }
 
+/* A pure target finds changes of its own only after a power cut; they are nobody's. */
+static bool may_write(const struct set *s)
+{
+	const struct member *self = s->route ? route_member_number(s->route, s->node->id->number) : NULL;
+	return !self || self->role & CDM_ROLE_SOURCE;
+}
+
 static void gather_one(struct ship *ship, struct cdm_change *c)
 {
 	struct peer *p = ship->peer;
@@ -222,6 +230,8 @@ static void gather_one(struct ship *ship, struct cdm_change *c)
 	}
 	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED) && !is_left(ship_set(ship), c))
 		return;
+	if (c->flags & CDM_CH_RECOVERED && !may_write(ship_set(ship)))
+		*c = (struct cdm_change){.op = CDM_OP_SKIP, .dot = c->dot, .clock = c->clock, .position = c->position, .next_position = c->next_position};
 	c->context = &contexts_get(&ship->contexts, c->dot.origin)->vector;
 	struct item *item = item_new(c, cdm_now_ms());
 	if (!item)
@@ -350,7 +360,7 @@ static void level_vectors(struct ship *ship)
 static void run_stream(struct ship *ship)
 {
 	for (;;) {
-		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM)
+		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM || unsure_waits(ship_set(ship)))
 			return;
 		bool all_read = ship_gather(ship);
 		if (ship->phase != SHIP_STREAM)
@@ -424,7 +434,7 @@ static bool is_unsaved(const struct ship *ship, struct cdm_dot version)
 	return !cdm_vector_covers(&f->visible, version) && !cdm_vector_covers(&ship->passed, version);
 }
 
-static struct item *need_item(struct ship *ship, const struct need *need)
+static struct item *need_item(struct ship *ship, const struct need *need, bool look)
 {
 	struct set *s = ship_set(ship);
 	struct cdm_change c = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1, .path = need->path, .path_len = need->path_len};
@@ -458,6 +468,10 @@ static struct item *need_item(struct ship *ship, const struct need *need)
 		c.flags = CDM_CH_WHOLE;
 		if (c.op == CDM_OP_SAVE && is_unsaved(ship, c.version.dot))
 			c.op = CDM_OP_SKIP;
+		if (c.op == CDM_OP_SAVE && look) {
+			c.op = CDM_OP_SETATTR;
+			c.flags = 0;
+		}
 	}
 	return item_new(&c, cdm_now_ms());
 }
@@ -490,10 +504,10 @@ void ship_root(struct peer *p)
 		answer_add(p->ship, item);
 }
 
-void ship_need(struct peer *p, const struct need *need)
+void ship_need(struct peer *p, const struct need *need, bool look)
 {
 	struct ship *ship = p->ship;
-	struct item *item = need_item(ship, need);
+	struct item *item = need_item(ship, need, look);
 	if (!item) { /* what is there cannot be said in a change */
 		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
 		item = item_new(&nothing, cdm_now_ms());

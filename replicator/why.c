@@ -76,6 +76,7 @@ static void add_version(json_t *o, const struct set *s, int fd, struct cdm_dot *
 	char proc[64], dot[64];
 	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
 	struct cdm_stamp stamp;
+	struct stat st;
 	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
 	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
 	if (n <= 0 || cdm_stamp_decode(bytes, (size_t)n, &stamp) < 0 || cdm_dot_is_none(stamp.content.dot))
@@ -83,7 +84,8 @@ static void add_version(json_t *o, const struct set *s, int fd, struct cdm_dot *
 	cdm_dot_format(stamp.content.dot, dot);
 	json_object_set_new(o, "version", json_string(dot));
 	json_object_set_new(o, "version_name", view_version(s->node, (struct set *)s, stamp.content.dot));
-	json_object_set_new(o, "saved_ns", json_integer(cdm_clock_to_ns(stamp.content.clock)));
+	bool dated = stamp.content.clock != CDM_CLOCK_UNSURE || fstat(fd, &st) < 0;
+	json_object_set_new(o, "saved_ns", json_integer(dated ? cdm_clock_to_ns(stamp.content.clock) : st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec));
 	*ret_carrier = carrier_of(s, stamp.content.dot);
 }
 

@@ -435,6 +435,11 @@ static void take_set_up(struct link *l, uint16_t index, const uint8_t *payload, 
 	}
 	a->has_index = true;
 	a->peer_index = index;
+	if (s.child && a->up) { /* it begins anew: it left us before, or we were its child */
+		bool asked = a->asked;
+		attach_down(l, a, "the other side begins anew");
+		a->asked = asked;
+	}
 	if (s.child)
 		send_set_up(l, set, false);
 	else if (!a->asked)
@@ -549,6 +554,7 @@ void link_attach(struct link *l, struct set *set)
 	struct attach *a = attach_get(l, set);
 	if (l->state != LINK_UP || a->asked)
 		return;
+	attach_down(l, a, "it is to be our parent now"); /* what was our child: both begin anew */
 	a->asked = true;
 	send_set_up(l, set, true);
 }

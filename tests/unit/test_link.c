@@ -34,6 +34,8 @@
 struct set {
 	struct node *node;
 	struct link *parent, *child; /* carried by these now */
+	bool parent_began, child_began; /* and the other side began its session when we did */
+	struct link *to_begin;
 	unsigned ups, downs, drained;
 	uint64_t frames, bytes;
 	uint32_t next;               /* expected number of the next FRAME_DATA */
@@ -75,10 +77,22 @@ const struct route *set_get_route(const struct set *s)
 {
 	return route_of(s->node, "www");
 }
+/* As the real one does once the link carries the set. */
+static void begin(void *arg)
+{
+	struct set *s = arg;
+	if (s->to_begin)
+		link_send(s->to_begin, s, FRAME_SUBSCRIBE, 0, "begin", 5, NULL, 0);
+	s->to_begin = NULL;
+}
 void set_link_up(struct set *s, struct link *l, bool towards_parent)
 {
 	s->ups++;
 	*(towards_parent ? &s->parent : &s->child) = l;
+	*(towards_parent ? &s->parent_began : &s->child_began) = false;
+	begin(s); /* an earlier one that is not yet done */
+	s->to_begin = l;
+	cdm_loop_post(loop, begin, s);
 }
 void set_link_down(struct set *s, struct link *l)
 {
@@ -89,11 +103,17 @@ void set_link_down(struct set *s, struct link *l)
 		s->child = NULL;
 	if (s->paused == l)
 		s->paused = NULL;
+	if (s->to_begin == l)
+		s->to_begin = NULL;
 }
 int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len,
 	struct cdm_error *err)
 {
 	uint32_t number = 0;
+	if (type == FRAME_SUBSCRIBE) {
+		*(l == s->parent ? &s->parent_began : &s->child_began) = true;
+		return 0;
+	}
 	if (len >= 4)
 		memcpy(&number, payload, 4);
 	if (number != s->next)
@@ -466,6 +486,48 @@ static bool refused_second(struct node **n)
 	return why && strstr(why, "no member");
 }
 
+static bool second_left_first(struct node **n)
+{
+	return !n[0]->sets[0]->child || n[0]->sets[0]->child != link_find_up(n[0], "n2");
+}
+
+static bool first_asked_second(struct node **n)
+{
+	return n[0]->sets[0]->parent && n[0]->sets[0]->parent_began;
+}
+
+static bool first_hangs_on_second(struct node **n)
+{
+	struct set *first = n[0]->sets[0], *second = n[1]->sets[0];
+	return first->parent && strcmp(link_peer_name(first->parent), "n2") == 0 && first->parent_began && second->child && second->child_began &&
+		second->parent && strcmp(link_peer_name(second->parent), "n3") == 0;
+}
+
+/* Whoever hears of it first, and when both tell each other at once. */
+static void parent_and_child_change_places(void **state)
+{
+	for (int order = 0; order < 3; order++) {
+		struct node *n[3] = {node_make(1, 0, false), node_make(2, 0, false), node_make(3, 0, false)};
+		give_route(n[0], n, 3, NULL, NULL, NULL);
+		give_route(n[1], n, 3, "n1", NULL, NULL);
+		give_route(n[2], n, 3, "n1", NULL, NULL);
+		assert_true(wait_for(first_two_carry, n, 5000));
+		give_route(n[2], n, 3, NULL, NULL, NULL);
+		if (order == 1)
+			give_route(n[1], n, 3, "n3", "n1", NULL);
+		if (order == 1)
+			assert_true(wait_for(second_left_first, n, 5000));
+		give_route(n[0], n, 3, "n2", "n3", NULL);
+		if (order == 0)
+			assert_true(wait_for(first_asked_second, n, 5000));
+		if (order != 1)
+			give_route(n[1], n, 3, "n3", "n1", NULL);
+		assert_true(wait_for(first_hangs_on_second, n, 5000));
+		for (int i = 0; i < 3; i++)
+			node_end(&n[i]);
+	}
+}
+
 static void a_node_that_is_no_member_is_refused_with_a_reason(void **state)
 {
 	struct node *n[2] = {node_make(1, 0, false), node_make(2, 0, false)};
@@ -723,6 +785,7 @@ int main(void)
 		cmocka_unit_test(a_paused_receiver_stops_the_sender_and_nothing_is_lost),
 		cmocka_unit_test(states_flood_over_a_relay_and_a_lost_leaf_is_told),
 		cmocka_unit_test(a_lost_parent_is_replaced_by_the_alternate_and_taken_back),
+		cmocka_unit_test(parent_and_child_change_places),
 		cmocka_unit_test(a_node_that_is_no_member_is_refused_with_a_reason),
 		cmocka_unit_test(a_certificate_of_another_authority_is_refused),
 		cmocka_unit_test(a_frame_that_cannot_be_used_ends_the_link_which_comes_back),

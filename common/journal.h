@@ -14,6 +14,8 @@
 
 #include "common/change.h"
 
+#define CDM_JOURNAL_BYTES (512ull << 20) /* max_bytes when none is given */
+
 struct cdm_journal;
 struct cdm_journal_reader;
 

@@ -342,7 +342,7 @@ static struct cdm_journal *new_journal(const struct cdm_journal_conf *conf)
 	j->run_dir = run_dir;
 	j->node_number = conf->node_number;
 	j->segment_bytes = conf->segment_bytes ? conf->segment_bytes : 16u << 20;
-	j->max_bytes = conf->max_bytes ? conf->max_bytes : 512u << 20;
+	j->max_bytes = conf->max_bytes ? conf->max_bytes : CDM_JOURNAL_BYTES;
 	j->sync_interval_ms = conf->sync_interval_ms ? conf->sync_interval_ms : 100;
 	j->lock_fd = j->segment_fd = -1;
 	j->tail = TAIL_NONE;

@@ -53,6 +53,8 @@ int run_set_list(const struct command *c, const struct options *o);
 int run_set_show(const struct command *c, const struct options *o);
 int run_set_change(const struct command *c, const struct options *o);
 int run_set_remove(const struct command *c, const struct options *o);
+int run_set_pause(const struct command *c, const struct options *o);
+int run_set_resume(const struct command *c, const struct options *o);
 int run_set_adopt(const struct command *c, const struct options *o);
 int run_status(const struct command *c, const struct options *o);
 

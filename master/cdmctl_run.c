@@ -328,6 +328,8 @@ const struct command commands[] = {
 	{"set", "show", "NAME", "one set", 1, 1, "", run_set_show},
 	{"set", "change", "NAME " SET_SYNOPSIS, "a list given replaces the list", 1, 1, SET_OPTIONS, run_set_change},
 	{"set", "adopt", "NAME --node N [--store DIR] [--delete]", "compare a node's tree with its parent's, and take it over", 1, 1, "node store delete", run_set_adopt},
+	{"set", "pause", "NAME [--group G]", "nothing is sent or received, everywhere or in a group or region; saves are journaled", 1, 1, "group", run_set_pause},
+	{"set", "resume", "NAME [--group G]", "go on, and catch up", 1, 1, "group", run_set_resume},
 	{"set", "remove", "NAME", "stop replicating; files stay", 1, 1, "", run_set_remove},
 	{"route", "show", "SET", "who feeds whom", 1, 1, "", route_show},
 	{"route", "set", "SET NODE --parent P | --auto", "a parent by hand, or automatic again", 2, 2, "parent auto", route_set},

@@ -97,7 +97,7 @@ static void print_list(const char *what, const json_t *list)
 
 int run_set_show(const struct command *c, const struct options *o)
 {
-	static const char *const lists[] = {"source", "target", "both", "exclude", "local"};
+	static const char *const lists[] = {"source", "target", "both", "exclude", "local", "paused"};
 	char path[400];
 	int code;
 	put_path(path, sizeof path, "/sets/", o->words[0], "");
@@ -105,7 +105,7 @@ int run_set_show(const struct command *c, const struct options *o)
 	if (!s || o->json)
 		return s ? print_json(s) : code;
 	print_set(s);
-	for (size_t i = 0; i < 5; i++)
+	for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
 		print_list(lists[i], json_object_get(s, lists[i]));
 	printf("  update   %s\n  open     %s\n  default excludes %s\n", answer_text(s, "update"), answer_text(s, "open"),
 		json_is_true(json_object_get(s, "default_excludes")) ? "yes" : "no");
@@ -179,6 +179,52 @@ int run_set_adopt(const struct command *c, const struct options *o)
 	if (!answer || o->json)
 		return answer ? print_json(answer) : code;
 	print_adoption(o, answer);
+	json_decref(answer);
+	return EXIT_GOOD;
+}
+
+/* --- pausing ---------------------------------------------------------------------------------------------------- */
+
+static json_t *ask_pause(const struct options *o, const char *what, int *code)
+{
+	char path[400], tail[16];
+	snprintf(tail, sizeof tail, "/%s", what);
+	put_path(path, sizeof path, "/sets/", o->words[0], tail);
+	return master_call(o, "POST", path, json_pack("{s:s*}", "group", o->group), code);
+}
+
+/* "www paused in us (20 nodes)" */
+static void print_pause(const struct options *o, const json_t *answer, const char *what)
+{
+	json_int_t nodes = answer_number(answer, "nodes");
+	printf("%s %s%s%s (%lld node%s)", o->words[0], what, o->group ? " in " : "", o->group ? o->group : "", (long long)nodes, one_or_more(nodes));
+}
+
+int run_set_pause(const struct command *c, const struct options *o)
+{
+	int code;
+	char when[32];
+	json_t *answer = ask_pause(o, "pause", &code);
+	if (!answer || o->json)
+		return answer ? print_json(answer) : code;
+	const json_t *full_s = json_object_get(answer, "journal_full_s");
+	print_pause(o, answer, o->dry_run ? "can be paused" : "paused");
+	fputs("; saves are journaled", stdout);
+	if (json_is_number(full_s))
+		printf("; the journal is full in about %s", cdm_text_duration(json_number_value(full_s), when, sizeof when));
+	puts(o->dry_run ? " (dry run, nothing changed)" : "");
+	json_decref(answer);
+	return EXIT_GOOD;
+}
+
+int run_set_resume(const struct command *c, const struct options *o)
+{
+	int code;
+	json_t *answer = ask_pause(o, "resume", &code);
+	if (!answer || o->json)
+		return answer ? print_json(answer) : code;
+	print_pause(o, answer, o->dry_run ? "can be resumed" : "resumed");
+	puts(o->dry_run ? " (dry run, nothing changed)" : "");
 	json_decref(answer);
 	return EXIT_GOOD;
 }

@@ -165,6 +165,52 @@ static void adopt_post(struct http_call *c)
 		adopt_start(c, n, s->name);
 }
 
+/* --- pausing ---------------------------------------------------------------------------------------------------- */
+
+static const struct field pause_fields[] = {{.name = "group"}, {0}};
+
+/* Members of the set in "@all", "@group" or "@region". */
+static size_t count_members(const struct model *m, const struct model_set *s, const char *where)
+{
+	size_t count = 0;
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct model_group *g = &m->groups[m->nodes[i].group];
+		count += s->role[i] && (strcmp(where, "@all") == 0 || strcmp(where + 1, g->name) == 0 || strcmp(where + 1, m->regions[g->region].name) == 0);
+	}
+	return count;
+}
+
+static void on_paused(void *arg, int error, const json_t *result, const struct cdm_error *err)
+{
+	struct http_call *c = arg;
+	const struct model *m = registry_model(c->master->registry);
+	const struct model_set *s = model_set(m, json_string_value(json_object_get(c->body, "name")));
+	if (error < 0 || !s) {
+		http_problem(c, error < 0 ? problem_status(error) : 404, err->hint, "%s", error < 0 ? err->text : "the set is gone");
+		return;
+	}
+	double full_s = live_journal_full_s(c->master->live, m, s);
+	http_answer(c, 200, json_pack("{s:b, s:s, s:I, s:O, s:o}", "dry_run", c->dry, "set", s->name, "nodes",
+		(json_int_t)count_members(m, s, json_string_value(json_object_get(c->body, "where"))), "paused", s->pauses, "journal_full_s",
+		full_s >= 0 ? json_real(full_s) : json_null()));
+}
+
+static void pause_or_resume(struct http_call *c, enum registry_op op)
+{
+	if (!check_fields(c, pause_fields))
+		return;
+	const char *group = json_string_value(json_object_get(c->body, "group"));
+	json_t *where = group ? json_sprintf("@%s", group) : json_string("@all");
+	json_object_del(c->body, "group");
+	json_object_set_new(c->body, "name", json_string(c->name));
+	json_object_set_new(c->body, "where", where);
+	json_object_set_new(c->body, "now", json_integer((json_int_t)time(NULL)));
+	submit(c, op, on_paused);
+}
+
+static void pause_post(struct http_call *c) { pause_or_resume(c, REG_SET_PAUSE); }
+static void resume_post(struct http_call *c) { pause_or_resume(c, REG_SET_RESUME); }
+
 static void token_delete(struct http_call *c)
 {
 	if (!check_fields(c, no_fields))
@@ -286,9 +332,9 @@ static json_t *set_json(const struct model *m, const struct model_set *s)
 		targets += s->role[i] == CDM_ROLE_TARGET;
 		both += s->role[i] == CDM_ROLE_BOTH;
 	}
-	return json_pack("{s:s, s:I, s:O, s:O, s:O, s:O, s:O, s:b, s:s, s:s, s:{s:I, s:I, s:I}}", "name", s->name, "id", (json_int_t)s->id, "source", s->source,
+	return json_pack("{s:s, s:I, s:O, s:O, s:O, s:O, s:O, s:b, s:s, s:s, s:O, s:{s:I, s:I, s:I}}", "name", s->name, "id", (json_int_t)s->id, "source", s->source,
 		"target", s->target, "both", s->both, "exclude", s->exclude, "local", s->local, "default_excludes", s->default_excludes, "update", s->update,
-		"open", s->open, "count", "source", (json_int_t)sources, "target", (json_int_t)targets, "both", (json_int_t)both);
+		"open", s->open, "paused", s->pauses, "count", "source", (json_int_t)sources, "target", (json_int_t)targets, "both", (json_int_t)both);
 }
 
 static void sets_get(struct http_call *c)
@@ -482,6 +528,8 @@ static const struct {
 	{EVHTTP_REQ_DELETE, "/api/v1/sets/*", set_delete},
 	{EVHTTP_REQ_GET, "/api/v1/sets/*/status", set_status_get},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/adopt", adopt_post},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/pause", pause_post},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/resume", resume_post},
 	{EVHTTP_REQ_GET, "/api/v1/routes", routes_get},
 	{EVHTTP_REQ_POST, "/api/v1/routes", route_post},
 	{EVHTTP_REQ_GET, "/api/v1/tokens", tokens_get},

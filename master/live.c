@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 #include "common/status.h"
+#include "common/text.h"
 #include "common/vector.h"
 #include "master/policy.h"
 
@@ -279,6 +280,12 @@ static void judge(const struct live *l, const struct model_node *n, const struct
 	} else if (role == CDM_ROLE_SOURCE) {
 		j->state = "source";
 	}
+	int64_t paused = s->paused_since[model_index(registry_model(l->master->registry), n)];
+	if (paused && strcmp(j->state, "down") != 0) {
+		char since[32];
+		j->state = j->code = "paused";
+		snprintf(j->reason, sizeof j->reason, "paused since %s", cdm_text_minute(paused, since, sizeof since));
+	}
 	if (n->state == NODE_DRAINED)
 		j->state = "drained";
 }
@@ -307,6 +314,18 @@ json_t *live_set_status(const struct live *l, const struct model *m, const struc
 	cdm_vector_fini(&all);
 	cdm_status_sort(nodes, "name");
 	return json_pack("{s:i, s:s, s:b, s:o}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", nodes);
+}
+
+double live_journal_full_s(const struct live *l, const struct model *m, const struct model_set *s)
+{
+	double least = -1;
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct live_node *ln = s->role[i] ? find(l, m->nodes[i].number) : NULL;
+		const json_t *full = ln && ln->connected ? json_object_get(json_object_get(ln->sets, s->name), "journal_full_s") : NULL;
+		if (json_is_number(full) && (least < 0 || json_number_value(full) < least))
+			least = json_number_value(full);
+	}
+	return least;
 }
 
 json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n)

@@ -57,7 +57,7 @@ static void fill_router(const struct policy *p, const struct model *m, const str
 			.capacity = n->capacity,
 			.source = (s->role[i] & CDM_ROLE_SOURCE) != 0,
 			.up = live_is_up(p->master->live, n, s->name),
-			.drained = n->state == NODE_DRAINED,
+			.drained = n->state == NODE_DRAINED || s->paused_since[i],
 			.hand = slot_of(t, s->hand[i]),
 			.previous = slot_of(t, s->tree[i]),
 			.previous_root = s->tree[i] == MODEL_ROOT,
@@ -119,7 +119,12 @@ static json_t *member_json(const struct model *m, const struct model_set *s, int
 	const struct model_node *n = &m->nodes[node];
 	const struct model_group *g = &m->groups[n->group];
 	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s}", "name", n->name, "number", (json_int_t)n->number, "addr", n->addr, "role", role_name(s->role[node]),
-		"group", g->name, "region", m->regions[g->region].name, "state", node_state_name(n->state));
+		"group", g->name, "region", m->regions[g->region].name, "state", n->state == NODE_ACTIVE && s->paused_since[node] ? "paused" : node_state_name(n->state));
+}
+
+static bool is_paused(const struct model_set *s, const struct policy_tree *t, int slot)
+{
+	return slot != ROUTER_NONE && s->paused_since[t->node[slot]];
 }
 
 static bool is_alternate(const struct router_result *o, int slot)
@@ -145,24 +150,34 @@ static json_t *members_json(const struct model *m, const struct model_set *s, co
 	return members;
 }
 
-static json_t *neighbours_json(const struct model *m, const struct policy_tree *t, int slot, bool children)
+/* A paused node has no neighbours. */
+static json_t *neighbours_json(const struct model *m, const struct model_set *s, const struct policy_tree *t, int slot, bool children)
 {
 	json_t *list = json_array();
 	const struct router_result *o = &t->out[slot];
+	if (is_paused(s, t, slot))
+		return list;
 	for (int k = 0; !children && k < o->alternate_count; k++)
-		json_array_append_new(list, name_of(m, t, o->alternates[k]));
+		if (!is_paused(s, t, o->alternates[k]))
+			json_array_append_new(list, name_of(m, t, o->alternates[k]));
 	for (size_t k = 0; children && o->children > 0 && k < t->count; k++)
-		if (t->out[k].parent == slot)
+		if (t->out[k].parent == slot && !is_paused(s, t, (int)k))
 			json_array_append_new(list, name_of(m, t, (int)k));
 	return list;
+}
+
+static json_t *parent_json(const struct model *m, const struct model_set *s, const struct policy_tree *t, int slot)
+{
+	bool none = is_paused(s, t, slot) || is_paused(s, t, t->out[slot].parent);
+	return name_of(m, t, none ? ROUTER_NONE : t->out[slot].parent);
 }
 
 static json_t *set_document(const struct model *m, const struct model_set *s, const struct policy_tree *t, int slot, json_t *all_members)
 {
 	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:O, s:b, s:O, s:o, s:o, s:o, s:o}", "name", s->name, "id", (json_int_t)s->id, "role",
 		role_name(s->role[t->node[slot]]), "update", s->update, "open", s->open, "exclude", s->exclude, "default_excludes", s->default_excludes, "local",
-		s->local, "parent", name_of(m, t, t->out[slot].parent), "alternates", neighbours_json(m, t, slot, false), "children",
-		neighbours_json(m, t, slot, true), "members", all_members ? json_incref(all_members) : members_json(m, s, t, slot));
+		s->local, "parent", parent_json(m, s, t, slot), "alternates", neighbours_json(m, s, t, slot, false), "children",
+		neighbours_json(m, s, t, slot, true), "members", all_members ? json_incref(all_members) : members_json(m, s, t, slot));
 }
 
 /* The members of small sets are the same in every document: built once per push. */
@@ -323,9 +338,9 @@ json_t *policy_routes_json(const struct policy *p, const struct model_set *s)
 		json_t *taken = ln ? json_object_get(ln->parents, s->name) : NULL;
 		if (o->parent == ROUTER_NONE)
 			root = json_string(n->name);
-		json_array_append_new(nodes, json_pack("{s:s, s:o, s:b, s:o, s:o, s:I, s:b, s:O?}", "node", n->name, "parent", name_of(m, t, o->parent), "by_hand",
-			o->by_hand, "alternates", neighbours_json(m, t, (int)k, false), "children", neighbours_json(m, t, (int)k, true), "depth",
-			(json_int_t)o->depth, "up", live_is_up(p->master->live, n, s->name), "taken", taken));
+		json_array_append_new(nodes, json_pack("{s:s, s:o, s:b, s:o, s:o, s:I, s:b, s:O?, s:b}", "node", n->name, "parent", parent_json(m, s, t, (int)k), "by_hand",
+			o->by_hand, "alternates", neighbours_json(m, s, t, (int)k, false), "children", neighbours_json(m, s, t, (int)k, true), "depth",
+			(json_int_t)o->depth, "up", live_is_up(p->master->live, n, s->name), "taken", taken, "paused", is_paused(s, t, (int)k)));
 	}
 	cdm_status_sort(nodes, "node");
 	return json_pack("{s:i, s:s, s:I, s:o, s:b, s:o}", "apiVersion", 1, "set", s->name, "epoch", (json_int_t)m->epoch, "root", root ? root : json_null(), "overfull",

@@ -353,6 +353,13 @@ static int check_database(sqlite3 *db, const char *path, struct cdm_error *err)
 	return -EBADMSG;
 }
 
+/* What leads from layout N (index) to N + 1; index 0 makes the newest at once. */
+static const char *const steps[REGISTRY_VERSION] = {
+	schema,
+	"CREATE TABLE pause (\"set\" INTEGER NOT NULL REFERENCES \"set\"(id) ON DELETE CASCADE, kind TEXT NOT NULL, subject INTEGER NOT NULL, "
+	"since INTEGER NOT NULL, PRIMARY KEY (\"set\", kind, subject)) WITHOUT ROWID;",
+};
+
 static int open_schema(sqlite3 *db, const char *path, struct cdm_error *err)
 {
 	int64_t version = 0;
@@ -367,11 +374,17 @@ static int open_schema(sqlite3 *db, const char *path, struct cdm_error *err)
 	}
 	if (version == REGISTRY_VERSION)
 		return 0;
-	char *text = NULL;
-	if (sqlite3_exec(db, "BEGIN", NULL, NULL, NULL) == SQLITE_OK && sqlite3_exec(db, schema, NULL, NULL, &text) == SQLITE_OK &&
-		sqlite3_exec(db, "PRAGMA user_version = 1; COMMIT", NULL, NULL, &text) == SQLITE_OK)
+	char *text = NULL, done[60];
+	int step = (int)version;
+	int sql = sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, &text);
+	while (sql == SQLITE_OK && step < REGISTRY_VERSION) {
+		sql = sqlite3_exec(db, steps[step], NULL, NULL, &text);
+		step = step == 0 ? REGISTRY_VERSION : step + 1;
+	}
+	snprintf(done, sizeof done, "PRAGMA user_version = %d; COMMIT", REGISTRY_VERSION);
+	if (sql == SQLITE_OK && sqlite3_exec(db, done, NULL, NULL, &text) == SQLITE_OK)
 		return 0;
-	r = cdm_fail_plain(err, EIO, "create the tables in %s: %s", path, text ? text : sqlite3_errmsg(db));
+	r = cdm_fail_plain(err, EIO, "%s the tables in %s: %s", version ? "upgrade" : "create", path, text ? text : sqlite3_errmsg(db));
 	sqlite3_free(text);
 	return r;
 }

@@ -38,6 +38,8 @@ struct model_set {
 	 * indices, MODEL_NONE without, MODEL_ROOT for the root */
 	enum cdm_role *role;
 	int *hand, *tree;
+	json_t *pauses;        /* where it is paused: "@all", "@group", "@region" */
+	int64_t *paused_since; /* per node index, Unix seconds; 0: goes on */
 };
 struct model_token { char *id, *group; enum cdm_role role; int64_t expires, created; int uses_left; };
 struct model {
@@ -77,6 +79,8 @@ enum registry_op {
 	REG_SET_ADD,       /* name, optional: source, target, both, exclude, local, default_excludes, update, open */
 	REG_SET_CHANGE,    /* as REG_SET_ADD */
 	REG_SET_REMOVE,    /* name */
+	REG_SET_PAUSE,     /* name, where ("@all", "@group", "@region"), now */
+	REG_SET_RESUME,    /* name, where ("@all": everywhere); -EEXIST for a part of what is paused as a whole */
 	REG_ROUTE_SET,     /* set, node, parent or null. -ELOOP */
 	REG_TREES,         /* edges: [[set id, node number, parent number or 0 for the root, -1 for gone], …] */
 	REG_TOKEN_ADD,     /* id, hash, group, role, expires, uses, now */

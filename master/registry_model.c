@@ -165,10 +165,12 @@ static int set_row(struct model *m, sqlite3_stmt *st, void *arg)
 	s->source = json_array();
 	s->target = json_array();
 	s->both = json_array();
+	s->pauses = json_array();
+	s->paused_since = calloc(m->node_count + 1, sizeof *s->paused_since);
 	s->role = calloc(m->node_count + 1, sizeof *s->role);
 	s->hand = calloc(m->node_count + 1, sizeof *s->hand);
 	s->tree = calloc(m->node_count + 1, sizeof *s->tree);
-	if (!s->role || !s->hand || !s->tree)
+	if (!s->role || !s->hand || !s->tree || !s->paused_since)
 		return -ENOMEM;
 	for (size_t i = 0; i < m->node_count; i++)
 		s->hand[i] = s->tree[i] = MODEL_NONE;
@@ -183,9 +185,24 @@ static struct model_set *set_by_id(struct model *m, int64_t id)
 	return NULL;
 }
 
-static void note_subject(struct model_set *s, enum cdm_role role, const char *prefix, const char *name)
+/* "@all", "@group" or "@region" of a row; NULL for a node, or one that is gone. The caller decrefs. */
+static json_t *area_name(const struct model *m, char kind, int64_t subject)
 {
-	json_array_append_new(role == CDM_ROLE_BOTH ? s->both : role == CDM_ROLE_SOURCE ? s->source : s->target, json_sprintf("%s%s", prefix, name));
+	if (kind == 'a')
+		return json_string("@all");
+	for (size_t i = 0; kind == 'g' && i < m->group_count; i++)
+		if (m->groups[i].id == subject)
+			return json_sprintf("@%s", m->groups[i].name);
+	for (size_t i = 0; kind == 'r' && i < m->region_count; i++)
+		if (m->regions[i].id == subject)
+			return json_sprintf("@%s", m->regions[i].name);
+	return NULL;
+}
+
+static bool is_in_area(const struct model *m, const struct model_node *n, char kind, int64_t subject)
+{
+	const struct model_group *g = &m->groups[n->group];
+	return kind == 'a' || (kind == 'g' && g->id == subject) || (kind == 'r' && m->regions[g->region].id == subject);
 }
 
 /* Rows come from the least to the most specific kind (a, r, g, n), so later ones overwrite. */
@@ -197,27 +214,32 @@ static int role_row(struct model *m, sqlite3_stmt *st, void *arg)
 	enum cdm_role role = (enum cdm_role)sqlite3_column_int(st, 3);
 	if (!s)
 		return 0;
-	if (kind == 'n') {
-		int i = node_index(m, subject);
-		if (i != MODEL_NONE) {
+	json_t *list = role == CDM_ROLE_BOTH ? s->both : role == CDM_ROLE_SOURCE ? s->source : s->target, *name = area_name(m, kind, subject);
+	int node = kind == 'n' ? node_index(m, subject) : MODEL_NONE;
+	if (node != MODEL_NONE) {
+		s->role[node] = role;
+		name = json_string(m->nodes[node].name);
+	}
+	if (name)
+		json_array_append_new(list, name);
+	for (size_t i = 0; kind != 'n' && i < m->node_count; i++)
+		if (is_in_area(m, &m->nodes[i], kind, subject))
 			s->role[i] = role;
-			note_subject(s, role, "", m->nodes[i].name);
-		}
+	return 0;
+}
+
+static int pause_row(struct model *m, sqlite3_stmt *st, void *arg)
+{
+	struct model_set *s = set_by_id(m, sqlite3_column_int64(st, 0));
+	char kind = ((const char *)sqlite3_column_text(st, 1))[0];
+	int64_t subject = sqlite3_column_int64(st, 2), since = sqlite3_column_int64(st, 3);
+	json_t *name = s ? area_name(m, kind, subject) : NULL;
+	if (!name)
 		return 0;
-	}
-	if (kind == 'a')
-		note_subject(s, role, "@", "all");
-	for (size_t i = 0; kind == 'g' && i < m->group_count; i++)
-		if (m->groups[i].id == subject)
-			note_subject(s, role, "@", m->groups[i].name);
-	for (size_t i = 0; kind == 'r' && i < m->region_count; i++)
-		if (m->regions[i].id == subject)
-			note_subject(s, role, "@", m->regions[i].name);
-	for (size_t i = 0; i < m->node_count; i++) {
-		const struct model_group *g = &m->groups[m->nodes[i].group];
-		if (kind == 'a' || (kind == 'g' && g->id == subject) || (kind == 'r' && m->regions[g->region].id == subject))
-			s->role[i] = role;
-	}
+	json_array_append_new(s->pauses, name);
+	for (size_t i = 0; i < m->node_count; i++)
+		if (is_in_area(m, &m->nodes[i], kind, subject) && (!s->paused_since[i] || since < s->paused_since[i]))
+			s->paused_since[i] = since;
 	return 0;
 }
 
@@ -278,6 +300,7 @@ int registry_load_model(sqlite3 *db, struct model **ret, struct cdm_error *err)
 		{node_row, "SELECT number, name, \"group\", role, capacity, state, addr, serial, joined, last_seen FROM node ORDER BY number"},
 		{set_row, "SELECT id, name, \"update\", open, exclude, local, default_excludes FROM \"set\" ORDER BY name"},
 		{role_row, "SELECT \"set\", kind, subject, role FROM set_role ORDER BY CASE kind WHEN 'a' THEN 0 WHEN 'r' THEN 1 WHEN 'g' THEN 2 ELSE 3 END"},
+		{pause_row, "SELECT \"set\", kind, subject, since FROM pause ORDER BY since"},
 		{hand_row, "SELECT \"set\", node, parent FROM hand"},
 		{tree_row, "SELECT \"set\", node, parent FROM tree"},
 		{token_row, "SELECT t.id, g.name, t.role, t.expires, t.uses_left, t.created FROM token t JOIN \"group\" g ON g.id = t.\"group\" ORDER BY t.created"},
@@ -325,6 +348,8 @@ void registry_free_model(struct model **pm)
 		json_decref(s->source);
 		json_decref(s->target);
 		json_decref(s->both);
+		json_decref(s->pauses);
+		free(s->paused_since);
 		free(s->role);
 		free(s->hand);
 		free(s->tree);

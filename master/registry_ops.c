@@ -477,6 +477,41 @@ static int route_set(struct op *o)
 	return r < 0 ? r : sql_run(o->db, o->err, "INSERT OR REPLACE INTO hand (\"set\", node, parent) VALUES (?, ?, ?)", "iii", set, number, feeder);
 }
 
+static int set_pause(struct op *o)
+{
+	const char *kind = NULL;
+	int64_t set, subject;
+	int r = find_id(o, SET, text_arg(o, "name"), &set);
+	if (r == 0)
+		r = find_subject(o, text_arg(o, "where"), &kind, &subject);
+	*o->bump = true;
+	return r < 0 ? r : sql_run(o->db, o->err, "INSERT OR IGNORE INTO pause (\"set\", kind, subject, since) VALUES (?, ?, ?, ?)", "isii", set, kind,
+		subject, int_arg(o, "now"));
+}
+
+static int set_resume(struct op *o)
+{
+	const char *kind = NULL, *name = text_arg(o, "name"), *where = text_arg(o, "where");
+	int64_t set, subject, whole = 0;
+	int r = find_id(o, SET, name, &set);
+	if (r == 0)
+		r = find_subject(o, where, &kind, &subject);
+	if (r < 0)
+		return r;
+	*o->bump = true;
+	if (kind[0] == 'a')
+		return sql_run(o->db, o->err, "DELETE FROM pause WHERE \"set\" = ?", "i", set);
+	r = sql_int(o->db, &whole, o->err, "SELECT 1 FROM pause WHERE \"set\" = ? AND kind = 'a'", "i", set);
+	if (r < 0)
+		return r;
+	if (r == 1) {
+		cdm_fail_plain(o->err, EEXIST, "set %s is paused as a whole, not only in %s", name, where + 1);
+		cdm_hint(o->err, "cdmctl set resume %s, then pause what shall stay paused", name);
+		return -EEXIST;
+	}
+	return sql_run(o->db, o->err, "DELETE FROM pause WHERE \"set\" = ? AND kind = ? AND subject = ?", "isi", set, kind, subject);
+}
+
 /* The computed trees changed. Sets and nodes that are gone by now are passed over. */
 static int trees(struct op *o)
 {
@@ -524,6 +559,8 @@ static const struct {
 	[REG_SET_ADD] = {"set add", set_add},
 	[REG_SET_CHANGE] = {"set change", set_change},
 	[REG_SET_REMOVE] = {"set remove", set_remove},
+	[REG_SET_PAUSE] = {"set pause", set_pause},
+	[REG_SET_RESUME] = {"set resume", set_resume},
 	[REG_ROUTE_SET] = {"route set", route_set},
 	[REG_TREES] = {"routes computed", trees},
 	[REG_TOKEN_ADD] = {"token add", token_add},

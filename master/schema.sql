@@ -1,4 +1,4 @@
--- The registry (registry.h). PRAGMA user_version is the version of this layout: 1.
+-- The registry (registry.h). PRAGMA user_version is the version of this layout: 2.
 -- Numbers of nodes and sets are never used again (AUTOINCREMENT). Roles are bits: 1 source, 2 target, 3 both.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 1);
@@ -18,6 +18,9 @@ CREATE TABLE hand ("set" INTEGER NOT NULL REFERENCES "set"(id) ON DELETE CASCADE
 	parent INTEGER NOT NULL REFERENCES node(number) ON DELETE CASCADE, PRIMARY KEY ("set", node)) WITHOUT ROWID;
 CREATE TABLE tree ("set" INTEGER NOT NULL REFERENCES "set"(id) ON DELETE CASCADE, node INTEGER NOT NULL REFERENCES node(number) ON DELETE CASCADE,
 	parent INTEGER, PRIMARY KEY ("set", node)) WITHOUT ROWID;
+-- where the set is paused; kind as in set_role, without 'n'
+CREATE TABLE pause ("set" INTEGER NOT NULL REFERENCES "set"(id) ON DELETE CASCADE, kind TEXT NOT NULL, subject INTEGER NOT NULL, since INTEGER NOT NULL,
+	PRIMARY KEY ("set", kind, subject)) WITHOUT ROWID;
 CREATE TABLE token (id TEXT PRIMARY KEY, hash TEXT NOT NULL, "group" INTEGER NOT NULL REFERENCES "group"(id) ON DELETE CASCADE, role INTEGER NOT NULL,
 	expires INTEGER NOT NULL, uses_left INTEGER NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE account (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;

@@ -427,6 +427,10 @@ static void take_set_up(struct link *l, uint16_t index, const uint8_t *payload, 
 		send_set_down(l, s.name, EACCES, "not a member of this set");
 		return;
 	}
+	if (r->paused || m->paused) {
+		send_set_down(l, s.name, EAGAIN, ROUTE_PAUSED);
+		return;
+	}
 	struct attach *a = attach_get(l, set);
 	const struct attach *same = attach_by_index(l, index);
 	if (same && same != a) {

@@ -26,6 +26,7 @@ struct member { /* a node that may exchange a set, from routes.json */
 	uint32_t number;
 	enum cdm_role role;
 	bool drained;
+	bool paused; /* exchanges nothing of this set, by `cdmctl set pause` */
 };
 
 struct route { /* the held table of one set */
@@ -35,6 +36,7 @@ struct route { /* the held table of one set */
 	char **alternates; size_t alternate_count;
 	char **children; size_t child_count;
 	struct member *members; size_t member_count;
+	bool paused;           /* we are, in this set */
 };
 const struct member *route_member(const struct route *r, const char *name); /* NULL if none */
 const struct member *route_member_number(const struct route *r, uint32_t number);

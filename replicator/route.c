@@ -167,13 +167,14 @@ static int parse_member(const json_t *j, struct member *m)
 	m->region = copy_text(json_object_get(j, "region"), 255);
 	m->role = parse_role(json_string_value(json_object_get(j, "role")));
 	m->drained = state && strcmp(state, "drained") == 0;
+	m->paused = state && strcmp(state, "paused") == 0;
 	if (!m->name || number <= 0 || number > UINT32_MAX)
 		return -EBADMSG;
 	m->number = (uint32_t)number;
 	return 0;
 }
 
-static int parse_route(const json_t *j, uint64_t epoch, struct route *r)
+static int parse_route(const json_t *j, uint64_t epoch, uint32_t own_number, struct route *r)
 {
 	const json_t *parent = json_object_get(j, "parent"), *members = json_object_get(j, "members");
 	r->epoch = epoch;
@@ -193,6 +194,8 @@ static int parse_route(const json_t *j, uint64_t epoch, struct route *r)
 		if (parse_member(json_array_get(members, i), &r->members[i]) < 0)
 			return -EBADMSG;
 	}
+	const struct member *own = route_member_number(r, own_number);
+	r->paused = own && own->paused;
 	return 0;
 }
 
@@ -211,7 +214,7 @@ static int table_parse(struct node *node, const json_t *j, struct route_table **
 		struct held *h = must(calloc(1, sizeof *h));
 		h->node = node;
 		t->held[t->count++] = h;
-		if (parse_route(json_array_get(sets, i), t->epoch, &h->route) < 0) {
+		if (parse_route(json_array_get(sets, i), t->epoch, node->id->number, &h->route) < 0) {
 			table_free(&t);
 			return cdm_fail_plain(err, EBADMSG, "routes: set number %zu cannot be read", i + 1);
 		}
@@ -231,7 +234,7 @@ void route_apply_set(struct node *node, struct set *set)
 	set_route(set, r ? r : &no_route);
 }
 
-/* End the sets' transport on links whose peer is no member any more, and links without any set in common (a node that was removed). */
+/* End the sets' transport on links whose peer is no member any more, or where one of both is paused, and links without any set in common (a node that was removed). */
 static void drop_strangers(struct node *node)
 {
 	for (size_t i = 0; i < node->link_count; i++) {
@@ -243,8 +246,9 @@ static void drop_strangers(struct node *node)
 		for (size_t k = 0; k < node->set_count; k++) {
 			const struct route *r = route_of(node, set_name(node->sets[k]));
 			const struct member *m = r ? route_member_number(r, link_peer_number(l)) : NULL;
-			if (link_carries(l, node->sets[k]) && !m)
-				link_detach(l, node->sets[k], "no longer a member of this set");
+			bool paused = r && m && (r->paused || m->paused);
+			if (link_carries(l, node->sets[k]) && (!m || paused))
+				link_detach(l, node->sets[k], paused ? ROUTE_PAUSED : "no longer a member of this set");
 		}
 	}
 }

@@ -10,6 +10,7 @@
 #include "replicator/links.h"
 
 /* route.c */
+#define ROUTE_PAUSED "the set is paused (cdmctl set resume)"
 /* Loads STATE/routes.json; a missing one is fine (nothing ships yet), a damaged one is an error. */
 int route_new(struct node *node, struct cdm_error *err);
 void route_free(struct node *node);

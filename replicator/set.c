@@ -531,3 +531,13 @@ json_t *set_stats(struct set *s)
 #undef STAT
 	return o;
 }
+
+double set_journal_full_s(struct set *s)
+{
+	if (!s->follow.reader)
+		return -1;
+	uint64_t position = cdm_journal_reader_position(s->follow.reader);
+	int64_t now_s = cdm_now_ms() / 1000;
+	growth_note(&s->growth, now_s, position);
+	return growth_full_s(&s->growth, now_s, position, s->conf->journal_bytes ? s->conf->journal_bytes : CDM_JOURNAL_BYTES);
+}

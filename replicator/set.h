@@ -37,6 +37,8 @@ void state_tell_now(struct set *s);
 /* What of this node's journal is beyond `vector`: number of changes, their bytes, wall time (ns) of the oldest. Bounded work
  * (a ring of recent changes; beyond it counts are lower bounds from the journal). */
 struct set_pending { uint64_t changes, bytes; int64_t oldest_ns; };
+/* When the journal would be full at its pace of the last day, in seconds; -1: not known. */
+double set_journal_full_s(struct set *s);
 void set_pending(struct set *s, const struct cdm_vector *vector, struct set_pending *ret);
 /* Run done(arg, upto) once every close before this call has its SAVE in the journal and that was read (barrier of the mount). */
 typedef void set_barrier_fn(void *arg, int error, const struct cdm_vector *upto);

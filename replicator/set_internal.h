@@ -10,6 +10,7 @@
 #include "common/journal.h"
 #include "common/log.h"
 #include "replicator/data_frames.h"
+#include "replicator/growth.h"
 #include "replicator/set.h"
 
 #define SET_MAGIC 0x53455431u
@@ -119,6 +120,7 @@ struct set {
 	struct peer *peers;
 	struct follow follow;
 	struct durable durable;
+	struct growth growth;
 	struct barrier *barriers;
 	uint64_t barrier_number, peer_serial;
 	bool mounted, probing, probe_again, ready, swept, stopping; /* ready: the journal was read to its end once */

@@ -126,6 +126,10 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 	}
 	if (p->member->drained) {
 		ret->state = "drained";
+	} else if (p->member->paused) {
+		ret->state = "paused";
+		ret->in_sync = false; /* it does not follow */
+		say(ret, "paused", ROUTE_PAUSED);
 	} else if (p->down && !is_resting(p)) {
 		ret->state = "down";
 	} else if (strcmp(p->state, "ok") != 0) {
@@ -243,6 +247,7 @@ json_t *view_own(struct node *node, struct set *set)
 	_cleanup_free_ char *visible = cdm_vector_format(&now.visible), *durable = cdm_vector_format(&now.durable);
 	json_t *j = json_object(), *stats = set_stats(set);
 	const struct held *h = route_held_find(node, set_name(set));
+	double full_s = set_journal_full_s(set);
 	int64_t age = pending.oldest_ns ? cdm_wall_ns() - pending.oldest_ns : 0;
 	json_object_set_new(j, "name", json_string(set_name(set)));
 	json_object_set_new(j, "state", view_text(now.state));
@@ -256,6 +261,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "open", json_integer((json_int_t)opens_known(node, set)));
 	json_object_set_new(j, "conflicts", count_of(stats, "conflicts"));
 	json_object_set_new(j, "quarantined", count_of(stats, "quarantined"));
+	json_object_set_new(j, "journal_full_s", full_s >= 0 ? json_real(full_s) : json_null());
 	json_object_set_new(j, "links", links_of(node, set));
 	json_object_set_new(j, "behind", behind_of(node, set));
 	json_decref(stats);

@@ -50,7 +50,7 @@ static void count_node(void *arg, const struct peer_state *p)
 		return;
 	}
 	view_of(w->set, p, &v);
-	t->down += p->down;
+	t->down += p->down || p->member->paused;
 	json_array_append_new(t->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason",
 		view_text(v.reason[0] ? v.reason : v.state)));
 }

@@ -58,7 +58,7 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 	if (found->found_is_dir)
 		return TYPE_CLASH;
 	if (cdm_dot_equal(mine.dot, found->found.dot))
-		return SAME;
+		return in->decisive ? INCOMING_WINS : SAME; /* it differs in attributes or names */
 	bool unversioned = in->resync && in->carried.kind != CONTENT_NONE && cdm_dot_is_none(in->carried.stamp.content.dot);
 	if (cdm_dot_is_none(found->found.dot) || unversioned)
 		return INCOMING_WINS_KEEP_OLD;

@@ -28,8 +28,9 @@ enum frame_type {
 	FRAME_BATCH_END = 37, /* vector after it */
 	FRAME_ACK = 38,       /* visible vector, durable vector */
 	FRAME_NEED = 39,      /* of a change: send it another way (whole, from offset, …) */
-	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50, FRAME_RESYNC_FILE = 51, FRAME_RESYNC_DATA = 52,
-	FRAME_RESYNC_FILE_END = 53, FRAME_RESYNC_END = 54,
+	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50,
+	FRAME_RESYNC_ASK = 51, /* child to parent: let me compare trees with you (doubt.c) */
+	FRAME_RESYNC_END = 54,
 };
 #define FRAME_PAYLOAD_MAX (256u << 10) /* every type; content is cut into pieces of at most 128 KiB */
 #define LINK_QUEUE_HIGH (2u << 20)     /* stop producing content above this many queued bytes … */

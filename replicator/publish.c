@@ -407,6 +407,7 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 	for (int tries = 0; wait_for_mount(pub);) {
 		struct cdm_error err = CDM_ERROR_INIT;
 		moved_end(pub, in);
+		pub->odd = false;
 		int r = moved_begin(pub, in);
 		if (r == 0)
 			r = apply_change(pub, in, &err);
@@ -432,8 +433,11 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 			return false;
 		if (r == APPLIED && in->again)
 			record_again(pub, &in->carried.change);
+		if (r != APPLY_RETRY && (r != APPLIED || pub->odd))
+			doubt_note(pub->job, in);
 		if (r == APPLIED) {
-			history_note(pub->history, &in->carried.change);
+			if (!in->resync) /* its dot is a ticket */
+				history_note(pub->history, &in->carried.change);
 			quarantine_resolve(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
 			count_up(&pub->set->counters.applied, 1);
 			return true;
@@ -567,6 +571,7 @@ static void job_done(void *arg)
 		return;
 	}
 	follow_step(s);
+	doubt_judge(job);
 	struct peer *p = s->peers;
 	while (p && p->serial != job->peer_serial)
 		p = p->next;

@@ -26,17 +26,26 @@ struct incoming { /* one received change with what came along */
 	unsigned writes;              /* in flight */
 	bool orphan;                  /* its link is gone: the last write frees it */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
+	bool decisive;                /* from a walk: the sender knew all of our changes, so what he has counts */
 	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
 	bool again;                   /* once it is there, it is recorded as a save of this node (unsure.h) */
 };
 struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */
 void incoming_free(struct incoming *in, int staging_fd); /* removes its staging file */
 
+#define ODD_MAX 16
+struct odd { /* a change that was applied otherwise than its author saw it */
+	cdm_origin origin;
+	struct cdm_vector context;
+};
 struct job { /* one batch for the applier */
 	struct set *set;
 	uint64_t peer_serial, batch;
 	struct incoming *head, **tail;
 	size_t count;
+	struct odd odd[ODD_MAX];
+	size_t odd_count;
+	bool odd_overflow;
 	bool broken;                   /* not applied to its end: its peer must send again from what is applied */
 	void (*done)(struct job *job); /* on the loop; owns the job then. NULL: acknowledge and free */
 	void *arg;
@@ -44,6 +53,9 @@ struct job { /* one batch for the applier */
 struct job *job_new(struct set *s, uint64_t peer_serial, uint64_t batch);
 void job_add(struct job *job, struct incoming *in);
 void job_free(struct job *job);
+/* doubt.c. Applier: this one. Loop, when the journal was read behind the job: was anything of it concurrent? */
+void doubt_note(struct job *job, const struct incoming *in);
+void doubt_judge(struct job *job);
 
 /* Loop. */
 struct publisher *publisher_new(struct set *s);
@@ -83,6 +95,7 @@ struct publisher {
 	size_t given_len, given2_len;
 	struct contexts told;        /* context as last journaled, per origin */
 	struct bytes records;        /* encoded, without a call of their own: for the next journal call */
+	bool odd;                    /* the change at work met something that its author did not see */
 	bool records_matter;         /* some of them tell the others more than a dot: they must not come after a later change of their origin */
 	struct job *job;
 	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */

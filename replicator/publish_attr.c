@@ -164,7 +164,7 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
 	struct stat st;
-	if (fstat(fd, &st) < 0 || attributes_are_newer(&stamp, c))
+	if (fstat(fd, &st) < 0 || (!in->decisive && attributes_are_newer(&stamp, c)))
 		return APPLY_NOTHING;
 	struct cdm_attr attr = c->attr;
 	if (S_ISLNK(st.st_mode))
@@ -185,6 +185,35 @@ static int call_one_xattr(void *arg)
 {
 	struct attr_call *a = arg;
 	return setxattr(a->proc, a->name, a->data, a->len, 0);
+}
+
+static int call_remove_xattr(void *arg)
+{
+	struct attr_call *a = arg;
+	return removexattr(a->proc, a->name);
+}
+
+static bool is_carried(const struct incoming *in, const char *name)
+{
+	for (size_t i = 0; i < in->carried.xattr_count; i++)
+		if (strcmp(in->carried.xattrs[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* Those that the sender does not have. */
+static void remove_other_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
+{
+	char names[8192];
+	ssize_t n = listxattr(call->proc, names, sizeof names);
+	for (const char *name = names; n > 0 && name < names + n; name += strlen(name) + 1) {
+		struct step step;
+		if (!content_xattr_replicates(name) || is_carried(in, name))
+			continue;
+		step_init(&step, CDM_CALL_REMOVEXATTR, in, NULL);
+		call->name = name;
+		publisher_call(pub, &step, call_remove_xattr, call, NULL);
+	}
 }
 
 static void set_all_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
@@ -223,6 +252,8 @@ int apply_directory_attributes(struct publisher *pub, struct incoming *in)
 		.uid = k->uid, .gid = k->gid, .mtime_ns = in->resync || k->mtime_ns > here_ns ? k->mtime_ns : here_ns};
 	if (in->resync)
 		set_all_xattrs(pub, in, &call);
+	if (in->decisive)
+		remove_other_xattrs(pub, in, &call);
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);

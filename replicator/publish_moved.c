@@ -105,6 +105,7 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 	pub->mapped = map(pub, in, c->path, c->path_len, &len, NULL);
 	if (pub->mapped) {
 		pub->given = c->path;
+		pub->odd = true;
 		pub->given_len = c->path_len;
 		c->path = pub->mapped;
 		c->path_len = len;
@@ -112,6 +113,7 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 	pub->mapped2 = map(pub, in, c->path2, c->path2_len, &len, &last);
 	if (pub->mapped2) {
 		pub->given2 = c->path2;
+		pub->odd = true;
 		pub->given2_len = c->path2_len;
 		c->path2 = pub->mapped2;
 		c->path2_len = len;

@@ -168,6 +168,7 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 	const struct cdm_change *c = &in->carried.change;
 	enum verdict verdict = conflict_decide(pub, in, found);
 	step->a.flags = 0;
+	pub->odd |= c->op != CDM_OP_SAVE || verdict == TYPE_CLASH || verdict == ABSENT; /* of two saves the higher wins everywhere */
 	switch (verdict) {
 	case ABSENT:
 		step->a.expect = CDM_EXPECT_ABSENT;
@@ -272,6 +273,7 @@ int apply_instead(struct publisher *pub, struct incoming *in, const char *path, 
 	bool gone;
 	const struct cdm_change *came = &in->carried.change;
 	const char *given = path == came->path ? pub->given : path == came->path2 ? pub->given2 : NULL;
+	pub->odd |= came->op != CDM_OP_SAVE;
 	struct incoming *whole = publisher_need(pub, path, len, &gone);
 	for (int tries = 0; !whole && !gone && given && tries < 3; tries++) { /* the sender may not have applied the rename yet */
 		bool as_given = tries % 2 == 0;
@@ -368,6 +370,7 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 			return r;
 		if (!found.found_exists || found.found_is_dir)
 			return APPLY_NOTHING;
+		pub->odd = true;
 		enum seen seen = conflict_seen(pub, in, &found);
 		if (seen == AHEAD)
 			return APPLY_NOTHING;
@@ -498,6 +501,7 @@ static int apply_exchange(struct publisher *pub, struct incoming *in, struct cdm
 	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err), parent = parent_for(pub, in, c->path, c->path_len, name, err);
 	if (parent < 0 || parent2 < 0)
 		return parent == -ENOENT || parent2 == -ENOENT ? APPLY_SKIP : parent < 0 ? parent : parent2;
+	pub->odd = true;
 	bool there = stamp_here(pub, c->path, c->path_len, &stamp, &st), there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
 	int r = 0;
 	if (!there)
@@ -530,6 +534,7 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 	if (!stamp_here(pub, c->path, c->path_len, &here, &st))
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	bool directory = S_ISDIR(st.st_mode);
+	pub->odd |= !cdm_dot_equal(here.content.dot, c->version.dot);
 	if (!directory && cdm_version_compare(&here.content, &c->version) > 0) /* changed here meanwhile: that stays, the rest is a copy */
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
@@ -551,6 +556,7 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 		if (r != -ESTALE)
 			break;
 		enum verdict verdict = conflict_decide(pub, in, &found);
+		pub->odd = true;
 		if (verdict == LOCAL_WINS || verdict == SAME)
 			return rename_lost(pub, in, parent, name, &found);
 		if (verdict == TYPE_CLASH)
@@ -579,6 +585,8 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {parent, parent2, name, name2, 0};
 	struct step step;
+	struct cdm_stamp here;
+	pub->odd |= !stamp_here(pub, c->path, c->path_len, &here, &subject) || !cdm_dot_equal(here.content.dot, c->version.dot);
 	if (fstatat(parent2, name2, &other, AT_SYMLINK_NOFOLLOW) < 0) {
 		step_init(&step, CDM_CALL_LINK, in, &record);
 		step.a.expect = CDM_EXPECT_ABSENT;

@@ -103,6 +103,8 @@ void job_free(struct job *job)
 		next = in->next;
 		incoming_free(in, job->set->staging_fd);
 	}
+	for (size_t i = 0; i < job->odd_count; i++)
+		cdm_vector_fini(&job->odd[i].context);
 	free(job);
 }
 

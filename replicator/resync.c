@@ -17,7 +17,7 @@ static struct resync *resync_of(struct peer *p)
 	return p->resync;
 }
 
-void resync_begin(struct peer *p)
+void resync_begin(struct peer *p, uint8_t flags)
 {
 	struct set *s = p->set;
 	struct resync *r = resync_of(p);
@@ -28,10 +28,10 @@ void resync_begin(struct peer *p)
 	cdm_vector_copy(&r->vector, &s->follow.visible);
 	struct bytes frame = {0};
 	cdm_vector_encode(&r->vector, bytes_add(&frame, cdm_vector_encoded_size(&r->vector)));
-	link_send(p->link, s, FRAME_RESYNC_START, 0, frame.data, frame.len, NULL, 0);
+	link_send(p->link, s, FRAME_RESYNC_START, flags, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)),
-		cdm_str("reason", "the journal here does not reach back to what the peer has"));
+		cdm_str("reason", flags & RESYNC_VERIFY ? "after a conflict" : "the journal here does not reach back to what the peer has"));
 }
 
 /* --- listings --- */
@@ -135,12 +135,13 @@ static int take_end(struct peer *p, struct cdm_error *err)
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_END without a start");
 	r->sending = false;
 	cdm_vector_merge(&p->has, &r->vector);
+	doubt_child_done(p);
 	ship_root(p); /* what was done in it meanwhile moved its mtime */
 	ship_resume_at(p, r->position, &r->vector);
 	return 0;
 }
 
-static int take_start(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+static int take_start(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct cdm_vector vector = {0};
 	int n = cdm_vector_decode(payload, len, &vector);
@@ -149,7 +150,7 @@ static int take_start(struct peer *p, const uint8_t *payload, size_t len, struct
 			cdm_vector_fini(&vector);
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_START malformed or repeated");
 	}
-	resync_in_start(p, &vector);
+	resync_in_start(p, &vector, flags & RESYNC_VERIFY);
 	cdm_vector_fini(&vector);
 	return 0;
 }
@@ -158,7 +159,10 @@ int resync_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint
 {
 	switch ((unsigned)type) {
 	case FRAME_RESYNC_START:
-		return take_start(p, payload, len, err);
+		return take_start(p, flags, payload, len, err);
+	case FRAME_RESYNC_ASK:
+		doubt_asked(p);
+		return 0;
 	case FRAME_RESYNC_NEED:
 		return take_request(p, payload, len, err);
 	case FRAME_RESYNC_DIR:

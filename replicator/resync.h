@@ -6,7 +6,7 @@
  *
  * What is published here is not journaled change by change: a SKIP with CDM_CH_WHOLE per origin marks the place in the receiver's
  * journal; whoever follows that journal and lacks those dots compares trees with the receiver, too.
- * Frames: START (vector, root) s→r; NEED (directory path) r→s; DIR (entries) s→r; END r→s. */
+ * Frames: START (vector, root) s→r; NEED (directory path) r→s; DIR (entries) s→r; END r→s; ASK r→s: begin one (doubt.c). */
 #ifndef REPLICATOR_RESYNC_H
 #define REPLICATOR_RESYNC_H
 
@@ -46,7 +46,7 @@ void listing_settle(struct listing *l); /* after the last decode: names are poin
 
 /* resync_receive.c */
 struct resync_in;
-void resync_in_start(struct peer *p, const struct cdm_vector *sender);
+void resync_in_start(struct peer *p, const struct cdm_vector *sender, bool verify);
 int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
 void resync_in_free(struct resync_in **in);
 struct incoming;

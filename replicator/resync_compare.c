@@ -41,6 +41,8 @@ void compare_shared_init(struct compare_shared *shared, struct set *s, const str
 		abort();
 	cdm_vector_copy(&shared->sender, sender);
 	cdm_vector_copy(&shared->mine, &s->follow.visible);
+	shared->decisive = cdm_vector_covers_all(sender, &shared->mine);
+	shared->began_clock = cdm_clock_now();
 	shared->unseen = unseen_new(s, sender);
 }
 
@@ -276,10 +278,17 @@ static void forget_inode(struct compare *c, const struct entry *theirs)
 	}
 }
 
+/* Ours is one file with names that there are names of another one, or the other way round: it gets an inode of its own, to which the other names
+ * of theirs are linked. */
+static bool has_other_names(const struct entry *theirs, const struct entry *ours)
+{
+	return S_ISREG(ours->mode) && ours->nlink != theirs->nlink && ours->nlink > 1;
+}
+
 static void only_there(struct compare *c, const char *path, size_t len, const struct entry *e)
 {
 	struct cdm_dot dot = e->stamp.content.dot;
-	if (!cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot) && unseen_went(c->shared->unseen, path, len))
+	if (!c->shared->decisive && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot) && unseen_went(c->shared->unseen, path, len))
 		return; /* we had it and removed it: that ships */
 	if (joins_group(c, path, len, e, NULL))
 		return;
@@ -294,8 +303,10 @@ static bool attributes_differ(const struct compare *c, const struct entry *a, co
 }
 
 /* Have we changed its attributes since, unknown to the sender? */
-static bool our_attributes_stay(const struct entry *theirs, const struct entry *ours)
+static bool our_attributes_stay(const struct compare *c, const struct entry *theirs, const struct entry *ours)
 {
+	if (c->shared->decisive)
+		return ours->stamp.attr_clock > c->shared->began_clock;
 	if (ours->stamp.attr_clock != theirs->stamp.attr_clock)
 		return ours->stamp.attr_clock > theirs->stamp.attr_clock;
 	return ours->stamp.attr_origin > theirs->stamp.attr_origin;
@@ -305,12 +316,14 @@ static void same_object(struct compare *c, const char *path, size_t len, const s
 {
 	bool stamp = cdm_dot_is_none(ours->stamp.content.dot) && !cdm_dot_is_none(theirs->stamp.content.dot);
 	c->same++;
-	if (our_attributes_stay(theirs, ours))
+	if (our_attributes_stay(c, theirs, ours))
 		return;
-	if (theirs->extra != ours->extra && !S_ISLNK(ours->mode))
+	if (theirs->extra != ours->extra && !S_ISLNK(ours->mode)) {
+		forget_inode(c, theirs);
 		want_add(c, path, len);
-	else if (attributes_differ(c, theirs, ours) || stamp)
+	} else if (attributes_differ(c, theirs, ours) || stamp) {
 		want_attributes(c, path, len, theirs);
+	}
 }
 
 static bool same_content(const struct entry *theirs, const struct entry *ours)
@@ -336,6 +349,8 @@ static bool ours_stays(const struct compare *c, const struct entry *theirs, cons
 	struct cdm_dot dot = ours->stamp.content.dot;
 	if (cdm_dot_is_none(dot) || cdm_dot_is_none(theirs->stamp.content.dot))
 		return false;
+	if (c->shared->decisive)
+		return !cdm_vector_covers(&c->shared->sender, dot);
 	return cdm_version_compare(&ours->stamp.content, &theirs->stamp.content) > 0;
 }
 
@@ -356,8 +371,14 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		return;
 	}
 	if ((theirs->mode & S_IFMT) == (ours->mode & S_IFMT) && same_content(theirs, ours)) {
-		if (!joins_group(c, path, len, theirs, ours))
+		if (joins_group(c, path, len, theirs, ours))
+			return;
+		if (c->shared->decisive && has_other_names(theirs, ours)) {
+			forget_inode(c, theirs);
+			want_add(c, path, len);
+		} else {
 			same_object(c, path, len, theirs, ours);
+		}
 		return;
 	}
 	if (ours_stays(c, theirs, ours))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* resync_compare.h — one directory of two trees compared (walker thread): what to fetch, change, link, remove, and where to go on.
  * The rules are those of conflict.c: what the sender has and we never had is fetched, what it had and has no more is
- * removed, what it never had stays; of two versions the higher wins. */
+ * removed, what it never had stays; of two versions the higher wins. Where the sender knew all that we did (`decisive`), what he has counts. */
 #ifndef REPLICATOR_RESYNC_COMPARE_H
 #define REPLICATOR_RESYNC_COMPARE_H
 
@@ -46,6 +46,8 @@ bool unseen_came(struct unseen *u, const char *path, size_t len);
 
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;
+	bool decisive;        /* the sender knew all of our changes when this began: where he differs, he is right … */
+	uint64_t began_clock; /* … but for what was changed here since */
 	struct unseen *unseen;
 	struct groups *groups;
 };

@@ -36,7 +36,7 @@ struct resync_in {
 	struct want *wants, **wants_tail, *unasked; /* unasked: first that was not asked for */
 	size_t want_count;
 	uint64_t ticket;
-	uint64_t same, fetched, removed, seen;
+	uint64_t same, fetched, removed, changed, seen; /* changed: attributes and links */
 	struct removal *removals;    /* newest first: deepest first */
 	size_t removal_count;
 	struct cdm_timer *timer;     /* held: look again then */
@@ -226,7 +226,8 @@ static void take_root(struct peer *p, struct incoming *answer)
 {
 	struct cdm_attr *attr = &answer->carried.change.attr;
 	struct stat st;
-	bool exactly = p->was_empty && !p->root_taken;
+	bool exactly = (p->was_empty && !p->root_taken) || p->root_exact;
+	p->root_exact = false;
 	p->root_taken = true;
 	if (!exactly && fstat(p->set->store_fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= attr->mtime_ns)
 		attr->mask &= ~(uint32_t)CDM_ATTR_MTIME;
@@ -260,6 +261,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 	} else {
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
+		answer->decisive = in->shared.decisive;
 		cdm_vector_copy(&answer->context, &in->shared.sender);
 		w->in = answer;
 		in->fetched++;
@@ -303,6 +305,8 @@ static void submit_ready(struct resync_in *in)
 			in->want_count--;
 			if (w->in) {
 				w->in->resync = true;
+				w->in->decisive = in->shared.decisive;
+				in->changed++;
 				job_add(job, w->in);
 				w->in = NULL;
 			}
@@ -359,15 +363,22 @@ static void hold(struct resync_in *in)
 static void submit_removals(struct resync_in *in)
 {
 	struct job *job = job_new(in->set, in->serial, 0);
+	struct unseen *since = unseen_new(in->set, &in->shared.sender); /* names that came here while trees were compared */
 	while (in->removals) {
 		struct removal *r = in->removals;
 		in->removals = r->next;
+		if (unseen_came(since, r->path, r->len)) {
+			free(r->path);
+			free(r);
+			continue;
+		}
 		job_add(job, removal_incoming(r, &in->shared.sender));
 		in->removed++;
 		count_up(&in->set->counters.resync_deleted, 1);
 		free(r->path);
 		free(r);
 	}
+	unseen_free(&since);
 	submit(in, job);
 }
 
@@ -393,8 +404,10 @@ static void finish(struct resync_in *in)
 		cdm_log(resync_ends, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_uint("same", in->same),
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
+		bool decisive = in->shared.decisive, changed = in->changed || in->removed;
 		resync_in_free(&p->resync->in);
 		unsure_compared(p);
+		doubt_compared(s, decisive, changed);
 	}
 	set_moved(s);
 }
@@ -422,7 +435,7 @@ static void pump(struct resync_in *in)
 	}
 }
 
-void resync_in_start(struct peer *p, const struct cdm_vector *sender)
+void resync_in_start(struct peer *p, const struct cdm_vector *sender, bool verify)
 {
 	struct set *s = p->set;
 	struct resync_in *in = calloc(1, sizeof *in);
@@ -436,9 +449,11 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender)
 	in->stack = todo_new("", 0);
 	p->resync->in = in;
 	cdm_vector_merge(&p->has, sender);
+	p->root_exact = in->shared.decisive;
 	s->resyncing = true;
+	s->doubt.raised |= verify;
 	count_up(&s->counters.full_resync_count, 1);
-	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", "the peer asks for it"));
+	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", verify ? "after a conflict" : "the peer asks for it"));
 	state_changed(s);
 	pump(in);
 }

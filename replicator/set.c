@@ -213,6 +213,7 @@ void set_free(struct set **set)
 	*set = NULL;
 	s->stopping = true;
 	adopt_stop(s);
+	doubt_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);
 	barrier_fail_all(s, -ECANCELED);
@@ -289,6 +290,7 @@ void set_link_down(struct set *s, struct link *l)
 		p->subscribed = false;
 		adopt_peer_gone(p);
 		unsure_peer_gone(p);
+		doubt_child_done(p);
 		publisher_peer_gone(s->publisher, p->serial);
 		resync_free(p);
 		ship_free(p);
@@ -320,6 +322,8 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	p->subscribed = true;
 	unsure_subscribed(p, &sub->visible);
 	ship_subscribed(p, sub);
+	if (p->towards_parent)
+		doubt_parent_is_there(p->set);
 }
 
 void set_subscribe_peer(struct peer *p)
@@ -489,6 +493,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (s->resyncing) {
 		state = code = "resync";
 		reason = "comparing trees with its parent";
+	} else if (doubt_is_open(s)) {
+		state = code = "resync";
+		reason = s->doubt.raised ? "a conflict: trees will be compared" : "those that it feeds compare trees after a conflict";
 	} else if (quarantine_describe(s->quarantine, text, sizeof text)) {
 		code = "quarantined";
 		reason = text;

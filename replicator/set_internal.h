@@ -82,6 +82,12 @@ struct durable {
 
 enum ship_phase { SHIP_WAIT, SHIP_SEEK, SHIP_STREAM, SHIP_RESYNC };
 
+struct doubt_state { /* doubt.c */
+	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
+	unsigned rounds;   /* comparisons that found something */
+	struct cdm_timer *timer;
+};
+
 struct peer { /* one link that carries this set */
 	uint32_t magic;
 	struct peer *next;
@@ -92,6 +98,8 @@ struct peer { /* one link that carries this set */
 	bool towards_parent, told, subscribed;
 	bool was_empty;                     /* we had nothing of the set when we subscribed */
 	bool is_empty;                      /* it had nothing */
+	bool verifying;                     /* a child that compares its tree with ours after a conflict */
+	bool root_exact;                    /* the next root attributes it tells are taken as they are */
 	bool root_taken;                    /* it told us the root's attributes */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
 	struct cdm_vector visible, durable; /* as it acknowledged */
@@ -121,6 +129,7 @@ struct set {
 	struct follow follow;
 	struct durable durable;
 	struct growth growth;
+	struct doubt_state doubt;
 	struct barrier *barriers;
 	uint64_t barrier_number, peer_serial;
 	bool mounted, probing, probe_again, ready, swept, stopping; /* ready: the journal was read to its end once */
@@ -177,6 +186,16 @@ int adopt_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len,
 void adopt_peer_gone(struct peer *p);
 void adopt_stop(struct set *s);
 
+/* doubt.c */
+void doubt_raise(struct set *s);
+void doubt_parent_is_there(struct set *s);
+void doubt_asked(struct peer *p);
+/* A comparison with the parent ended. decisive: he knew all our changes when it began; changed: something was different. */
+void doubt_compared(struct set *s, bool decisive, bool changed);
+void doubt_child_done(struct peer *p); /* or its link is gone */
+bool doubt_is_open(const struct set *s);
+void doubt_stop(struct set *s);
+
 /* durable.c, barrier.c */
 void durable_wanted(struct set *s);
 void durable_stop(struct set *s);
@@ -184,7 +203,8 @@ void barrier_seen(struct set *s, const char *name, size_t len);
 void barrier_fail_all(struct set *s, int error);
 
 /* resync.c */
-void resync_begin(struct peer *p); /* as the sender: the journal cannot serve this peer */
+#define RESYNC_VERIFY 1 /* flag of RESYNC_START: nothing is missing, but trees may have come out differently */
+void resync_begin(struct peer *p, uint8_t flags); /* as the sender: the journal cannot serve this peer, or VERIFY */
 int resync_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
 void resync_drained(struct peer *p);
 void resync_free(struct peer *p);

@@ -45,7 +45,7 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 	ship->queue_count = 0;
 	ship->queue_bytes = 0;
 	if (open_reader(ship) < 0 || cdm_journal_reader_seek(ship->reader, position) < 0) {
-		resync_begin(p);
+		resync_begin(p, 0);
 		return;
 	}
 	ship->phase = SHIP_STREAM;
@@ -55,7 +55,7 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 static void start_resync(struct ship *ship)
 {
 	ship->phase = SHIP_RESYNC;
-	resync_begin(ship->peer);
+	resync_begin(ship->peer, 0);
 }
 
 void ship_subscribed(struct peer *p, const struct subscribe *sub)

@@ -36,6 +36,16 @@ static void wait_free(struct wait *w)
 	free(w);
 }
 
+/* Its vector says what it got, not yet what came of it: after a conflict trees are compared (doubt.c). */
+static bool is_comparing(const struct wait *w, const struct peer_state *p)
+{
+	struct set_state own = {0};
+	if (!p->self)
+		return strcmp(p->state, "resync") == 0;
+	set_get_state(w->set, &own);
+	return strcmp(own.state, "resync") == 0;
+}
+
 static void count_node(void *arg, const struct peer_state *p)
 {
 	struct tally *t = arg;
@@ -45,7 +55,7 @@ static void count_node(void *arg, const struct peer_state *p)
 		(w->only && strcmp(p->member->name, w->only) != 0))
 		return;
 	t->of++;
-	if (w->has_upto && !p->down && cdm_vector_covers_all(p->durable, &w->upto)) {
+	if (w->has_upto && !p->down && !is_comparing(w, p) && cdm_vector_covers_all(p->durable, &w->upto)) {
 		t->have++;
 		return;
 	}

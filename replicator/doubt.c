@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* doubt.c — promise 4 where authors met. A change that was applied otherwise than its author saw it (a conflict of names, a subject that
+ * was missing or another one), while others changed the set unknown to him, may have come out differently elsewhere. Then trees are compared, as soon
+ * as it is quiet: each node with its parent, from the root of the set's tree downwards, until a comparison finds nothing to do. Where the parent knew
+ * all of this node's changes its tree is right; so all end as the root decided. Loop thread. */
+#include <stdlib.h>
+#include <string.h>
+#include "replicator/publish.h"
+#include "replicator/resync.h"
+#include "replicator/route.h"
+#include "replicator/ship.h"
+
+#define QUIET_MS 200      /* after something came up */
+#define WAIT_MAX_MS 60000 /* between comparisons that found something, doubling up to this */
+#define ASKED_MS 5000     /* an answer that does not come: ask again */
+#define ROUNDS_MAX 8      /* comparisons that find something again and again: what differs cannot be mended so */
+
+static void on_timer(void *arg);
+
+static void wait_for(struct set *s, int64_t ms)
+{
+	if (!s->doubt.timer && !s->stopping)
+		s->doubt.timer = cdm_loop_after(s->node->loop, ms, on_timer, s);
+}
+
+static bool any_child_compares(const struct set *s)
+{
+	for (const struct peer *p = s->peers; p; p = p->next)
+		if (p->verifying)
+			return true;
+	return false;
+}
+
+bool doubt_is_open(const struct set *s)
+{
+	return s->doubt.raised || any_child_compares(s);
+}
+
+/* Those that we feed compare with us. */
+static void children_compare(struct set *s)
+{
+	for (struct peer *p = s->peers; p; p = p->next)
+		if (!p->towards_parent && p->subscribed && p->ship->phase == SHIP_STREAM) {
+			p->verifying = true;
+			resync_begin(p, RESYNC_VERIFY);
+		}
+}
+
+static void settle(struct set *s)
+{
+	s->doubt.raised = false;
+	s->doubt.rounds = 0;
+	children_compare(s);
+	state_changed(s);
+}
+
+static struct peer *parent_peer(struct set *s)
+{
+	for (struct peer *p = s->peers; p; p = p->next)
+		if (p->towards_parent && p->subscribed)
+			return p;
+	return NULL;
+}
+
+static void on_timer(void *arg)
+{
+	struct set *s = arg;
+	s->doubt.timer = NULL;
+	if (s->stopping || !s->doubt.raised)
+		return;
+	const struct held *held = route_held_find(s->node, set_name(s));
+	struct peer *parent = parent_peer(s);
+	if (s->resyncing) {
+		wait_for(s, ASKED_MS);
+	} else if (parent) {
+		link_send(parent->link, s, FRAME_RESYNC_ASK, 0, NULL, 0, NULL, 0);
+		wait_for(s, ASKED_MS);
+	} else if (held && !parent_now(held)) {
+		settle(s); /* the root: what is here counts */
+	} /* else: when the parent is there (doubt_parent_is_there) */
+}
+
+void doubt_raise(struct set *s)
+{
+	bool before = s->doubt.raised;
+	s->doubt.raised = true;
+	wait_for(s, QUIET_MS);
+	if (!before)
+		state_changed(s);
+}
+
+void doubt_parent_is_there(struct set *s)
+{
+	if (s->doubt.raised)
+		wait_for(s, QUIET_MS);
+}
+
+void doubt_asked(struct peer *p)
+{
+	if (!p->subscribed || p->ship->phase != SHIP_STREAM)
+		return;
+	p->verifying = true;
+	resync_begin(p, RESYNC_VERIFY);
+	state_changed(p->set);
+}
+
+void doubt_compared(struct set *s, bool decisive, bool changed)
+{
+	if (!s->doubt.raised)
+		return;
+	if (s->doubt.timer)
+		cdm_timer_cancel(&s->doubt.timer);
+	if (decisive && !changed) {
+		settle(s);
+		return;
+	}
+	if (++s->doubt.rounds >= ROUNDS_MAX) {
+		cdm_log(trees_differ, cdm_str("set", set_name(s)), cdm_uint("comparisons", s->doubt.rounds));
+		settle(s);
+		return;
+	}
+	int64_t ms = (int64_t)QUIET_MS << (s->doubt.rounds - 1);
+	wait_for(s, ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
+}
+
+void doubt_child_done(struct peer *p)
+{
+	if (!p->verifying)
+		return;
+	p->verifying = false;
+	state_changed(p->set);
+}
+
+void doubt_stop(struct set *s)
+{
+	cdm_timer_cancel(&s->doubt.timer);
+}
+
+/* --- what the applier noticed in a job --- */
+
+void doubt_note(struct job *job, const struct incoming *in)
+{
+	if (in->resync)
+		return;
+	if (job->odd_count == ODD_MAX) {
+		job->odd_overflow = true;
+		return;
+	}
+	struct odd *o = &job->odd[job->odd_count++];
+	o->origin = in->carried.change.dot.origin;
+	cdm_vector_copy(&o->context, &in->context);
+}
+
+/* Did its author know all that is applied here by now (his own changes apart)? */
+static bool knew_all(const struct odd *o, const struct cdm_vector *visible)
+{
+	for (size_t i = 0; i < visible->count; i++)
+		if (visible->entries[i].origin != o->origin && !cdm_vector_covers(&o->context, visible->entries[i]))
+			return false;
+	return true;
+}
+
+void doubt_judge(struct job *job)
+{
+	struct set *s = job->set;
+	bool concurrent = job->odd_overflow;
+	for (size_t i = 0; i < job->odd_count; i++)
+		concurrent |= !knew_all(&job->odd[i], &s->follow.visible);
+	if (concurrent)
+		doubt_raise(s);
+}

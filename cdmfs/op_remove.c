@@ -12,6 +12,7 @@
 #include "cdmfs/save.h"
 #include "cdmfs/session.h"
 #include "common/faultpoint.h"
+#include "common/io.h"
 #include "common/log.h"
 
 /* --- orphans --- */
@@ -58,23 +59,54 @@ static void flatten(const char *path, size_t len, char out[160])
 	out[at] = 0;
 }
 
+/* A file that lives on under another name is copied: what is written there later is not what was to be kept. */
+static int keep_copy(struct fs *fs, int fd, const struct stat *st, const char *name)
+{
+	char self[32];
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st->st_mtim};
+	int r;
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	_cleanup_close_ int from = open(self, O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int to = from < 0 ? -1 : openat(fs->store.conflicts_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (to < 0)
+		return -errno;
+	r = cdm_copy_file(from, to, st->st_size);
+	if (r == 0 && (fchown(to, st->st_uid, st->st_gid) < 0 || fchmod(to, st->st_mode & 07777) < 0 || futimens(to, times) < 0))
+		r = -errno;
+	if (r < 0)
+		unlinkat(fs->store.conflicts_fd, name, 0);
+	return r;
+}
+
+static int keep_as(struct fs *fs, int fd, const char *name)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode) && st.st_nlink > 1)
+		return keep_copy(fs, fd, &st, name);
+	return linkat(fd, "", fs->store.conflicts_fd, name, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
 int conflict_keep(struct fs *fs, int fd, const char *path, size_t len, const struct cdm_dot *dot)
 {
 	char flat[160], version[64], name[256];
+	int r = -EEXIST;
 
 	flatten(path, len, flat);
 	cdm_dot_format(*dot, version);
-	for (unsigned n = 0; n < CONFLICT_TRIES; n++) {
+	for (unsigned n = 0; n < CONFLICT_TRIES && r == -EEXIST; n++) {
 		snprintf(name, sizeof(name), "%s.%s.%u", flat, version, n);
-		if (linkat(fd, "", fs->store.conflicts_fd, name, AT_EMPTY_PATH) == 0) {
-			cdm_log(loser_kept, cdm_str("path", flat), cdm_str("kept", name));
-			return 0;
-		}
-		if (errno != EEXIST)
-			break;
+		r = keep_as(fs, fd, name);
+	}
+	if (r == 0) {
+		cdm_log(loser_kept, cdm_str("path", flat), cdm_str("kept", name));
+		return 0;
 	}
 	struct cdm_error err = CDM_ERROR_INIT;
-	int r = cdm_fail(&err, errno, "keep %s in conflicts", flat);
+	r = cdm_fail(&err, -r, "keep %s in conflicts", flat);
 	cdm_log_err(loser_lost, &err, cdm_str("path", flat));
 	return r;
 }

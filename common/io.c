@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -257,4 +259,27 @@ int cdm_open_parent(int dirfd, const char *path, size_t len, const char **ret_na
 		return cdm_open_beneath(dirfd, path, (size_t)(slash - path), O_PATH | O_DIRECTORY, 0);
 	int fd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
 	return fd < 0 ? -errno : fd;
+}
+
+int cdm_copy_file(int from, int to, uint64_t size)
+{
+	struct stat st;
+	if (fstat(from, &st) == 0 && (uint64_t)st.st_size == size && ioctl(to, FICLONE, from) == 0)
+		return 0;
+	for (uint64_t at = 0; at < size;) {
+		off_t data = lseek(from, (off_t)at, SEEK_DATA);
+		if (data < 0)
+			return errno == ENXIO ? 0 : -errno;
+		off_t hole = lseek(from, data, SEEK_HOLE);
+		uint64_t end = hole < 0 || (uint64_t)hole > size ? size : (uint64_t)hole;
+		for (loff_t in = data, out = data; (uint64_t)in < end;) {
+			ssize_t n = copy_file_range(from, &in, to, &out, end - (uint64_t)in, 0);
+			if (n < 0)
+				return -errno;
+			if (!n)
+				return 0;
+		}
+		at = end;
+	}
+	return 0;
 }

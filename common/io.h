@@ -37,4 +37,7 @@ int cdm_open_beneath(int dirfd, const char *path, size_t len, int flags, mode_t 
 /* Open the directory that holds path's last component; *ret_name points into path. "" parent = dirfd itself (dup). fd or -errno. */
 int cdm_open_parent(int dirfd, const char *path, size_t len, const char **ret_name);
 
+/* The first `size` bytes of one open file as the content of another, empty one: shared where the filesystem can, holes stay holes. 0 or -errno. */
+int cdm_copy_file(int from, int to, uint64_t size);
+
 #endif

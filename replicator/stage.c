@@ -5,12 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/fs.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -81,26 +79,6 @@ uint32_t stage_gid(const struct incoming *in, uint32_t gid)
 
 /* --- content --- */
 
-static int copy_between(int from, int to, uint64_t size)
-{
-	for (uint64_t at = 0; at < size;) {
-		off_t data = lseek(from, (off_t)at, SEEK_DATA);
-		if (data < 0)
-			return errno == ENXIO ? 0 : -errno;
-		off_t hole = lseek(from, data, SEEK_HOLE);
-		uint64_t end = hole < 0 || (uint64_t)hole > size ? size : (uint64_t)hole;
-		for (loff_t in = data, out = data; (uint64_t)in < end;) {
-			ssize_t n = copy_file_range(from, &in, to, &out, end - (uint64_t)in, 0);
-			if (n < 0)
-				return -errno;
-			if (!n)
-				return 0;
-		}
-		at = end;
-	}
-	return 0;
-}
-
 int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd)
 {
 	struct carried *k = &in->carried;
@@ -115,7 +93,7 @@ int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd)
 	_cleanup_close_ int spool = openat(store_staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (spool < 0)
 		return -errno;
-	return copy_between(spool, fd, k->size);
+	return cdm_copy_file(spool, fd, k->size);
 }
 
 static int set_mtime(int dir_fd, const char *name, int fd, int64_t mtime_ns)
@@ -262,8 +240,8 @@ int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_
 	struct stat st;
 	_cleanup_close_ int fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	int r = fd < 0 || fstat(base_fd, &st) < 0 ? -errno : 0;
-	if (r == 0 && ioctl(fd, FICLONE, base_fd) < 0)
-		r = copy_between(base_fd, fd, (uint64_t)st.st_size);
+	if (r == 0)
+		r = cdm_copy_file(base_fd, fd, (uint64_t)st.st_size);
 	if (r == 0)
 		r = stage_write_pieces(in, dir_fd, fd);
 	if (r == 0 && ftruncate(fd, (off_t)in->carried.size) < 0)

@@ -22,6 +22,7 @@
 #define RECORDS_FLUSH (44u << 10) /* an xattr value may have 64 KiB */
 #define RECORD_MAX (16u << 10)
 #define APPLY_TRIES 16
+#define STAT_WAIT_MS 100
 #define FUSE_MAGIC 0x65735546
 
 /* --- messages to the loop --- */
@@ -336,6 +337,26 @@ static void add_done(struct publisher *pub, struct incoming *in)
 	count_up(&pub->set->counters.already_there, 1);
 }
 
+int publisher_stat(struct publisher *pub, int fd, struct stat *ret)
+{
+	struct timespec until;
+	if (fstat(fd, ret) < 0)
+		return -errno;
+	if (!S_ISDIR(ret->st_mode))
+		return 0;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += STAT_WAIT_MS * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	bool locked = pthread_mutex_clocklock(&pub->calling, CLOCK_MONOTONIC, &until) == 0;
+	int r = fstat(fd, ret) < 0 ? -errno : 0;
+	if (locked)
+		pthread_mutex_unlock(&pub->calling);
+	return r;
+}
+
 int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void *arg, struct cdm_announcement *found)
 {
 	if (pub->records_matter && step->record_count) {
@@ -347,8 +368,13 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 	int slot = cdm_lane_announce(pub->lane, &step->a, step->records, step->record_count);
 	if (slot < 0)
 		return slot == -EMSGSIZE ? -E2BIG : slot;
+	bool moves = step->a.call < CDM_CALL_SETATTR;
+	if (moves)
+		pthread_mutex_lock(&pub->calling);
 	errno = 0;
 	int r = call(arg) < 0 ? -errno : 0;
+	if (moves)
+		pthread_mutex_unlock(&pub->calling);
 	struct cdm_announcement answer;
 	enum cdm_announce_state state = cdm_lane_result(pub->lane, slot, &answer);
 	if (found)
@@ -601,6 +627,7 @@ struct publisher *publisher_new(struct set *s)
 	pub->history = history_new();
 	pub->full_fd = pub->content_fd = pub->staging_fd = -1;
 	pub->staged_number = (uint64_t)cdm_wall_ns() >> 20; /* names of an earlier run must not come again */
+	pthread_mutex_init(&pub->calling, NULL);
 	pthread_mutex_init(&pub->lock, NULL);
 	pthread_cond_init(&pub->wake, NULL);
 	return pub;
@@ -620,5 +647,6 @@ void publisher_free(struct publisher **p)
 	bytes_fini(&pub->records);
 	pthread_cond_destroy(&pub->wake);
 	pthread_mutex_destroy(&pub->lock);
+	pthread_mutex_destroy(&pub->calling);
 	free(pub);
 }

@@ -8,6 +8,7 @@
 #define REPLICATOR_PUBLISH_H
 
 #include <pthread.h>
+#include <sys/stat.h>
 #include "common/announce.h"
 #include "replicator/history.h"
 #include "replicator/set_internal.h"
@@ -28,6 +29,7 @@ struct incoming { /* one received change with what came along */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
 	bool decisive;                /* from a walk: the sender knew all of our changes, so what he has counts */
 	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
+	int64_t mtime_was_ns;         /* a comparison saw this mtime: set another one only if it is still that, or earlier; 0 = do not look */
 	bool again;                   /* once it is there, it is recorded as a save of this node (unsure.h) */
 };
 struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */
@@ -70,6 +72,10 @@ void publisher_seed(struct publisher *pub, const struct cdm_vector *applied); /*
 void publisher_note(struct publisher *pub, const struct cdm_change *c);
 void publisher_unseed(struct publisher *pub); /* the journal is another one: forget what is applied, wait for a new seed */
 
+/* Any thread: as fstat in the store. The mount sets a directory's mtime back after each call of the applier in it: what it is in between is
+ * not told. (Waits for such a call, a tenth of a second at most.) */
+int publisher_stat(struct publisher *pub, int fd, struct stat *ret);
+
 /* --- shared by publish*.c, stage.c and conflict.c; applier thread --- */
 struct dir_entry { /* a directory of the mount, by path, kept during one batch */
 	char *path;
@@ -102,6 +108,7 @@ struct publisher {
 	size_t broken_next;
 	uint64_t staged_number;      /* for names of things that are staged here */
 
+	pthread_mutex_t calling;     /* held during each call that moves a directory's mtime */
 	pthread_mutex_t lock;        /* below: any thread */
 	pthread_cond_t wake;
 	bool stopping;

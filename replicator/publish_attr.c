@@ -167,6 +167,9 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	if (fstat(fd, &st) < 0 || (!in->decisive && attributes_are_newer(&stamp, c)))
 		return APPLY_NOTHING;
 	struct cdm_attr attr = c->attr;
+	int64_t mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
+	if (in->mtime_was_ns && mtime_ns != in->mtime_was_ns && mtime_ns > attr.mtime_ns)
+		attr.mask &= ~(uint32_t)CDM_ATTR_MTIME; /* something was done in it since */
 	if (S_ISLNK(st.st_mode))
 		attr.mask &= ~(uint32_t)CDM_ATTR_MODE;
 	struct cdm_change record = record_of(pub, in);

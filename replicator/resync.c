@@ -23,7 +23,7 @@ void resync_begin(struct peer *p, uint8_t flags)
 	struct resync *r = resync_of(p);
 	p->ship->phase = SHIP_RESYNC;
 	r->sending = true;
-	ship_root(p);
+	ship_root(p, true);
 	r->position = s->follow.reader ? cdm_journal_reader_position(s->follow.reader) : 0;
 	cdm_vector_copy(&r->vector, &s->follow.visible);
 	struct bytes frame = {0};
@@ -32,6 +32,7 @@ void resync_begin(struct peer *p, uint8_t flags)
 	bytes_fini(&frame);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)),
 		cdm_str("reason", flags & RESYNC_VERIFY ? "after a conflict" : "the journal here does not reach back to what the peer has"));
+	ship_send_step(p->ship); /* the root's attributes come before its listing */
 }
 
 /* --- listings --- */
@@ -136,7 +137,7 @@ static int take_end(struct peer *p, struct cdm_error *err)
 	r->sending = false;
 	cdm_vector_merge(&p->has, &r->vector);
 	doubt_child_done(p);
-	ship_root(p); /* what was done in it meanwhile moved its mtime */
+	ship_root(p, false); /* what was done in it meanwhile moved its mtime */
 	ship_resume_at(p, r->position, &r->vector);
 	return 0;
 }

@@ -137,7 +137,7 @@ static struct want *want_add(struct compare *c, const char *path, size_t len)
 		abort();
 	memcpy(w->path, path, len);
 	w->len = len;
-	w->parent_mtime_ns = c->dir->mtime_ns;
+	w->parent_mtime_ns = c->dir->theirs.mtime_ns;
 	*c->wants_tail = w;
 	c->wants_tail = &w->next;
 	return w;
@@ -178,16 +178,19 @@ static void removal_add(struct compare *c, const char *path, size_t len, const s
 	c->removals_tail = &r->next;
 }
 
-static void subdir_add(struct compare *c, const char *path, size_t len, const struct entry *e)
+static void subdir_add(struct compare *c, const char *path, size_t len, const struct entry *e, bool both)
 {
 	struct todo *t = todo_new(path, len);
-	t->mtime_ns = e->mtime_ns;
+	t->theirs = (struct directory){.mode = e->mode, .uid = e->uid, .gid = e->gid, .mtime_ns = e->mtime_ns, .stamp = e->stamp, .extra = e->extra};
+	memcpy(t->theirs.user, e->user, e->user_len); /* at most FRAME_OWNER_MAX: decode_one */
+	memcpy(t->theirs.group, e->owner_group, e->owner_group_len);
+	t->both = both;
 	t->next = c->subdirs;
 	c->subdirs = t;
 }
 
 /* Attributes (and, where ours has none, the stamp) as theirs. */
-static void want_attributes(struct compare *c, const char *path, size_t len, const struct entry *e)
+static struct want *want_attributes(struct compare *c, const char *path, size_t len, const struct entry *e)
 {
 	struct carried k = {.user = e->user, .user_len = e->user_len, .group = e->owner_group, .group_len = e->owner_group_len,
 		.change = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, 1}, .clock = e->stamp.attr_clock ? e->stamp.attr_clock : 1, .version = e->stamp.content,
@@ -198,13 +201,14 @@ static void want_attributes(struct compare *c, const char *path, size_t len, con
 	struct want *w = want_add(c, path, len);
 	w->in = incoming_make(&k);
 	w->in->resync = true;
-	w->in->carried.change.parent_mtime_ns = c->dir->mtime_ns;
+	w->in->carried.change.parent_mtime_ns = c->dir->theirs.mtime_ns;
+	return w;
 }
 
 static void want_link(struct compare *c, const struct group *first, const char *path, size_t len)
 {
 	struct carried k = {.change = {.op = CDM_OP_LINK, .dot = {ANSWER_ORIGIN, 1}, .clock = 1, .path = first->path, .path_len = first->len,
-		.path2 = path, .path2_len = len, .parent2_mtime_ns = c->dir->mtime_ns}};
+		.path2 = path, .path2_len = len, .parent2_mtime_ns = c->dir->theirs.mtime_ns}};
 	struct want *w = want_add(c, path, len);
 	w->in = incoming_make(&k);
 	w->in->resync = true;
@@ -232,7 +236,9 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	_cleanup_free_ char *path = path_join(dir, dir_len, e, &len);
 	struct cdm_dot dot = e->stamp.content.dot;
 	c->seen++;
-	if (unseen_came(c->shared->unseen, path, len))
+	bool came = unseen_came(c->shared->unseen, path, len);
+	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
+	if (came)
 		return; /* the rename or link ships, with all that is below */
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
@@ -288,13 +294,15 @@ static bool has_other_names(const struct entry *theirs, const struct entry *ours
 static void only_there(struct compare *c, const char *path, size_t len, const struct entry *e)
 {
 	struct cdm_dot dot = e->stamp.content.dot;
-	if (!c->shared->decisive && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot) && unseen_went(c->shared->unseen, path, len))
-		return; /* we had it and removed it: that ships */
+	if (!c->shared->decisive && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot) && unseen_went(c->shared->unseen, path, len)) {
+		c->stays = true; /* we had it and removed it: that ships */
+		return;
+	}
 	if (joins_group(c, path, len, e, NULL))
 		return;
 	want_add(c, path, len);
 	if (S_ISDIR(e->mode))
-		subdir_add(c, path, len, e);
+		subdir_add(c, path, len, e, false);
 }
 
 static bool attributes_differ(const struct compare *c, const struct entry *a, const struct entry *b)
@@ -358,11 +366,11 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 {
 	c->seen++;
 	if (S_ISDIR(theirs->mode)) {
-		if (!S_ISDIR(ours->mode))
+		bool both = S_ISDIR(ours->mode);
+		if (!both)
 			want_add(c, path, len); /* the applier keeps our file aside */
-		else
-			same_object(c, path, len, theirs, ours);
-		subdir_add(c, path, len, theirs);
+		c->same += both;
+		subdir_add(c, path, len, theirs, both);
 		return;
 	}
 	if (S_ISDIR(ours->mode)) {
@@ -381,8 +389,10 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		}
 		return;
 	}
-	if (ours_stays(c, theirs, ours))
+	if (ours_stays(c, theirs, ours)) {
+		c->stays = true;
 		return;
+	}
 	if (joins_group(c, path, len, theirs, NULL))
 		return;
 	forget_inode(c, theirs);
@@ -394,6 +404,39 @@ static int order(const struct entry *a, const struct entry *b)
 	size_t n = a->name_len < b->name_len ? a->name_len : b->name_len;
 	int r = memcmp(a->name, b->name, n);
 	return r ? r : a->name_len < b->name_len ? -1 : a->name_len > b->name_len;
+}
+
+bool compare_directory(const struct compare_shared *shared, const struct directory *theirs, const struct entry *ours, bool stays, int64_t *ret_mtime_ns)
+{
+	const struct cdm_stamp *a = &theirs->stamp, *b = &ours->stamp;
+	bool equal = a->attr_clock == b->attr_clock && a->attr_origin == b->attr_origin;
+	*ret_mtime_ns = theirs->mtime_ns;
+	if (shared->decisive)
+		return b->attr_clock <= shared->began_clock;
+	if (ours->mtime_ns > theirs->mtime_ns && (equal || stays))
+		*ret_mtime_ns = ours->mtime_ns;
+	return equal || (a->attr_clock != b->attr_clock ? a->attr_clock > b->attr_clock : a->attr_origin > b->attr_origin);
+}
+
+/* A directory that both have, after what is in it. */
+static void settle_directory(struct compare *c)
+{
+	const struct todo *d = c->dir;
+	const struct directory *theirs = &d->theirs;
+	struct entry ours, want = {.mode = theirs->mode, .uid = theirs->uid, .gid = theirs->gid, .stamp = theirs->stamp, .user = theirs->user,
+		.user_len = strlen(theirs->user), .owner_group = theirs->group, .owner_group_len = strlen(theirs->group)};
+	if (entry_read(c->set, d->path, d->len, &ours) < 0)
+		return;
+	if (!compare_directory(c->shared, theirs, &ours, c->stays, &want.mtime_ns))
+		return;
+	bool stamp = cdm_dot_is_none(ours.stamp.content.dot) && !cdm_dot_is_none(theirs->stamp.content.dot);
+	bool extra = theirs->extra != ours.extra;
+	if (extra)
+		want_add(c, d->path, d->len)->parent_mtime_ns = 0;
+	if (!extra && !stamp && !attributes_differ(c, &want, &ours))
+		return;
+	struct want *w = want_attributes(c, d->path, d->len, &want);
+	w->in->mtime_was_ns = ours.mtime_ns;
 }
 
 void compare_work(void *arg)
@@ -423,4 +466,6 @@ void compare_work(void *arg)
 		i++;
 		k += r == 0;
 	}
+	if (d->both)
+		settle_directory(c);
 }

@@ -7,11 +7,20 @@
 
 #include "replicator/resync.h"
 
+struct directory { /* what the sender has of a directory itself */
+	uint32_t mode, uid, gid;
+	int64_t mtime_ns; /* 0 = not known */
+	struct cdm_stamp stamp;
+	uint64_t extra;
+	char user[FRAME_OWNER_MAX + 1], group[FRAME_OWNER_MAX + 1];
+};
+
 struct todo { /* a directory to compare */
 	struct todo *next;
 	char *path;
 	size_t len;
-	int64_t mtime_ns; /* of the sender's; 0 = not known */
+	struct directory theirs;
+	bool both; /* it is here, too: its attributes are settled after what is in it */
 };
 struct todo *todo_new(const char *path, size_t len);
 void todo_free(struct todo *t);
@@ -43,7 +52,6 @@ void unseen_free(struct unseen **u);
 bool unseen_went(struct unseen *u, const char *path, size_t len);
 /* Did it get this name here (rename, link)? */
 bool unseen_came(struct unseen *u, const char *path, size_t len);
-
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;
 	bool decisive;        /* the sender knew all of our changes when this began: where he differs, he is right … */
@@ -61,6 +69,7 @@ struct compare { /* one directory */
 	struct todo *dir;
 	struct listing theirs, ours;
 	bool gone; /* the sender has no such directory any more */
+	bool stays; /* something of ours is on its way to the sender, and moves the directory's mtime there */
 	/* results */
 	struct todo *subdirs;
 	struct want *wants, **wants_tail;
@@ -74,6 +83,11 @@ void compare_work(void *arg);
 
 /* Does ours need no content of theirs: of one type, and the same content by version, or by size and mtime where one has no version. */
 bool compare_is_same(const struct entry *theirs, const struct entry *ours);
+
+/* A directory that both sides hold: do the sender's attributes count, and which mtime is it to have? A decisive sender's do. Else the side with the
+ * higher attribute clock says, and what stays here, on its way to the sender, raises the mtime; of equal clocks (or none) the later mtime.
+ * False: ours stays as it is. */
+bool compare_directory(const struct compare_shared *shared, const struct directory *theirs, const struct entry *ours, bool stays, int64_t *ret_mtime_ns);
 
 struct incoming;
 struct carried;

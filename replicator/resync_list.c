@@ -13,6 +13,7 @@
 #include "common/filter.h"
 #include "common/io.h"
 #include "replicator/content.h"
+#include "replicator/publish.h"
 #include "replicator/resync.h"
 
 void listing_free(struct listing *l)
@@ -78,14 +79,17 @@ static uint64_t hash_xattrs(const char *proc)
 	return sum;
 }
 
-static int fill_entry(int dir_fd, const char *name, struct entry *e)
+static int fill_entry(struct set *s, int dir_fd, const char *name, struct entry *e)
 {
 	_cleanup_close_ int fd = openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 	char proc[64], target[4096];
 	uint8_t stamp[CDM_XATTR_VERSION_SIZE];
-	if (fd < 0 || fstat(fd, &st) < 0)
+	if (fd < 0)
 		return -errno;
+	int r = publisher_stat(s->publisher, fd, &st);
+	if (r < 0)
+		return r;
 	e->mode = st.st_mode;
 	e->uid = st.st_uid;
 	e->gid = st.st_gid;
@@ -109,7 +113,7 @@ int entry_read(struct set *s, const char *path, size_t len, struct entry *ret)
 {
 	*ret = (struct entry){.name = "", .user = "", .owner_group = ""};
 	if (!len)
-		return fill_entry(s->store_fd, ".", ret);
+		return fill_entry(s, s->store_fd, ".", ret);
 	const char *name;
 	char component[CDM_NAME_LEN_MAX + 1];
 	_cleanup_close_ int dir = cdm_open_parent(s->store_fd, path, len, &name);
@@ -118,7 +122,7 @@ int entry_read(struct set *s, const char *path, size_t len, struct entry *ret)
 		return dir < 0 ? dir : -ENAMETOOLONG;
 	memcpy(component, name, n);
 	component[n] = 0;
-	return fill_entry(dir, component, ret);
+	return fill_entry(s, dir, component, ret);
 }
 
 static bool belongs(struct set *s, const char *dir, size_t dir_len, const char *name)
@@ -149,7 +153,7 @@ int listing_read(struct set *s, const char *path, size_t len, struct listing *re
 		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0 || !belongs(s, path, len, de->d_name))
 			continue;
 		struct entry *e = listing_add(ret);
-		if (fill_entry(fd, de->d_name, e) < 0) {
+		if (fill_entry(s, fd, de->d_name, e) < 0) {
 			ret->count--;
 			continue;
 		}

@@ -39,6 +39,8 @@ struct resync_in {
 	uint64_t same, fetched, removed, changed, seen; /* changed: attributes and links */
 	struct removal *removals;    /* newest first: deepest first */
 	size_t removal_count;
+	struct incoming *root;       /* the sender's root directory, to be settled after what is in it */
+	bool root_stays;             /* compare.stays */
 	struct cdm_timer *timer;     /* held: look again then */
 	bool orphan;
 };
@@ -86,6 +88,7 @@ static void really_free(struct resync_in *in)
 		want_free(w, in->set->staging_fd);
 	}
 	removals_clear(in);
+	incoming_free(in->root, in->set->staging_fd);
 	listing_free(&in->listing);
 	compare_shared_fini(&in->shared);
 	free(in);
@@ -132,6 +135,8 @@ static void compare_finished(void *arg)
 			really_free(in);
 		return;
 	}
+	if (!c->dir->len)
+		in->root_stays = c->stays;
 	in->same += c->same;
 	in->seen += c->seen;
 	count_up(&in->set->counters.resync_same, c->same);
@@ -179,6 +184,8 @@ int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t 
 	if (!in->asked)
 		in->asked_tail = &in->asked;
 	in->asked_count--;
+	if (!t->len && in->root)
+		t->theirs.mtime_ns = in->root->carried.change.attr.mtime_ns;
 	listing_settle(&in->listing);
 	struct compare *c = compare_new(in->set, &in->shared, t, &in->listing, flags & DIR_GONE);
 	c->owner = in;
@@ -210,14 +217,18 @@ static void ask_objects(struct resync_in *in, struct peer *p)
 }
 
 /* Those that we feed should have the root as we have it now. */
-static void root_done(struct job *job)
+static void pass_root_on(const struct job *job)
 {
-	struct set *s = job->set;
-	for (struct peer *p = s->peers; p; p = p->next)
+	for (struct peer *p = job->set->peers; p; p = p->next)
 		if (p->subscribed && p->serial != job->peer_serial) {
-			ship_root(p);
+			ship_root(p, false);
 			ship_kick(p);
 		}
+}
+
+static void root_done(struct job *job)
+{
+	pass_root_on(job);
 	job_free(job);
 }
 
@@ -229,10 +240,17 @@ static void take_root(struct peer *p, struct incoming *answer)
 	bool exactly = (p->was_empty && !p->root_taken) || p->root_exact;
 	p->root_exact = false;
 	p->root_taken = true;
+	answer->resync = true;
+	if (!cdm_dot_is_none(answer->carried.change.base)) /* who set its attributes */
+		answer->carried.change.dot.origin = answer->carried.change.base.origin;
+	if (p->resync && p->resync->in && p->resync->in->phase == WALKING) {
+		incoming_free(p->resync->in->root, p->set->staging_fd);
+		p->resync->in->root = answer;
+		return;
+	}
 	if (!exactly && fstat(p->set->store_fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= attr->mtime_ns)
 		attr->mask &= ~(uint32_t)CDM_ATTR_MTIME;
 	struct job *job = job_new(p->set, p->serial, 0);
-	answer->resync = true;
 	job_add(job, answer);
 	job->done = root_done;
 	publisher_submit(job);
@@ -282,9 +300,9 @@ static void job_finished(struct job *job)
 		really_free(in);
 }
 
-static void submit(struct resync_in *in, struct job *job)
+static void submit(struct resync_in *in, struct job *job, void (*done)(struct job *job))
 {
-	job->done = job_finished;
+	job->done = done;
 	job->arg = in;
 	in->jobs++;
 	publisher_submit(job);
@@ -318,8 +336,42 @@ static void submit_ready(struct resync_in *in)
 				return;
 			continue;
 		}
-		submit(in, job);
+		submit(in, job, job_finished);
 	}
+}
+
+/* --- the root --- */
+
+static void root_settled(struct job *job)
+{
+	pass_root_on(job);
+	job_finished(job);
+}
+
+/* By the rule of all other directories (compare_directory). False: nothing to do. */
+static bool settle_root(struct resync_in *in)
+{
+	struct incoming *root = in->root;
+	struct entry ours;
+	in->root = NULL;
+	if (!root)
+		return false;
+	struct cdm_attr *attr = &root->carried.change.attr;
+	struct directory theirs = {.mtime_ns = attr->mtime_ns, .stamp = {.attr_clock = root->carried.change.clock > 1 ? root->carried.change.clock : 0,
+		.attr_origin = root->carried.change.base.origin}};
+	bool differs = entry_read(in->set, "", 0, &ours) == 0 && compare_directory(&in->shared, &theirs, &ours, in->root_stays, &attr->mtime_ns) &&
+		((attr->mode ^ ours.mode) & 07777 || attr->uid != ours.uid || attr->gid != ours.gid || attr->mtime_ns != ours.mtime_ns);
+	if (!differs) {
+		incoming_free(root, in->set->staging_fd);
+		return false;
+	}
+	root->mtime_was_ns = ours.mtime_ns;
+	root->decisive = in->shared.decisive;
+	in->changed++;
+	struct job *job = job_new(in->set, in->serial, 0);
+	job_add(job, root);
+	submit(in, job, root_settled);
+	return true;
 }
 
 /* --- the end --- */
@@ -379,7 +431,7 @@ static void submit_removals(struct resync_in *in)
 		free(r);
 	}
 	unseen_free(&since);
-	submit(in, job);
+	submit(in, job, job_finished);
 }
 
 /* The sender's vector is ours now: a SKIP per origin, marked so that those who follow this journal compare trees, too. */
@@ -391,7 +443,7 @@ static void submit_seal(struct resync_in *in)
 		struct incoming *skip = incoming_make(&k);
 		job_add(job, skip);
 	}
-	submit(in, job);
+	submit(in, job, job_finished);
 }
 
 static void finish(struct resync_in *in)
@@ -420,7 +472,7 @@ static void pump(struct resync_in *in)
 	ask_directories(in, p);
 	ask_objects(in, p);
 	submit_ready(in);
-	if (in->stack || in->asked || in->comparing || in->wants || in->jobs)
+	if (in->stack || in->asked || in->comparing || in->wants || in->jobs || (in->phase == WALKING && settle_root(in)))
 		return;
 	in->phase++;
 	if (in->phase == REMOVING && guard(in)) {

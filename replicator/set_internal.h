@@ -172,7 +172,8 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub);
 void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
 void ship_acked(struct peer *p, uint64_t batch);
 void ship_need(struct peer *p, const struct need *need, bool look); /* look: a file's content is not wanted */
-void ship_root(struct peer *p); /* our root's attributes, to a child, or to a parent that begins with an empty one */
+/* Our root's attributes, to a child, or to a parent that begins with an empty one; always: to whoever compares trees with us. */
+void ship_root(struct peer *p, bool always);
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
 
 /* receive.c */

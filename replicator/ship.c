@@ -2,6 +2,7 @@
 /* ship.c — one peer's cursor in our journal: where it starts, what of the journal is for it, when a batch goes out.
  * Source and relay alike follow their own journal (design.md 5, 6). */
 #include "replicator/ship.h"
+#include "replicator/publish.h"
 #include "replicator/resync.h"
 #include "replicator/unsure.h"
 
@@ -39,6 +40,7 @@ static int open_reader(struct ship *ship)
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed)
 {
 	struct ship *ship = p->ship;
+	ship->compare_due = false;
 	cdm_vector_copy(&ship->passed, passed);
 	for (size_t i = 0; i < ship->queue_count; i++) /* it is read again */
 		item_free(ship->queue[i]);
@@ -55,6 +57,7 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 static void start_resync(struct ship *ship)
 {
 	ship->phase = SHIP_RESYNC;
+	ship->compare_due = false;
 	resync_begin(ship->peer, 0);
 }
 
@@ -66,7 +69,7 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub)
 	cdm_vector_copy(&p->has, &sub->visible);
 	p->is_empty = sub->flags & SUBSCRIBE_EMPTY;
 	if (p->is_empty)
-		ship_root(p);
+		ship_root(p, false);
 	if (force) {
 		start_resync(ship);
 		return;
@@ -225,7 +228,7 @@ static void gather_one(struct ship *ship, struct cdm_change *c)
 	if (cdm_vector_covers(&p->has, c->dot))
 		return;
 	if (c->op == CDM_OP_SKIP && c->flags & CDM_CH_WHOLE) { /* here we compared trees: so must whoever follows us */
-		start_resync(ship);
+		ship->compare_due = true;
 		return;
 	}
 	if (c->flags & (CDM_CH_LOCAL | CDM_CH_UNSAVED) && !is_left(ship_set(ship), c))
@@ -245,7 +248,7 @@ bool ship_gather(struct ship *ship)
 {
 	struct cdm_change c;
 	int r = 1;
-	for (int i = 0; i < GATHER_RECORDS && ship->queue_count < SHIP_QUEUE_MAX && ship->phase == SHIP_STREAM; i++) {
+	for (int i = 0; i < GATHER_RECORDS && ship->queue_count < SHIP_QUEUE_MAX && !ship->compare_due; i++) {
 		r = cdm_journal_reader_next(ship->reader, &c);
 		if (r != 1)
 			break;
@@ -362,10 +365,13 @@ static void run_stream(struct ship *ship)
 	for (;;) {
 		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM || unsure_waits(ship_set(ship)))
 			return;
-		bool all_read = ship_gather(ship);
+		bool all_read = ship->compare_due || ship_gather(ship);
+		bool all_there = all_read && !ship->queue_count && ship->batch_number == ship->batch_acked;
+		if (ship->phase == SHIP_STREAM && ship->compare_due && all_there)
+			start_resync(ship);
 		if (ship->phase != SHIP_STREAM)
 			return;
-		if (all_read && !ship->queue_count && ship->batch_number == ship->batch_acked)
+		if (all_there)
 			level_vectors(ship);
 		if (!start_batch(ship, all_read)) {
 			if (!all_read && ship->queue_count < SHIP_QUEUE_MAX)
@@ -447,7 +453,8 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 		return item_new(&c, cdm_now_ms());
 	memcpy(component, name, len);
 	component[len] = 0;
-	if (fstatat(dir, component, &st, AT_SYMLINK_NOFOLLOW) < 0 || cdm_handle_get(dir, component, &c.handle) < 0)
+	_cleanup_close_ int object = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (object < 0 || publisher_stat(s->publisher, object, &st) < 0 || cdm_handle_get(dir, component, &c.handle) < 0)
 		return item_new(&c, cdm_now_ms());
 	char target[CDM_VALUE_MAX];
 	c.attr = (struct cdm_attr){.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
@@ -487,16 +494,17 @@ static void answer_add(struct ship *ship, struct item *item)
 }
 
 /* The root is nobody's creation: no change tells its attributes. */
-void ship_root(struct peer *p)
+void ship_root(struct peer *p, bool always)
 {
 	struct stat st;
-	bool ours_counts = !p->towards_parent || (p->is_empty && !p->was_empty);
-	if (!ours_counts || fstat(p->set->store_fd, &st) < 0)
+	bool ours_counts = always || !p->towards_parent || (p->is_empty && !p->was_empty);
+	if (!ours_counts || publisher_stat(p->set->publisher, p->set->store_fd, &st) < 0)
 		return;
 	struct cdm_stamp stamp = {0};
 	if (cdm_stamp_get(p->set->store_fd, &stamp) < 0)
 		stamp = (struct cdm_stamp){0};
 	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = stamp.attr_clock ? stamp.attr_clock : 1,
+		.base = {stamp.attr_origin, stamp.attr_origin ? 1 : 0},
 		.attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
 		.gid = st.st_gid, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec}};
 	struct item *item = item_new(&c, cdm_now_ms());

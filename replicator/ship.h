@@ -72,6 +72,7 @@ struct ship {
 	size_t owed_count;
 
 	struct cdm_timer *hold;
+	bool compare_due;             /* the journal says so: once all before it is there, trees are compared */
 	bool running, again;
 };
 

@@ -2,6 +2,7 @@
 /* ship_send.c — one item after the other onto the link: small contents ride in their CHANGE, larger ones are read with
  * io_uring as the link drains. Content counts only if stamp and journal say afterwards that nobody touched it meanwhile. */
 #include "common/io.h"
+#include "replicator/publish.h"
 #include "replicator/ship.h"
 
 #include <errno.h>
@@ -140,7 +141,7 @@ static void tell_parent_mtime(struct ship *ship)
 	if (c->parent_mtime_ns)
 		return;
 	_cleanup_close_ int dir = cdm_open_parent(ship_set(ship)->store_fd, c->path, c->path_len, &name);
-	if (dir >= 0 && fstat(dir, &st) == 0)
+	if (dir >= 0 && publisher_stat(ship_set(ship)->publisher, dir, &st) == 0)
 		c->parent_mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 	else
 		c->parent_mtime_ns = ship->current->created_ns;

@@ -73,13 +73,19 @@ static void what_the_other_side_saved_is_shipped_not_removed(void **state)
 
 static void the_other_side_outran_its_journal_too(void **state)
 {
+	shell("n1", "mkdir set-here set-there set-both filled");
+	everywhere_equal();
 	killed("n3", LAB_REPLICATOR);
+	shell("n3", "touch -d 2001-01-01 set-there set-both && chmod 750 . && touch -d 2001-01-01 filled");
 	outrun_the_journal("n3", NULL);
-	shell("n3", "echo late > from-n3");
+	shell("n3", "echo late > from-n3 && echo late > filled/from-n3");
+	shell("n1", "touch -d 2002-01-01 set-here set-both");
 	outrun_the_journal("n1", "n2");
 	shell("n1", "echo late > from-n1");
 	started("n3", LAB_REPLICATOR);
 	everywhere_equal();
+	shell("n1", "test $(stat -c %%y set-here set-there set-both | cut -d- -f1 | paste -sd ' ' | tr ' ' -) = 2002-2001-2002 && test $(stat -c %%a .) = 750 && chmod 755 .");
+	shell("n3", "test $(stat -c %%Y filled) -gt 1100000000");
 	has_text("n1", "from-n3", "late\n");
 	has_text("n3", "from-n1", "late\n");
 }

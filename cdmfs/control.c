@@ -122,6 +122,8 @@ int control_set(struct request *rq, const char *name, const void *value, size_t 
 
 	if (strcmp(name, "trusted.cdmfs.journal") == 0)
 		return put_records(rq->fs, value, len);
+	if (strcmp(name, "trusted.cdmfs.rescan") == 0)
+		return rescan_take(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.again") == 0)
 		return cdm_path_check(value, len) < 0 ? -EINVAL : save_again(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.incarnation") == 0)

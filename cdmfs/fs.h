@@ -228,6 +228,10 @@ bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version);
 bool recall_is_synced(const struct fs *fs, struct cdm_dot version);
 void recall_confirmed_drop(struct fs *fs); /* both kinds of versions */
 
+/* rescan.c: take over one name that was changed past the mount: an encoded change, SAVE of what lies there (base: the version in its stamp) or
+ * UNLINK, RMDIR of what is gone. -ESTALE: it is not so any more, nothing was done. */
+int rescan_take(struct fs *fs, const void *bytes, size_t len);
+
 /* --- operations --- */
 op_fn op_lookup, op_forget, op_batch_forget, op_getattr, op_statx, op_setattr, op_readlink, op_symlink, op_mknod, op_mkdir, op_unlink, op_rmdir,
 	op_rename, op_rename2, op_link, op_tmpfile, op_read, op_write, op_fsync, op_fsyncdir, op_fallocate, op_lseek,

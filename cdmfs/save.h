@@ -16,6 +16,9 @@ void saver_stop(struct fs *fs, bool final);
 void saver_expect(struct fs *fs, uint64_t id, bool by_path);
 /* The store's end was not where the kernel thought: tell it, after the request in hand is answered. */
 void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset);
+/* The same for all that the kernel keeps of a node, content or directory; waits until that is on its way, at most a few seconds. Not for
+ * threads that hold a lock. */
+void saver_invalidate_all(struct fs *fs, uint64_t id);
 /* A name came out of local or excluded names: append SAVE or MKDIR (NEW, WHOLE) for it and everything below, then forget the note
  * (publish.h). */
 void saver_publish_tree(struct fs *fs, const char *path, size_t len, uint64_t note);

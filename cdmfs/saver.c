@@ -21,6 +21,7 @@
 #define LOOK_MAX_NS (60 * SECOND_NS)
 #define GATHER_NS (SECOND_NS / 10)
 #define INVALIDATE_MAX 64
+#define ROOM_WAIT_S 5
 
 struct expected { /* an unsaved file to be looked at when no close is seen */
 	uint64_t id;
@@ -47,6 +48,7 @@ struct saver {
 		uint64_t id, offset;
 	} invalidate[INVALIDATE_MAX];
 	unsigned invalidate_count;
+	pthread_cond_t room; /* in invalidate */
 	struct tree_job *jobs, **jobs_end;
 };
 
@@ -115,6 +117,21 @@ void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset)
 	}
 	pthread_mutex_unlock(&s->mtx);
 	wake(s);
+}
+
+void saver_invalidate_all(struct fs *fs, uint64_t id)
+{
+	struct saver *s = fs->saver;
+	struct timespec until;
+	int e = 0;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += ROOM_WAIT_S;
+	pthread_mutex_lock(&s->mtx);
+	while (s->invalidate_count == INVALIDATE_MAX && e == 0)
+		e = pthread_cond_timedwait(&s->room, &s->mtx, &until);
+	pthread_mutex_unlock(&s->mtx);
+	saver_invalidate(fs, id, 0);
 }
 
 void saver_publish_tree(struct fs *fs, const char *path, size_t len, uint64_t note)
@@ -273,6 +290,7 @@ static bool invalidate_queued(struct saver *s)
 		if (send(s->fs->watch_fd, &m, sizeof(m), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(m))
 			break;
 		s->invalidate_count = last;
+		pthread_cond_broadcast(&s->room);
 	}
 	left = s->invalidate_count > 0;
 	pthread_mutex_unlock(&s->mtx);
@@ -340,6 +358,7 @@ int saver_start(struct fs *fs, struct cdm_error *err)
 	s->jobs_end = &s->jobs;
 	s->next_due_ns = INT64_MAX;
 	pthread_mutex_init(&s->mtx, NULL);
+	pthread_cond_init(&s->room, NULL);
 	fs->saver = s;
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->wake_fd < 0)

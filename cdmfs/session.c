@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -270,4 +271,19 @@ int session_invalidate(struct fs *fs, uint64_t id)
 	struct fuse_notify_inval_inode_out out = {.ino = id, .off = -1};
 
 	return notify(fs, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
+}
+
+void session_invalidate_name(struct fs *fs, uint64_t parent, const char *name)
+{
+	struct {
+		struct fuse_notify_inval_entry_out out;
+		char name[NAME_MAX + 1];
+	} m = {.out = {.parent = parent, .namelen = (uint32_t)strlen(name)}};
+
+	if (m.out.namelen >= sizeof(m.name))
+		return;
+	memcpy(m.name, name, m.out.namelen);
+	int r = notify(fs, FUSE_NOTIFY_INVAL_ENTRY, &m, sizeof(m.out) + m.out.namelen + 1);
+	if (r < 0 && r != -ENOENT)
+		cdm_debug("invalidate name %s: %s", name, strerror(-r));
 }

@@ -17,5 +17,7 @@ int session_resume(struct fs *fs, struct cdm_error *err);
 void session_serve(struct worker *w);
 /* Tell the kernel that a node's attributes are not what it knows. -ENOENT: it does not know the node. (Pages: saver_invalidate.) */
 int session_invalidate(struct fs *fs, uint64_t id);
+/* What it knows of this name (also that it is not there). The caller holds no lock. */
+void session_invalidate_name(struct fs *fs, uint64_t parent, const char *name);
 
 #endif

@@ -56,6 +56,7 @@ int run_set_remove(const struct command *c, const struct options *o);
 int run_set_pause(const struct command *c, const struct options *o);
 int run_set_resume(const struct command *c, const struct options *o);
 int run_set_adopt(const struct command *c, const struct options *o);
+int run_rescan(const struct command *c, const struct options *o);
 int run_status(const struct command *c, const struct options *o);
 
 int report_usage(const char *hint, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -333,6 +333,7 @@ const struct command commands[] = {
 	{"set", "remove", "NAME", "stop replicating; files stay", 1, 1, "", run_set_remove},
 	{"route", "show", "SET", "who feeds whom", 1, 1, "", route_show},
 	{"route", "set", "SET NODE --parent P | --auto", "a parent by hand, or automatic again", 2, 2, "parent auto", route_set},
+	{"rescan", "", "SET[:PATH] [--node N]", "find what was written to a store past its mount; take it over, or on targets repair it", 1, 1, "node", run_rescan},
 	{"status", "", "[SET]", "how it is; exit 3 when not in sync", 0, 1, "", run_status},
 	{"events", "", "", "what happens, as it happens", 0, 0, "", events},
 };

@@ -229,6 +229,72 @@ int run_set_resume(const struct command *c, const struct options *o)
 	return EXIT_GOOD;
 }
 
+/* --- rescan ----------------------------------------------------------------------------------------------------- */
+
+/* "web07  looked at 412,006   changed 1   new 0   gone 0; journaled" */
+static void print_rescan(const struct options *o, const char *node, const json_t *a)
+{
+	const char *done = answer_text(a, "done");
+	size_t i;
+	json_t *name;
+	printf("%s  ", node);
+	print_figure(a, "looked", "looked at", "   ");
+	print_figure(a, "changed", "changed", "   ");
+	print_figure(a, "new", "new", "   ");
+	print_figure(a, "gone", "gone", "");
+	if (answer_number(a, "failed"))
+		print_figure(a, "failed", "   failed", "");
+	puts(o->dry_run ? " (dry run, nothing changed)" : strcmp(done, "journaled") == 0 ? "; made changes of it, which are sent"
+		: strcmp(done, "repaired") == 0 ? "; being repaired, copies are in .cdmfs/conflicts" : "");
+	json_array_foreach(json_object_get(a, "names"), i, name)
+		printf("%s%s", i ? ", " : "written past the mount: ", json_string_value(name));
+	if (i)
+		puts(answer_number(a, "changed") + answer_number(a, "new") + answer_number(a, "gone") > (json_int_t)i ? " …" : "");
+}
+
+static int rescan_node(const struct options *o, const char *set, const char *path, const char *node, json_t *all)
+{
+	struct options patient = *o;
+	char url[400];
+	int code;
+	patient.patience_s = 3600;
+	put_path(url, sizeof url, "/sets/", set, "/rescan");
+	json_t *answer = master_call(&patient, "POST", url, json_pack("{s:s, s:s*}", "node", node, "path", path[0] ? path : NULL), &code);
+	if (!answer)
+		return code;
+	if (!o->json)
+		print_rescan(o, node, answer);
+	json_object_set_new(answer, "node", json_string(node));
+	json_array_append_new(all, answer);
+	return EXIT_GOOD;
+}
+
+/* SET:PATH on one node, or on all that can be asked. */
+int run_rescan(const struct command *c, const struct options *o)
+{
+	char set[80], url[400];
+	const char *colon = strchr(o->words[0], ':'), *path = colon ? colon + 1 : "";
+	int code = EXIT_GOOD;
+	size_t i;
+	json_t *node, *all = json_array();
+	snprintf(set, sizeof set, "%.*s", colon ? (int)(colon - o->words[0]) : (int)strlen(o->words[0]), o->words[0]);
+	path += strspn(path, "/");
+	put_path(url, sizeof url, "/sets/", set, "/status");
+	json_t *status = o->node ? json_pack("{s:[{s:s}]}", "nodes", "name", o->node) : master_call(o, "GET", url, NULL, &code);
+	json_array_foreach(json_object_get(status, "nodes"), i, node) {
+		bool gone = !o->node && strcmp(answer_text(node, "state"), "down") == 0;
+		int r = gone ? EXIT_GOOD : rescan_node(o, set, path, answer_text(node, "name"), all);
+		if (gone)
+			fprintf(stderr, "cdmctl: %s is down and was left out\n", answer_text(node, "name"));
+		code = r > code ? r : code;
+	}
+	json_decref(status);
+	if (o->json)
+		print_json(json_pack("{s:i, s:O}", "apiVersion", 1, "nodes", all));
+	json_decref(all);
+	return code;
+}
+
 /* --- status ----------------------------------------------------------------------------------------------------- */
 
 int run_status(const struct command *c, const struct options *o)

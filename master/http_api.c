@@ -147,11 +147,13 @@ static void route_post(struct http_call *c) { change(c, REG_ROUTE_SET, route_fie
 
 static const struct field adopt_fields[] = {{.name = "node", .required = true}, {.name = "store"}, {.name = "delete", .type = BOOL}, {0}};
 
-static void adopt_post(struct http_call *c)
+static const struct field rescan_fields[] = {{.name = "node", .required = true}, {.name = "path"}, {0}};
+
+static void errand_post(struct http_call *c, const char *what, const struct field *fields)
 {
 	const struct model *m = registry_model(c->master->registry);
 	const struct model_set *s = model_set(m, c->name);
-	if (!check_fields(c, adopt_fields))
+	if (!check_fields(c, fields))
 		return;
 	const char *name = json_string_value(json_object_get(c->body, "node"));
 	const struct model_node *n = model_node(m, name);
@@ -162,8 +164,11 @@ static void adopt_post(struct http_call *c)
 	else if (!s->role[n - m->nodes])
 		http_problem(c, 409, "add it to the set first: cdmctl set change", "node %s is not in set %s", n->name, s->name);
 	else
-		adopt_start(c, n, s->name);
+		adopt_start(c, n, s->name, what);
 }
+
+static void adopt_post(struct http_call *c) { errand_post(c, "adopt", adopt_fields); }
+static void rescan_post(struct http_call *c) { errand_post(c, "rescan", rescan_fields); }
 
 /* --- pausing ---------------------------------------------------------------------------------------------------- */
 
@@ -528,6 +533,7 @@ static const struct {
 	{EVHTTP_REQ_DELETE, "/api/v1/sets/*", set_delete},
 	{EVHTTP_REQ_GET, "/api/v1/sets/*/status", set_status_get},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/adopt", adopt_post},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/rescan", rescan_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/pause", pause_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/resume", resume_post},
 	{EVHTTP_REQ_GET, "/api/v1/routes", routes_get},

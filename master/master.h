@@ -84,10 +84,11 @@ bool agents_is_connected(const struct agents *a, uint32_t number);
 /* After each new model: connections of revoked, removed and re-joined nodes end. */
 void agents_check(struct agents *a);
 
-/* adopt.c — compares a node's tree with its parent's, there. adopt_start answers the call, now or when the node does. */
+/* adopt.c — compares a node's tree with its parent's, there: to adopt it ("adopt"), or to find what was written past the mount ("rescan").
+ * adopt_start answers the call, now or when the node does. */
 struct http_call;
 struct model_node;
-void adopt_start(struct http_call *c, const struct model_node *node, const char *set);
+void adopt_start(struct http_call *c, const struct model_node *node, const char *set, const char *what);
 void adopt_answered(struct master *m, uint32_t number, const json_t *msg);
 void adopt_lost(struct master *m, uint32_t number); /* the node's connection */
 void adopt_stop(struct master *m); /* before the HTTP side ends */

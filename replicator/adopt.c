@@ -11,11 +11,13 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/publish.h"
+#include "replicator/rescan.h"
 #include "replicator/resync_compare.h"
 #include "replicator/view.h"
 
 #define DIRS_ASKED_MAX 16
 #define NAMES_SHOWN 10
+#define AGAIN_MS 300 /* what was at work then is at something else now */
 #define REMOVALS_MAX 100000
 #define DEPTH_MAX 200 /* of local directories, which are walked by recursion */
 
@@ -41,6 +43,8 @@ struct adopt {
 	size_t asked_count, comparing;
 	struct listing listing; /* of the oldest asked directory, arriving */
 	struct counts counts;
+	struct cdm_timer *again; /* before the second look of a rescan */
+	struct rescan *rescan;  /* it is a search for what was written past the mount; NULL: it is not */
 	struct lone *only_here; /* newest first: deepest first */
 	size_t removal_count;
 	json_t *names;
@@ -85,6 +89,7 @@ static void adopt_free(struct adopt *a)
 		lone_free(l);
 	}
 	listing_free(&a->listing);
+	rescan_free(&a->rescan);
 	cdm_vector_fini(&a->theirs);
 	cdm_vector_fini(&a->ours);
 	json_decref(a->names);
@@ -95,6 +100,7 @@ static void finish(struct adopt *a, json_t *answer)
 {
 	a->set->adopt = NULL;
 	a->serial = 0;
+	cdm_timer_cancel(&a->again);
 	a->done(a->arg, answer);
 	adopt_free(a);
 }
@@ -226,6 +232,13 @@ static void fetch(struct look *l, const struct entry *theirs)
 	l->counts.fetch_bytes += theirs->size;
 }
 
+static void add_subdir(struct look *l, const char *path, size_t len)
+{
+	struct todo *t = todo_new(path, len);
+	t->next = l->subdirs;
+	l->subdirs = t;
+}
+
 static void one_of_theirs(struct look *l, const struct entry *theirs, const struct entry *ours)
 {
 	size_t len;
@@ -239,17 +252,23 @@ static void one_of_theirs(struct look *l, const struct entry *theirs, const stru
 		l->counts.newer++;
 	else
 		fetch(l, theirs);
-	if (!S_ISDIR(theirs->mode))
-		return;
-	struct todo *t = todo_new(path, len);
-	t->next = l->subdirs;
-	l->subdirs = t;
+	if (S_ISDIR(theirs->mode))
+		add_subdir(l, path, len);
 }
 
 static int order(const struct entry *a, const struct entry *b)
 {
 	int r = memcmp(a->name, b->name, a->name_len < b->name_len ? a->name_len : b->name_len);
 	return r ? r : a->name_len < b->name_len ? -1 : a->name_len > b->name_len;
+}
+
+static void look_for_strangers(struct look *l, const struct entry *theirs, const struct entry *ours)
+{
+	const struct entry *e = theirs ? theirs : ours;
+	size_t len;
+	_cleanup_free_ char *path = join(l->dir->path, l->dir->len, e->name, e->name_len, &len);
+	if (rescan_look(l->adopt->rescan, path, len, theirs, ours))
+		add_subdir(l, path, len);
 }
 
 static void look_work(void *arg)
@@ -263,7 +282,9 @@ static void look_work(void *arg)
 	for (size_t i = 0, k = 0; i < l->theirs.count || k < ours.count;) {
 		const struct entry *t = i < l->theirs.count ? &l->theirs.entries[i] : NULL, *o = k < ours.count ? &ours.entries[k] : NULL;
 		int r = !t ? 1 : !o ? -1 : order(t, o);
-		if (r > 0) {
+		if (l->adopt->rescan) {
+			look_for_strangers(l, r <= 0 ? t : NULL, r >= 0 ? o : NULL);
+		} else if (r > 0) {
 			size_t len;
 			char *path = join(l->dir->path, l->dir->len, o->name, o->name_len, &len);
 			only_here(l, path, len, o);
@@ -274,7 +295,8 @@ static void look_work(void *arg)
 		k += r >= 0;
 	}
 	listing_free(&ours);
-	count_foreign(l, l->dir->path, l->dir->len);
+	if (!l->adopt->rescan)
+		count_foreign(l, l->dir->path, l->dir->len);
 }
 
 /* --- what follows when it was no question --- */
@@ -304,8 +326,51 @@ static void resynchronise(struct adopt *a)
 	link_fail(p->link, EAGAIN, "set %s is adopted: subscribing again", set_name(a->set));
 }
 
+/* In the walker, when all was looked at. */
+static void tell_strangers(void *arg)
+{
+	struct adopt *a = arg;
+	rescan_tell(a->rescan, a->dry);
+}
+
+static void strangers_told(void *arg)
+{
+	struct adopt *a = arg;
+	struct set *s = a->set;
+	s->posted--;
+	a->comparing--;
+	if (!a->serial) {
+		adopt_free(a);
+	} else if (rescan_is_nowhere(a->rescan)) {
+		fail(a, "neither this node nor the one it compares with has such a path", "paths are told from the set's root");
+	} else {
+		json_t *answer = json_pack("{s:o}", "result", rescan_result(a->rescan));
+		if (rescan_wants_repair(a->rescan))
+			resynchronise(a);
+		finish(a, answer);
+	}
+	set_let_go(s);
+}
+
+static void look_again(void *arg)
+{
+	struct adopt *a = arg;
+	a->again = NULL;
+	pump(a);
+}
+
 static void conclude(struct adopt *a)
 {
+	if (a->rescan && rescan_again(a->rescan, &a->stack)) {
+		a->again = cdm_loop_after(a->set->node->loop, AGAIN_MS, look_again, a);
+		return;
+	}
+	if (a->rescan) {
+		a->comparing++;
+		a->set->posted++;
+		cdm_worker_submit(a->set->walker, tell_strangers, strangers_told, a);
+		return;
+	}
 	struct set *s = a->set;
 	const struct counts *c = &a->counts;
 	if (a->too_many && a->remove && !a->dry) {
@@ -467,30 +532,72 @@ static bool is_other_store(const struct set *s, const char *store)
 	return store && (fstat(s->store_fd, &here) < 0 || stat(store, &named) < 0 || here.st_dev != named.st_dev || here.st_ino != named.st_ino);
 }
 
-void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg)
+static const struct cdm_vector *vector_of(const struct peer *p)
+{
+	return !p ? NULL : p->subscribed ? &p->visible : p->early ? &p->early->visible : NULL;
+}
+
+/* It cannot begin; another one may be running. */
+static void refuse(struct adopt *a, const char *error, const char *hint)
+{
+	struct adopt *running = a->set->adopt;
+	struct set *s = a->set;
+	fail(a, error, hint);
+	s->adopt = running;
+}
+
+/* False: answered, why not. */
+static bool may_begin(struct adopt *a, const struct cdm_vector *theirs)
+{
+	bool busy = a->set->adopt || a->set->resyncing;
+	if (busy)
+		refuse(a, "the trees are being compared already", "cdmfs-stat shows when that is done");
+	else if (!theirs)
+		refuse(a, "no other node of the set can be reached that is ready, so there is nothing to compare with", "cdmfs-stat and `cdmctl route show` tell more");
+	return !busy && theirs;
+}
+
+static void begin(struct adopt *a, struct peer *p, const char *path, size_t len)
+{
+	a->set->adopt = a;
+	a->serial = p->serial;
+	cdm_vector_copy(&a->theirs, vector_of(p));
+	cdm_vector_copy(&a->ours, &a->set->follow.visible);
+	a->stack = todo_new(path, len);
+	pump(a);
+}
+
+static struct adopt *adopt_new(struct set *s, bool dry, bool remove, set_adopt_fn *done, void *arg)
 {
 	struct adopt *a = calloc(1, sizeof *a);
-	struct peer *p = find_parent(s);
-	char text[600];
 	if (!a)
 		abort();
 	*a = (struct adopt){.set = s, .dry = dry, .remove = remove, .done = done, .arg = arg, .names = json_array(), .asked_tail = &a->asked};
-	const struct cdm_vector *theirs = !p ? NULL : p->subscribed ? &p->visible : p->early ? &p->early->visible : NULL;
-	if (s->adopt || s->resyncing) {
-		struct adopt *running = s->adopt;
-		fail(a, "the trees are being compared already", "cdmfs-stat shows when that is done");
-		s->adopt = running;
-	} else if (is_other_store(s, store)) {
+	return a;
+}
+
+void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg)
+{
+	struct adopt *a = adopt_new(s, dry, remove, done, arg);
+	struct peer *p = find_parent(s);
+	char text[600];
+	if (is_other_store(s, store)) {
 		snprintf(text, sizeof text, "this node keeps set %.80s in %.200s, not in %.200s", set_name(s), s->conf->store, store);
-		fail(a, text, "correct `store` in its node.conf, or move the tree there");
-	} else if (!theirs) {
-		fail(a, "no other node of the set can be reached that is ready, so there is nothing to compare with", "cdmfs-stat and `cdmctl route show` tell more");
-	} else {
-		s->adopt = a;
-		a->serial = p->serial;
-		cdm_vector_copy(&a->theirs, theirs);
-		cdm_vector_copy(&a->ours, &s->follow.visible);
-		a->stack = todo_new("", 0);
-		pump(a);
+		refuse(a, text, "correct `store` in its node.conf, or move the tree there");
+	} else if (may_begin(a, vector_of(p))) {
+		begin(a, p, "", 0);
+	}
+}
+
+void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt_fn *done, void *arg)
+{
+	struct adopt *a = adopt_new(s, dry, false, done, arg);
+	struct peer *p = find_parent(s);
+	if (!s->mounted) {
+		refuse(a, "the set is not mounted on this node", "what was written to an unmounted store is found when it is mounted and the trees are compared");
+	} else if (may_begin(a, vector_of(p))) {
+		a->rescan = rescan_new(s, path, len, vector_of(p));
+		rescan_begin(a->rescan, &path, &len);
+		begin(a, p, path, len);
 	}
 }

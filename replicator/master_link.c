@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/change.h"
 #include "common/log.h"
 #include "replicator/conn.h"
 #include "replicator/links.h"
@@ -161,7 +162,7 @@ static void set_changed(void *arg, struct set *set)
 	m->status = cdm_loop_after(m->node->loop, due - now, status_send, m);
 }
 
-struct adoption { /* a question of the master about one set */
+struct adoption { /* something the master wants to be done with one set */
 	struct node *node;
 	json_int_t request;
 };
@@ -176,20 +177,26 @@ static void adopt_done(void *arg, json_t *answer)
 	free(a);
 }
 
-static void take_adopt(struct master_link *m, const json_t *message)
+/* {"type":"adopt"} and {"type":"rescan"}: what takes its time on a set. */
+static void take_errand(struct master_link *m, const json_t *message, bool rescan)
 {
 	const char *name = json_string_value(json_object_get(message, "set"));
+	const json_t *path = json_object_get(message, "path");
 	struct set *set = name ? node_set(m->node, name) : NULL;
+	bool dry = json_is_true(json_object_get(message, "dry_run"));
 	struct adoption *a = calloc(1, sizeof *a);
 	if (!a)
 		abort();
 	*a = (struct adoption){.node = m->node, .request = json_integer_value(json_object_get(message, "request"))};
-	if (set)
-		set_adopt(set, json_string_value(json_object_get(message, "store")), json_is_true(json_object_get(message, "dry_run")),
-			json_is_true(json_object_get(message, "delete")), adopt_done, a);
-	else
+	if (!set)
 		adopt_done(a, json_pack("{s:s, s:s}", "error", "this node's configuration has no such set", "hint",
 			"add [set NAME] with its store to node.conf and reload cdm-replicator"));
+	else if (rescan && json_string_length(path) && cdm_path_check(json_string_value(path), json_string_length(path)) < 0)
+		adopt_done(a, json_pack("{s:s, s:s}", "error", "not a path below the set's root", "hint", "SET:a/b, or SET: for all of it"));
+	else if (rescan)
+		set_rescan(set, json_string_value(path) ? json_string_value(path) : "", json_string_length(path), dry, adopt_done, a);
+	else
+		set_adopt(set, json_string_value(json_object_get(message, "store")), dry, json_is_true(json_object_get(message, "delete")), adopt_done, a);
 }
 
 /* --- receiving --- */
@@ -214,8 +221,8 @@ static void take_message(struct master_link *m, const json_t *message)
 		return;
 	if (strcmp(type, "routes") == 0) {
 		take_routes(m, message);
-	} else if (strcmp(type, "adopt") == 0) {
-		take_adopt(m, message);
+	} else if (strcmp(type, "adopt") == 0 || strcmp(type, "rescan") == 0) {
+		take_errand(m, message, type[0] == 'r');
 	} else if (strcmp(type, "certificate") == 0) {
 		renew_take(m->node, message);
 	} else if (strcmp(type, "error") == 0) {

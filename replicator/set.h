@@ -52,5 +52,7 @@ json_t *set_stats(struct set *s);
  * NULL): the directory that is meant. */
 typedef void set_adopt_fn(void *arg, json_t *answer);
 void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg);
+/* Find what was written to the store past the mount below a path ("" = all; rescan.h), and unless dry take it over or repair it. done: as above. */
+void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt_fn *done, void *arg);
 
 #endif

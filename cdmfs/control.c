@@ -237,6 +237,7 @@ static json_t *open_json(struct fs *fs, char *buf)
 int control_get(struct request *rq, const char *name, uint32_t size)
 {
 	if (strcmp(name, "trusted.cdmfs.status") == 0) {
+		alive_waits(rq->worker);
 		check_wait(rq->fs); /* the replicator begins with this */
 		return answer_json(rq, status_json(rq->fs), size);
 	}

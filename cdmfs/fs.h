@@ -31,6 +31,7 @@
 #define OPCODES_MAX 64
 #define FOREVER_S (1ull << 30)   /* cached without expiry */
 
+struct alive;
 struct settle;
 struct saver;
 struct check;
@@ -63,6 +64,7 @@ struct fs {
 	struct inodes *nodes;
 	struct descriptors *descriptors;
 	struct cdm_announce_map *announce;
+	struct alive *alive;
 	struct settle *settle;
 	struct removed *removed;
 	struct saver *saver;
@@ -149,6 +151,16 @@ struct stripes {
 void lock_dirs(struct fs *fs, struct stripes *s, uint64_t a, uint64_t b);             /* 0 = none */
 void lock_nodes(struct fs *fs, struct stripes *s, uint64_t a, uint64_t b);
 void unlock_stripes(struct stripes *s);
+
+/* --- signs of life for the holder (alive.c) --- */
+int alive_open(struct fs *fs, struct cdm_error *err);
+void alive_close(struct fs *fs);
+void alive_thread_is(struct worker *w);
+/* A request was taken. */
+void alive_begin(struct worker *w);
+/* From here on it waits for something that may take any time. */
+void alive_waits(struct worker *w);
+void alive_end(struct worker *w);
 
 /* --- acting as the caller (caller.c) --- */
 int caller_prepare_thread(struct worker *w, struct cdm_error *err);

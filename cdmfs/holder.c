@@ -460,7 +460,9 @@ static void on_signal(struct holder *h, struct source *s)
 	struct signalfd_siginfo si;
 
 	while (read(s->fd, &si, sizeof(si)) == sizeof(si)) {
-		if (si.ssi_signo == SIGHUP) {
+		if (si.ssi_signo == SIGIO) {
+			watchdog_heard(h);
+		} else if (si.ssi_signo == SIGHUP) {
 			notify_systemd("RELOADING=1");
 			restart_children(h);
 			notify_systemd("READY=1");
@@ -499,6 +501,7 @@ static int open_events(struct holder *h, struct cdm_error *err)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGIO);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (fd < 0)
@@ -515,20 +518,28 @@ static int open_events(struct holder *h, struct cdm_error *err)
 
 /* --- from the command line to the loop --- */
 
+int holder_make_watch(struct holder *h, struct cdm_error *err)
+{
+	int size = 4 << 20; /* closes may come faster than a busy server hears them, or while there is none */
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, h->watch_fds) < 0)
+		return cdm_fail(err, errno, "make the watch socket");
+	setsockopt(h->watch_fds[1], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
+	return 0;
+}
+
 static int start_fresh(struct holder *h, struct cdm_error *err)
 {
-	int size = 4 << 20, r = check_store(h, err);
+	int r = check_store(h, err);
 
 	if (r == 0)
 		r = check_mountpoint(h, err);
 	if (r == 0)
 		r = mount_run_dir(h, err);
-	if (r < 0)
-		return r;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, h->watch_fds) < 0)
-		return cdm_fail(err, errno, "make the watch socket");
-	setsockopt(h->watch_fds[1], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
-	r = mount_full(h, err);
+	if (r == 0)
+		r = holder_make_watch(h, err);
+	if (r == 0)
+		r = mount_full(h, err);
 	if (r < 0)
 		return r;
 	h->server.wanted = true;
@@ -590,12 +601,13 @@ static void clean_run_dir(struct holder *h)
 
 static void holder_init(struct holder *h)
 {
-	struct source *sources[] = {&h->signals, &h->mountinfo, &h->routes, &h->watchdog, &h->deadline};
+	struct source *sources[] = {&h->signals, &h->mountinfo, &h->routes, &h->deadline};
 
 	memset(h, 0, sizeof(*h));
 	h->lock_fd = h->fuse_fd = h->watch_fds[0] = h->watch_fds[1] = h->report_fd = h->epoll_fd = -1;
 	for (size_t i = 0; i < sizeof(sources) / sizeof(*sources); i++)
 		sources[i]->fd = -1;
+	watchdog_init(&h->watchdog);
 	child_init(&h->server, "server");
 	child_init(&h->watcher, "watcher");
 }
@@ -629,7 +641,7 @@ static int run_mount(struct holder *h)
 	} else if (r < 0) {
 		return 1;
 	}
-	start_watchdog(h);
+	watchdog_start(h);
 	run_loop(h);
 	if (h->immutable)
 		set_immutable(h->mountpoint, false);

@@ -91,7 +91,7 @@ int check_mountpoint(struct holder *h, struct cdm_error *err);
 void check_kernel(void);
 
 /* --- taking over from a holder that died (takeover.c) ---
- * 1: the server (and maybe the watcher) run on and are ours now; 0: nothing to take over, leftovers are gone; -errno. */
+ * 1: the server or the watcher or both run on and are ours now, the missing one was started; 0: nothing to take over, leftovers are gone; -errno. */
 int takeover(struct holder *h, struct cdm_error *err);
 
 /* --- the person who started it (daemon.c) --- */
@@ -101,8 +101,26 @@ int daemon_start(int *ret_report, struct cdm_error *err);
 void daemon_detach_output(void);
 /* Tell systemd ("READY=1\nSTATUS=…"). Nothing without $NOTIFY_SOCKET. */
 void notify_systemd(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* Signs of life of holder and server, if the service manager asks for them (watchdog.c). */
-void start_watchdog(struct holder *h);
+/* --- a server or watcher that hangs (watchdog.c) --- */
+struct suspicion { /* something waits; 0 = it does not */
+	int64_t since_ns;
+	int64_t quiet_ns;      /* and since then nobody computes */
+};
+struct watchdog {
+	int64_t limit_ns;
+	struct source manager; /* timer: signs of life to the service manager */
+	struct source look;    /* timer: the next look, while something waits */
+	struct source server_end, watcher_end; /* heard once; the descriptors are the holder's */
+	int view_fd;           /* the kernel's view of the mount (fusectl), -1 = not open */
+	uint64_t taken;        /* requests that the server had taken at the last look */
+	bool moved;            /* those were more than at the look before */
+	struct suspicion request, queue, told, asked, start;
+};
+void watchdog_init(struct watchdog *w);
+/* After the mount is made or taken over. */
+void watchdog_start(struct holder *h);
+/* SIGIO: a request came while nobody was looking. */
+void watchdog_heard(struct holder *h);
 /* Who uses files below `dir`: "nginx (pid 12), vim (pid 13)", "" if nobody is found. */
 void busy_describe(const char *dir, char *out, size_t room);
 
@@ -140,14 +158,13 @@ struct holder {
 	bool full_mounted;     /* RUN/SET/full is */
 
 	int epoll_fd;
-	struct source signals, mountinfo, routes, watchdog, deadline;
+	struct source signals, mountinfo, routes, deadline;
+	struct watchdog watchdog;
 	enum phase phase;
 	bool resumed;          /* INIT was answered before: servers start with --resume */
 	bool policy_pending;   /* flags of the visible mount are to be set again */
 	bool helper_busy;      /* a flags helper is under way */
 	bool start_helper;     /* the helper of PHASE_PRIME or PHASE_BIND is under way */
-	int64_t watchdog_ns;   /* the service manager's WatchdogSec=, 0 = none */
-	int64_t asked_ns;      /* when the server was asked for a sign of life that it has not given yet, 0 = not asked */
 	int end_signals;       /* SIGTERM/SIGINT received */
 	bool server_clean;     /* the last server closed the journal */
 	unsigned closers;      /* servers started after the unmount to close it */
@@ -162,5 +179,6 @@ int timer_start(struct holder *h, struct source *s, int64_t ms, source_fn *fired
 void holder_child_ready(struct holder *h, struct child *c);
 void holder_child_ended(struct holder *h, struct child *c, const struct child_end *end);
 void holder_write_pids(struct holder *h);
+int holder_make_watch(struct holder *h, struct cdm_error *err);
 
 #endif

@@ -186,6 +186,8 @@ static int open_all(struct server *s, struct cdm_error *err)
 		r = settle_open(fs, err);
 	if (r == 0)
 		r = removed_open(fs, err);
+	if (r == 0)
+		r = alive_open(fs, err);
 	if (r == 0 && !(fs->descriptors = descriptors_new()))
 		r = cdm_fail(err, ENOMEM, "start the server");
 	return r;
@@ -344,6 +346,7 @@ static void remove_run_files(struct fs *fs)
 	unlinkat(fs->run_fd, "nodes", 0);
 	unlinkat(fs->run_fd, "inflight", 0);
 	unlinkat(fs->run_fd, "removed", 0);
+	unlinkat(fs->run_fd, "alive", 0);
 	unlinkat(fs->run_fd, "init", 0);
 }
 
@@ -388,6 +391,7 @@ static void close_all(struct server *s)
 	descriptors_free(&fs->descriptors);
 	settle_close(fs);
 	removed_close(fs);
+	alive_close(fs);
 	cdm_announce_close(&fs->announce);
 	inodes_close(&fs->nodes);
 	store_close(&fs->store);

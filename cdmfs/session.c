@@ -165,10 +165,13 @@ void session_serve(struct worker *w)
 {
 	struct fs *fs = w->fs;
 
+	alive_thread_is(w);
 	while (!atomic_load(&fs->ending) && !atomic_load(&fs->unmounted)) {
 		ssize_t n = read(fs->fuse_fd, w->in, WORKER_BUFFER);
 		if (n >= 0) {
+			alive_begin(w);
 			request_answer_it(w, n);
+			alive_end(w);
 		} else if (errno == ENODEV) {
 			atomic_store(&fs->unmounted, true);
 		} else if (errno != EINTR && errno != EAGAIN && errno != ENOENT) { /* ENOENT: the request was taken back */

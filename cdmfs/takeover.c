@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* takeover.c — a holder that was killed leaves a server that goes on serving. The next holder takes /dev/fuse and the watch
- * socket over from the running children and looks after them as if it had started them. */
+ * socket over from the running children and looks after them as if it had started them. One of the two is
+ * enough. */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -76,6 +77,13 @@ static int take_fd(const struct old_child *c, int number)
 	return fd;
 }
 
+/* Either child has /dev/fuse: one of them is enough for the mount to live on. */
+static void take_fuse(struct holder *h, const struct old_child *c)
+{
+	if (c && h->fuse_fd < 0 && c->fuse_fd >= 0)
+		h->fuse_fd = take_fd(c, c->fuse_fd);
+}
+
 static json_t *read_pids(struct holder *h)
 {
 	_cleanup_free_ char *path = NULL, *text = NULL;
@@ -91,11 +99,10 @@ static pid_t pid_of(const json_t *pids, const char *key)
 	return (pid_t)json_integer_value(json_object_get(pids, key));
 }
 
-/* The watch socket: both ends live as long as one of the children does; with the watcher gone its end is lost, and a new pair
- * needs a new server, too. */
+/* The watch socket: each child has its own end only; with one of them gone that end is lost, and a new pair needs new children. */
 static int take_watch(struct holder *h, const struct old_child *server, const struct old_child *watcher, struct cdm_error *err)
 {
-	h->watch_fds[0] = take_fd(server, server->watch_fd);
+	h->watch_fds[0] = server->pidfd >= 0 ? take_fd(server, server->watch_fd) : -1;
 	h->watch_fds[1] = watcher->pidfd >= 0 ? take_fd(watcher, watcher->watch_fd) : -1;
 	if (h->watch_fds[0] >= 0 && h->watch_fds[1] >= 0)
 		return 0;
@@ -103,9 +110,8 @@ static int take_watch(struct holder *h, const struct old_child *server, const st
 		close(h->watch_fds[0]);
 	if (h->watch_fds[1] >= 0)
 		close(h->watch_fds[1]);
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, h->watch_fds) < 0)
-		return cdm_fail(err, errno, "make the watch socket");
-	return 1;
+	int r = holder_make_watch(h, err);
+	return r < 0 ? r : 1;
 }
 
 static int adopt(struct holder *h, struct old_child *server, struct old_child *watcher, struct cdm_error *err)
@@ -116,14 +122,16 @@ static int adopt(struct holder *h, struct old_child *server, struct old_child *w
 		return new_pair;
 	h->resumed = true;
 	h->server.wanted = true;
-	r = child_adopt(h, &h->server, server->pid, err);
+	h->server.once_ready = true;
+	r = server->pidfd >= 0 ? child_adopt(h, &h->server, server->pid, err) : child_start(h, &h->server, err);
 	if (r == 0 && watcher->pidfd >= 0) {
 		h->watcher.wanted = true;
 		r = child_adopt(h, &h->watcher, watcher->pid, err);
 	}
 	h->watcher.once_ready = true; /* the next one has missed something */
 	if (r == 0 && new_pair) {
-		child_signal(&h->server, SIGUSR2);
+		if (server->pidfd >= 0)
+			child_signal(&h->server, SIGUSR2);
 		child_signal(&h->watcher, SIGTERM);
 	}
 	return r < 0 ? r : 1;
@@ -162,20 +170,19 @@ int takeover(struct holder *h, struct cdm_error *err)
 	if (!full || strcmp(full->type, "fuse.cdmfs") != 0)
 		goto out;
 	h->immutable = json_is_true(json_object_get(pids, "immutable"));
-	if (read_old_child(h, pid_of(pids, "server"), "--server", &server) && server.fuse_fd >= 0)
-		h->fuse_fd = take_fd(&server, server.fuse_fd);
+	take_fuse(h, read_old_child(h, pid_of(pids, "server"), "--server", &server) ? &server : NULL);
+	take_fuse(h, read_old_child(h, pid_of(pids, "watcher"), "--watcher", &watcher) ? &watcher : NULL);
 	if (h->fuse_fd < 0) {
 		detach_leftovers(h, &t, full->dev);
 		goto out;
 	}
-	read_old_child(h, pid_of(pids, "watcher"), "--watcher", &watcher);
 	h->visible_id = visible_id_of(h, &t, full->dev);
 	r = check_same_place(h, &t, full->dev, json_string_value(json_object_get(pids, "mountpoint")), err);
 	if (r == 0)
 		r = adopt(h, &server, &watcher, err);
 	h->full_mounted = r > 0;
 	if (r > 0)
-		cdm_log(holder_took_over, cdm_int("server", server.pid), cdm_int("watcher", watcher.pid));
+		cdm_log(holder_took_over, cdm_int("server", h->server.pid), cdm_int("watcher", h->watcher.pid));
 out:
 	if (server.pidfd >= 0)
 		close(server.pidfd);

@@ -22,6 +22,7 @@
 
 #define FUSE_HANDLE_TYPE 0x81 /* 64-bit node id, 32-bit generation */
 #define DOUBTS_MAX 64
+#define ALONE_MS 60000 /* for a new holder to come */
 #define EVENT_BYTES (WATCH_BATCH_MAX * sizeof(struct fanotify_event_metadata))
 
 /* The kernel tells of a close shortly before it counts one writer less (in __fput): "a writer is left" may mean the one who is just
@@ -299,12 +300,22 @@ static bool send_batch(struct watcher *w)
 	return true;
 }
 
+/* Holder and server are gone: this process alone keeps /dev/fuse, so calls wait and nothing fails. A new holder takes it over and ends us
+ * (the next watcher says that closes were lost). Should none come the mount must not hang for ever. */
+static int wait_for_holder(struct watcher *w)
+{
+	struct pollfd p = {.fd = w->signal_fd, .events = POLLIN};
+
+	poll(&p, 1, w->ending ? 0 : ALONE_MS);
+	return CDM_EXIT_CLEAN;
+}
+
 static int run(struct watcher *w)
 {
 	for (;;) {
 		while (take_events(w))
 			if (!send_batch(w))
-				return CDM_EXIT_REFUSED;
+				return wait_for_holder(w);
 		if (w->ending) {
 			look_at_doubts(w, false);
 			send_batch(w);
@@ -316,12 +327,12 @@ static int run(struct watcher *w)
 		look_at_doubts(w, true);
 		if (p[1].revents)
 			on_end_signal(w);
-		if (p[2].revents & (POLLHUP | POLLERR)) /* holder and server are gone */
-			return CDM_EXIT_CLEAN;
+		if (p[2].revents & (POLLHUP | POLLERR))
+			return wait_for_holder(w);
 		if (p[2].revents & POLLIN)
 			answer_server(w);
 		if (!send_batch(w))
-			return CDM_EXIT_REFUSED;
+			return wait_for_holder(w);
 	}
 }
 
@@ -381,7 +392,5 @@ int watcher_main(struct child_options *options)
 	if (options->resume)
 		put_lost(&w);
 	child_ready(options);
-	if (!send_batch(&w))
-		return CDM_EXIT_REFUSED;
-	return run(&w);
+	return send_batch(&w) ? run(&w) : wait_for_holder(&w);
 }

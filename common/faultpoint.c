@@ -32,7 +32,7 @@ static bool is_due(struct counted *c, const char *wanted, const char *name)
 		c->passes = 0;
 		strncpy(c->wanted, wanted, sizeof c->wanted - 1);
 	}
-	size_t len = strcspn(wanted, ":\n");
+	size_t len = strcspn(wanted, ":!\n");
 	if (strlen(name) != len || strncmp(wanted, name, len) != 0)
 		return false;
 	unsigned long due = wanted[len] == ':' ? strtoul(wanted + len + 1, NULL, 10) : 1;
@@ -52,15 +52,26 @@ static bool read_wanted(char *out, size_t room)
 	return true;
 }
 
+static void die_or_hang(const char *wanted)
+{
+	if (!strchr(wanted, '!')) {
+		kill(getpid(), SIGKILL);
+		return;
+	}
+	pthread_mutex_unlock(&lock);
+	for (;;)
+		pause();
+}
+
 void cdm_faultpoint_pass(const char *name)
 {
 	int saved = errno;
 	char wanted[sizeof file_count.wanted];
 	pthread_mutex_lock(&lock);
 	if (from_environment && is_due(&environment_count, from_environment, name))
-		kill(getpid(), SIGKILL);
+		die_or_hang(from_environment);
 	if (from_file && read_wanted(wanted, sizeof wanted) && is_due(&file_count, wanted, name) && unlink(from_file) == 0)
-		kill(getpid(), SIGKILL);
+		die_or_hang(wanted);
 	pthread_mutex_unlock(&lock);
 	errno = saved;
 }

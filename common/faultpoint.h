@@ -6,6 +6,7 @@
  *   CDMFS_FAULTPOINT="NAME[:N]"     from the process's start; each new process that inherits it dies, too
  *   CDMFS_FAULTPOINT_FILE=PATH      the file holds "NAME[:N]" and may appear, change or go while the process runs; passes
  *                                   count from then on. It is removed by the process that dies of it: it kills once.
+ * With "!" behind it ("NAME!", "NAME:N!") the thread that passes hangs for good instead, with the locks that it holds.
  * Any thread. Names are "module.what_was_done_what_was_not"; each is used at one place only. */
 #ifndef CDM_FAULTPOINT_H
 #define CDM_FAULTPOINT_H

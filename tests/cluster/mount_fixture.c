@@ -449,6 +449,8 @@ static void close_reader(struct cdm_journal_reader *r, int dir)
 }
 
 
+#define BARRIER_MS 1500
+
 static void make_barrier(struct fixture *f, char name[static 64])
 {
 	static unsigned number;
@@ -467,7 +469,7 @@ uint64_t fixture_journal_read(struct fixture *f, uint64_t position, void (*each)
 {
 	char name[64];
 	int dir;
-	int64_t end = cdm_now_ms() + FIXTURE_DEADLINE_MS;
+	int64_t end = cdm_now_ms() + FIXTURE_DEADLINE_MS, again = cdm_now_ms() + BARRIER_MS;
 	bool done = false;
 
 	make_barrier(f, name);
@@ -481,6 +483,10 @@ uint64_t fixture_journal_read(struct fixture *f, uint64_t position, void (*each)
 		if (n == 0) {
 			if (cdm_now_ms() > end)
 				fail_msg("the barrier is not answered");
+			if (cdm_now_ms() > again) { /* the watcher that was to tell of it is gone */
+				make_barrier(f, name);
+				again = cdm_now_ms() + BARRIER_MS;
+			}
 			if (!cdm_journal_reader_arm(r)) {
 				struct pollfd p = {.fd = cdm_journal_reader_wake_fd(r), .events = POLLIN};
 				char drain[64];

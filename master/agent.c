@@ -197,6 +197,8 @@ static void take_hello(struct agent *a, const json_t *msg)
 	const char *name = json_string_value(json_object_get(msg, "node"));
 	json_int_t port = json_integer_value(json_object_get(msg, "listen_port"));
 	char addr[256];
+	if (!n) /* removed, or joined after the backup that this database is of */
+		registry_submit(m->registry, REG_NODE_UNKNOWN, json_pack("{s:I}", "number", (json_int_t)a->number), NULL, false, NULL, NULL);
 	if (!n || strcmp(n->name, a->cert.name) != 0) { /* numbers are not used again: whoever joins anew gets another one */
 		fail(a, "this node's certificate is not valid any more (removed or joined anew); join again");
 		return;

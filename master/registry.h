@@ -76,6 +76,7 @@ enum registry_op {
 	REG_NODE_CHANGE,   /* name, optional: state, capacity, group */
 	REG_NODE_REMOVE,   /* name */
 	REG_NODE_SEEN,     /* number, last_seen, optional: addr, serial of its new certificate; no new epoch unless addr changed */
+	REG_NODE_UNKNOWN,  /* number: it was given once, so never again */
 	REG_SET_ADD,       /* name, optional: source, target, both, exclude, local, default_excludes, update, open */
 	REG_SET_CHANGE,    /* as REG_SET_ADD */
 	REG_SET_REMOVE,    /* name */

@@ -309,6 +309,12 @@ static int node_seen(struct op *o)
 	return r;
 }
 
+/* A restored database has forgotten numbers that it gave. */
+static int node_unknown(struct op *o)
+{
+	return sql_run(o->db, o->err, "UPDATE sqlite_sequence SET seq = ? WHERE name = 'node' AND seq < ?", "ii", int_arg(o, "number"), int_arg(o, "number"));
+}
+
 /* --- sets ------------------------------------------------------------------------------------------------------- */
 
 /* "@all", "@group", "@region" or a node's name → kind and id. */
@@ -556,6 +562,7 @@ static const struct {
 	[REG_NODE_CHANGE] = {"node change", node_change},
 	[REG_NODE_REMOVE] = {"node remove", node_remove},
 	[REG_NODE_SEEN] = {"node seen", node_seen},
+	[REG_NODE_UNKNOWN] = {"node unknown", node_unknown},
 	[REG_SET_ADD] = {"set add", set_add},
 	[REG_SET_CHANGE] = {"set change", set_change},
 	[REG_SET_REMOVE] = {"set remove", set_remove},

@@ -25,13 +25,19 @@ static int put_done(struct fs *fs, struct cdm_change *c)
 	bool two = c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK, same;
 	struct cdm_stamp stamp = {0};
 	struct object o = {.fd = -1};
+	char component[CDM_NAME_LEN_MAX + 1] = "";
 	const char *name;
 	int r;
 
 	c->flags |= CDM_CH_RECEIVED;
 	pthread_rwlock_wrlock(&fs->tree);
 	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, two ? c->path2 : c->path, two ? c->path2_len : c->path_len, &name);
-	if (dir >= 0 && object_find(fs, dir, name, &o) == 0 && o.fd >= 0) {
+	size_t len = dir < 0 ? 0 : (size_t)((two ? c->path2 + c->path2_len : c->path + c->path_len) - name);
+	if (dir >= 0 && len <= CDM_NAME_LEN_MAX) { /* in the record no NUL follows */
+		memcpy(component, name, len);
+		component[len] = 0;
+	}
+	if (component[0] && object_find(fs, dir, component, &o) == 0 && o.fd >= 0) {
 		c->handle = o.handle;
 		if (cdm_stamp_get(o.fd, &stamp) < 0)
 			stamp = (struct cdm_stamp){0};

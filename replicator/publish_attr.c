@@ -164,6 +164,7 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
 	struct stat st;
+	pub->odd |= !cdm_dot_equal(stamp.content.dot, c->version.dot);
 	if (fstat(fd, &st) < 0 || (!in->decisive && attributes_are_newer(&stamp, c)))
 		return APPLY_NOTHING;
 	struct cdm_attr attr = c->attr;
@@ -282,6 +283,7 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	if (r < 0)
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
+	pub->odd |= !cdm_dot_equal(stamp.content.dot, c->version.dot);
 	if (attributes_are_newer(&stamp, c))
 		return APPLY_NOTHING;
 	struct cdm_change record = record_of(pub, in);

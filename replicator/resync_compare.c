@@ -260,7 +260,7 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 static bool joins_group(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours)
 {
 	struct groups *g = c->shared->groups;
-	if (!S_ISREG(theirs->mode) || theirs->nlink < 2)
+	if (S_ISDIR(theirs->mode) || theirs->nlink < 2)
 		return false;
 	struct group *group = group_slot(g, theirs->group);
 	if (group->theirs) {
@@ -277,7 +277,7 @@ static bool joins_group(struct compare *c, const char *path, size_t len, const s
 
 static void forget_inode(struct compare *c, const struct entry *theirs)
 {
-	if (S_ISREG(theirs->mode) && theirs->nlink > 1) {
+	if (!S_ISDIR(theirs->mode) && theirs->nlink > 1) {
 		struct group *group = group_slot(c->shared->groups, theirs->group);
 		if (group->theirs)
 			group->ours = 0; /* the first name gets a new file */
@@ -288,7 +288,7 @@ static void forget_inode(struct compare *c, const struct entry *theirs)
  * of theirs are linked. */
 static bool has_other_names(const struct entry *theirs, const struct entry *ours)
 {
-	return S_ISREG(ours->mode) && ours->nlink != theirs->nlink && ours->nlink > 1;
+	return !S_ISDIR(ours->mode) && ours->nlink != theirs->nlink && ours->nlink > 1;
 }
 
 static void only_there(struct compare *c, const char *path, size_t len, const struct entry *e)

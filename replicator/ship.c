@@ -467,18 +467,16 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 		c.value = target;
 		c.value_len = n > 0 ? (size_t)n : 0;
 	}
-	if (c.op == CDM_OP_SAVE || c.op == CDM_OP_MKDIR) {
-		_cleanup_close_ int fd = openat(dir, component, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-		struct cdm_stamp stamp;
-		if (fd >= 0 && cdm_stamp_get(fd, &stamp) == 0)
-			c.version = stamp.content;
-		c.flags = CDM_CH_WHOLE;
-		if (c.op == CDM_OP_SAVE && is_unsaved(ship, c.version.dot))
-			c.op = CDM_OP_SKIP;
-		if (c.op == CDM_OP_SAVE && look) {
-			c.op = CDM_OP_SETATTR;
-			c.flags = 0;
-		}
+	_cleanup_close_ int fd = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct cdm_stamp stamp;
+	if (fd >= 0 && cdm_stamp_get(fd, &stamp) == 0)
+		c.version = stamp.content;
+	c.flags = CDM_CH_WHOLE;
+	if (c.op == CDM_OP_SAVE && is_unsaved(ship, c.version.dot))
+		c.op = CDM_OP_SKIP;
+	if (c.op == CDM_OP_SAVE && look) {
+		c.op = CDM_OP_SETATTR;
+		c.flags = 0;
 	}
 	return item_new(&c, cdm_now_ms());
 }

@@ -54,6 +54,7 @@ struct pending {
 		bool used;
 	} *slots;
 	size_t mask;
+	bool one_author;
 };
 
 static uint64_t hash_path(const char *path, size_t len)
@@ -329,7 +330,7 @@ static void fold_unlink(struct pending *p, size_t index)
 	bool several = before && (before->change.flags | c->flags) & CDM_CH_LINKED;
 	if (before && !several && before->change.op != CDM_OP_MKDIR) {
 		before->gone = true;
-		if (is_unknown(before))
+		if (p->one_author && is_unknown(before))
 			become_skip(item);
 	}
 	pending_close(p, c->path, c->path_len);
@@ -352,7 +353,8 @@ static void fold_rmdir(struct pending *p, size_t index)
 			return;
 	}
 	before->gone = true;
-	become_skip(item);
+	if (p->one_author)
+		become_skip(item);
 }
 
 static void fold_one(struct pending *p, size_t index)
@@ -430,9 +432,9 @@ static void drop_covered_skips(struct item **items, size_t count, size_t table)
 	free(told.hashes);
 }
 
-void fold_items(struct item **items, size_t count)
+void fold_items(struct item **items, size_t count, bool one_author)
 {
-	struct pending p = {.items = items};
+	struct pending p = {.items = items, .one_author = one_author};
 	size_t size = 64;
 	while (size < 4 * count)
 		size *= 2;

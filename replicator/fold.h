@@ -24,8 +24,9 @@ struct item *item_new(const struct cdm_change *c, int64_t now_ms);
 void item_free(struct item *item);
 bool item_is_whole_save(const struct item *item);
 
-/* Fold items[0 … count), oldest first, none of them gone yet. May be called again with more behind. */
-void fold_items(struct item **items, size_t count);
+/* Fold items[0 … count), oldest first, none of them gone yet. May be called again with more behind. one_author: nobody else can have made
+ * something under the same names meanwhile; else a removal goes out although what it removes never did. */
+void fold_items(struct item **items, size_t count, bool one_author);
 
 /* Should the newest item wait for what its program is probably about to do (a rename)? For how many ms since it was read; 0 = no. */
 int64_t fold_hold_ms(const struct item *newest);

@@ -459,7 +459,7 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 			return false;
 		if (r == APPLIED && in->again)
 			record_again(pub, &in->carried.change);
-		if (r != APPLY_RETRY && (r != APPLIED || pub->odd))
+		if (pub->odd || (r != APPLIED && r != APPLY_RETRY && r != APPLY_NOTHING))
 			doubt_note(pub->job, in);
 		if (r == APPLIED) {
 			if (!in->resync) /* its dot is a ticket */

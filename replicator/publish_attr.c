@@ -160,6 +160,7 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	int r = open_subject(pub, c, &call, &stamp);
 	if (is_gone(r) && !in->resync && cdm_dot_is_none(c->version.dot)) /* no journal told how it came to be (an adopted tree) */
 		return apply_instead(pub, in, c->path, c->path_len, err);
+	pub->odd |= r < 0;
 	if (r < 0)
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
@@ -280,6 +281,7 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	if (!content_xattr_replicates(name))
 		return cdm_fail_plain(err, EPERM, "attribute %s does not replicate", name);
 	int r = open_subject(pub, c, &call, &stamp);
+	pub->odd |= r < 0;
 	if (r < 0)
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
@@ -292,6 +294,7 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	step.a.attr_clock = c->clock;
 	step.a.attr_origin = c->dot.origin;
 	r = publisher_call(pub, &step, call_xattr, &call, NULL);
+	pub->odd |= r < 0;
 	if (r == -ENODATA || r == -ENOENT)
 		return APPLY_NOTHING;
 	return r == -ESTALE ? APPLY_RETRY : r < 0 ? cdm_fail(err, -r, "set attribute %s", name) : APPLIED;

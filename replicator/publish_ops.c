@@ -364,13 +364,14 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 		int r = publisher_call(pub, &step, call_unlink, &n, &found);
 		if (r == 0)
 			return APPLIED;
+		pub->odd |= r != -ENOENT; /* what is gone already went by a change that the others get, too, or never left its author */
 		if (r == -ENOENT || r == -EISDIR || r == -EPERM)
 			return APPLY_NOTHING;
 		if (r != -ESTALE)
 			return r;
+		pub->odd = found.found_exists;
 		if (!found.found_exists || found.found_is_dir)
 			return APPLY_NOTHING;
-		pub->odd = true;
 		enum seen seen = conflict_seen(pub, in, &found);
 		if (seen == AHEAD)
 			return APPLY_NOTHING;
@@ -408,6 +409,7 @@ static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_er
 		conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is in use here");
 		return APPLY_SKIP;
 	}
+	pub->odd |= r == -ENOTDIR;
 	return r == -ENOENT || r == -ENOTDIR ? APPLY_NOTHING : r < 0 ? r : APPLIED;
 }
 

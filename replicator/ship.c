@@ -267,10 +267,18 @@ bool ship_gather(struct ship *ship)
 
 /* --- batches --- */
 
+static bool has_one_source(const struct set *s)
+{
+	size_t sources = 0;
+	for (size_t i = 0; s->route && i < s->route->member_count; i++)
+		sources += s->route->members[i].role & CDM_ROLE_SOURCE ? 1 : 0;
+	return sources == 1;
+}
+
 /* Fold the queue, free what went. */
 static void fold_queue(struct ship *ship)
 {
-	fold_items(ship->queue, ship->queue_count);
+	fold_items(ship->queue, ship->queue_count, has_one_source(ship_set(ship)));
 	size_t kept = 0;
 	ship->queue_bytes = 0;
 	for (size_t i = 0; i < ship->queue_count; i++) {

@@ -83,7 +83,7 @@ static void several_saves_of_a_file_become_the_last(void **state)
 	save(&l, "a", 1, CDM_CH_NEW | CDM_CH_WHOLE);
 	save(&l, "b", 2, CDM_CH_NEW | CDM_CH_WHOLE);
 	save(&l, "a", 1, CDM_CH_WHOLE);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE b#2, SAVE a#3");
 	assert_true(l.items[2]->change.flags & CDM_CH_NEW);
 	done(&l);
@@ -94,7 +94,7 @@ static void ranges_of_saves_are_joined_on_the_first_base(void **state)
 	struct list l = {0};
 	save_range(&l, "a", 1, 0, 10, (struct cdm_dot){ORIGIN, 90});
 	save_range(&l, "a", 1, 50, 10, (struct cdm_dot){ORIGIN, 1});
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#2");
 	const struct cdm_change *c = &l.items[1]->change;
 	assert_int_equal(c->range_count, 2);
@@ -109,7 +109,7 @@ static void temporary_and_rename_become_a_save_of_the_final_name(void **state)
 	save(&l, ".page.html.Xa81Zq", 7, CDM_CH_NEW | CDM_CH_WHOLE);
 	struct cdm_change *c = add(&l, CDM_OP_RENAME, ".page.html.Xa81Zq", "page.html", 7);
 	c->victim = (struct cdm_dot){ORIGIN, 77};
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE page.html#2");
 	assert_int_equal(l.items[1]->change.base.number, 77);
 	assert_int_equal(l.items[1]->change.version.dot.number, 1);
@@ -124,7 +124,7 @@ static void attributes_of_a_new_file_ride_in_its_save(void **state)
 	add(&l, CDM_OP_SETATTR, "a", NULL, 1);
 	add(&l, CDM_OP_SETXATTR, "a", NULL, 1);
 	add(&l, CDM_OP_SETATTR, "other", NULL, 9);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#3, SETATTR other#4");
 	done(&l);
 }
@@ -137,14 +137,14 @@ static void attributes_never_take_a_save_past_another_change(void **state)
 	add(&l, CDM_OP_MKDIR, "d", NULL, 2);
 	add(&l, CDM_OP_SETATTR, "a", NULL, 1);
 	add(&l, CDM_OP_RENAME, "a", "d/a", 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "MKDIR d#2, SAVE d/a>a#4");
 	done(&l);
 	l = (struct list){0};
 	save(&l, "a", 1, CDM_CH_NEW | CDM_CH_WHOLE);
 	add(&l, CDM_OP_MKDIR, "d", NULL, 2);
 	add(&l, CDM_OP_SETATTR, "a", NULL, 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#1, MKDIR d#2, SKIP a#3");
 	done(&l);
 }
@@ -156,12 +156,12 @@ static void the_directory_that_a_temporary_name_left_is_told(void **state)
 	struct cdm_change *c = add(&l, CDM_OP_RENAME, "objects/tmp_obj_1", "objects/ab/cd", 1);
 	c->parent_mtime_ns = 5;
 	c->parent2_mtime_ns = 6;
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE objects/ab/cd>objects/tmp_obj_1#2");
 	assert_int_equal(c->parent_mtime_ns, 6);
 	assert_int_equal(c->parent2_mtime_ns, 5);
 	save(&l, "objects/ab/cd", 1, CDM_CH_WHOLE);
-	fold_items(l.items + 1, l.count - 1);
+	fold_items(l.items + 1, l.count - 1, true);
 	expect(&l, "SAVE objects/ab/cd>objects/tmp_obj_1#3");
 	assert_int_equal(l.items[2]->change.parent2_mtime_ns, 5);
 	done(&l);
@@ -173,10 +173,10 @@ static void a_skip_stays_while_only_it_tells_a_directory(void **state)
 	save(&l, "d/lock", 1, CDM_CH_NEW | CDM_CH_WHOLE);
 	add(&l, CDM_OP_UNLINK, "d/lock", NULL, 1)->parent_mtime_ns = 7;
 	save(&l, "other", 2, CDM_CH_NEW | CDM_CH_WHOLE);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SKIP d/lock#2, SAVE other#3");
 	save(&l, "d/new", 3, CDM_CH_NEW | CDM_CH_WHOLE);
-	fold_items(l.items + 1, l.count - 1);
+	fold_items(l.items + 1, l.count - 1, true);
 	expect(&l, "SAVE other#3, SAVE d/new#4");
 	done(&l);
 }
@@ -186,7 +186,7 @@ static void what_came_and_went_moves_only_the_vector(void **state)
 	struct list l = {0};
 	save(&l, "4913", 1, CDM_CH_NEW | CDM_CH_WHOLE);
 	add(&l, CDM_OP_UNLINK, "4913", NULL, 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SKIP 4913#2");
 	done(&l);
 	l = (struct list){0};
@@ -195,7 +195,7 @@ static void what_came_and_went_moves_only_the_vector(void **state)
 	add(&l, CDM_OP_UNLINK, "d/f", NULL, 2);
 	add(&l, CDM_OP_RMDIR, "d", NULL, 1);
 	save(&l, "x", 3, CDM_CH_NEW | CDM_CH_WHOLE);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE x#5");
 	done(&l);
 }
@@ -207,7 +207,7 @@ static void a_directory_stays_when_something_known_passed_through_it(void **stat
 	add(&l, CDM_OP_RENAME, "old", "d/old", 2);
 	add(&l, CDM_OP_UNLINK, "d/old", NULL, 2);
 	add(&l, CDM_OP_RMDIR, "d", NULL, 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "MKDIR d#1, RENAME old>d/old#2, UNLINK d/old#3, RMDIR d#4");
 	done(&l);
 }
@@ -217,7 +217,7 @@ static void a_known_file_is_still_removed(void **state)
 	struct list l = {0};
 	save_range(&l, "a", 1, 0, 10, (struct cdm_dot){ORIGIN, 90});
 	add(&l, CDM_OP_UNLINK, "a", NULL, 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "UNLINK a#2");
 	done(&l);
 }
@@ -229,7 +229,7 @@ static void never_across_a_rename_of_a_directory_above(void **state)
 	add(&l, CDM_OP_RENAME, "d", "e", 9);
 	save(&l, "e/a", 1, CDM_CH_WHOLE);
 	save(&l, "d/a", 2, CDM_CH_NEW | CDM_CH_WHOLE);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE d/a#1, RENAME d>e#2, SAVE e/a#3, SAVE d/a#4");
 	done(&l);
 }
@@ -240,7 +240,7 @@ static void never_across_a_link_of_the_path(void **state)
 	save(&l, "a", 1, CDM_CH_NEW | CDM_CH_WHOLE);
 	add(&l, CDM_OP_LINK, "a", "a~", 1);
 	save(&l, "a", 1, CDM_CH_WHOLE | CDM_CH_LINKED);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#1, LINK a>a~#2, SAVE a#3");
 	done(&l);
 }
@@ -253,7 +253,7 @@ static void never_across_a_change_of_another_origin(void **state)
 	save(&l, "b", 2, CDM_CH_NEW | CDM_CH_WHOLE);
 	l.origin = ORIGIN;
 	save(&l, "a", 1, CDM_CH_WHOLE);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#1, SAVE b#2, SAVE a#3");
 	done(&l);
 }
@@ -263,7 +263,7 @@ static void a_symlink_switched_by_rename_is_one_symlink(void **state)
 	struct list l = {0};
 	add(&l, CDM_OP_SYMLINK, "current.tmp", NULL, 1);
 	add(&l, CDM_OP_RENAME, "current.tmp", "current", 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SYMLINK current#2");
 	assert_memory_equal(l.items[1]->change.value, "target", 6);
 	done(&l);
@@ -273,11 +273,11 @@ static void folding_goes_on_when_more_is_read(void **state)
 {
 	struct list l = {0};
 	save(&l, "a.tmp", 1, CDM_CH_NEW | CDM_CH_WHOLE);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a.tmp#1");
 	assert_int_equal(fold_hold_ms(l.items[0]), 100);
 	add(&l, CDM_OP_RENAME, "a.tmp", "a", 1);
-	fold_items(l.items, l.count);
+	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#2");
 	assert_int_equal(fold_hold_ms(l.items[1]), 3);
 	done(&l);

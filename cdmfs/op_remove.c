@@ -85,8 +85,8 @@ static int keep_as(struct fs *fs, int fd, const char *name)
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	if (S_ISREG(st.st_mode) && st.st_nlink > 1)
-		return keep_copy(fs, fd, &st, name);
+	if (st.st_nlink > 1)
+		return S_ISREG(st.st_mode) ? keep_copy(fs, fd, &st, name) : 0; /* else its other name keeps all of it */
 	return linkat(fd, "", fs->store.conflicts_fd, name, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 

@@ -381,6 +381,8 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	struct attr_call call = {.fd = fd, .size = (off_t)k->size};
 	struct step step;
 	step_init(&step, CDM_CALL_SETATTR, in, NULL);
+	step.a.expect = CDM_EXPECT_VERSION;
+	step.a.expect_version = c->base;
 	if (r == 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size != k->size)
 		r = publisher_call(pub, &step, call_truncate, &call, NULL);
 	if (r < 0)
@@ -393,6 +395,8 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	snprintf(call.proc, sizeof call.proc, "/proc/self/fd/%d", fd);
 	struct cdm_change record = record_of(pub, in);
 	step_init(&step, CDM_CALL_SETATTR, in, &record);
+	step.a.expect = CDM_EXPECT_VERSION; /* nobody has written since the first piece, or what is here is his */
+	step.a.expect_version = c->base;
 	step.a.stamp = k->stamp.content;
 	step.a.attr_clock = k->stamp.attr_clock;
 	step.a.attr_origin = k->stamp.attr_origin;

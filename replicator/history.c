@@ -70,14 +70,21 @@ static char *copy_of(const char *text, size_t len)
 	return copy;
 }
 
+static bool knows_rename(const struct history *h, struct cdm_dot dot)
+{
+	size_t known = h->renamed < RENAMES ? h->renamed : RENAMES;
+	for (size_t i = 0; i < known; i++)
+		if (cdm_dot_equal(h->renames[i].version.dot, dot))
+			return true;
+	return false;
+}
+
 static void note_rename(struct history *h, const struct cdm_change *c)
 {
 	if (c->path_len > PATH_KEPT || c->path2_len > PATH_KEPT || c->rename_flags)
 		return;
-	size_t known = h->renamed < RENAMES ? h->renamed : RENAMES;
-	for (size_t i = 0; i < known; i++)
-		if (cdm_dot_equal(h->renames[i].version.dot, c->dot))
-			return;
+	if (knows_rename(h, c->dot))
+		return;
 	struct history_rename *r = &h->renames[h->renamed++ % RENAMES];
 	history_rename_fini(r);
 	*r = (struct history_rename){.version = {.dot = c->dot, .clock = c->clock}, .from_mtime_ns = c->parent_mtime_ns,
@@ -113,6 +120,36 @@ void history_note(struct history *h, const struct cdm_change *c)
 	else if (!cdm_dot_is_none(c->version.dot))
 		*slot_of(h, c->version.dot) = (struct saved){c->version.dot, c->dot};
 	pthread_mutex_unlock(&h->lock);
+}
+
+void history_put_before(struct history *h, struct history **older)
+{
+	struct history *o = *older;
+	struct history_rename *newer = calloc(RENAMES, sizeof *newer);
+	if (!newer)
+		abort();
+	pthread_mutex_lock(&h->lock);
+	size_t count = h->renamed, from = count > RENAMES ? count - RENAMES : 0;
+	memcpy(newer, h->renames, sizeof h->renames);
+	memcpy(h->renames, o->renames, sizeof h->renames);
+	memset(o->renames, 0, sizeof o->renames);
+	h->renamed = o->renamed;
+	for (size_t i = from; i < count; i++) {
+		struct history_rename *r = &newer[i % RENAMES];
+		if (!r->from || knows_rename(h, r->version.dot)) {
+			history_rename_fini(r);
+			continue;
+		}
+		struct history_rename *slot = &h->renames[h->renamed++ % RENAMES];
+		history_rename_fini(slot);
+		*slot = *r;
+	}
+	for (size_t i = 0; i < SAVES; i++)
+		if (cdm_dot_is_none(h->saves[i].version))
+			h->saves[i] = o->saves[i];
+	pthread_mutex_unlock(&h->lock);
+	free(newer);
+	history_free(older);
 }
 
 struct cdm_dot history_saved_by(struct history *h, struct cdm_dot version)

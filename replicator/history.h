@@ -14,6 +14,9 @@ void history_free(struct history **h);
 /* A change that is in the journal or was just applied. Twice does no harm. */
 void history_note(struct history *h, const struct cdm_change *c);
 
+/* What `older` knows lies before all that h knows. Takes it. */
+void history_put_before(struct history *h, struct history **older);
+
 /* The newest change that told others of this version (its SAVE, a RENAME of the file); none: not known any more. */
 struct cdm_dot history_saved_by(struct history *h, struct cdm_dot version);
 

@@ -157,10 +157,13 @@ void publisher_stop(struct publisher *pub)
 	pthread_mutex_unlock(&pub->lock);
 }
 
-void publisher_seed(struct publisher *pub, const struct cdm_vector *applied)
+void publisher_seed(struct publisher *pub, const struct cdm_vector *visible, struct cdm_dot own_raw)
 {
 	pthread_mutex_lock(&pub->lock);
-	cdm_vector_merge(&pub->seed, applied);
+	cdm_vector_merge(&pub->seed, visible);
+	if (!cdm_dot_is_none(own_raw))
+		cdm_vector_raise(&pub->seed, own_raw);
+	cdm_vector_copy(&pub->seen_at_start, visible);
 	pub->seeded = true;
 	bool begin = !pub->begin_asked;
 	pub->begin_asked = true;
@@ -502,6 +505,11 @@ static void take_seed(struct publisher *pub)
 		contexts_fini(&pub->told);
 		pub->forget = false;
 	}
+	if (pub->seen_at_start.count) {
+		cdm_vector_copy(&pub->history_since, &pub->seen_at_start);
+		cdm_vector_fini(&pub->seen_at_start);
+		pub->seen_at_start = (struct cdm_vector){0};
+	}
 	cdm_vector_merge(&pub->applied, &pub->seed);
 	pthread_mutex_unlock(&pub->lock);
 }
@@ -642,6 +650,8 @@ void publisher_free(struct publisher **p)
 	publisher_close(pub);
 	cdm_vector_fini(&pub->applied);
 	cdm_vector_fini(&pub->seed);
+	cdm_vector_fini(&pub->seen_at_start);
+	cdm_vector_fini(&pub->history_since);
 	history_free(&pub->history);
 	contexts_fini(&pub->told);
 	bytes_fini(&pub->records);

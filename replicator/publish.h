@@ -67,7 +67,8 @@ void publisher_submit(struct job *job);
 void publisher_answer(struct publisher *pub, struct incoming *in);
 void publisher_peer_gone(struct publisher *pub, uint64_t peer_serial);
 void publisher_stop(struct publisher *pub);
-void publisher_seed(struct publisher *pub, const struct cdm_vector *applied); /* what the journal says is applied */
+/* What the journal says is applied; own_raw: this node's newest change of any kind. */
+void publisher_seed(struct publisher *pub, const struct cdm_vector *visible, struct cdm_dot own_raw);
 /* Loop: a change that is in the journal now. */
 void publisher_note(struct publisher *pub, const struct cdm_change *c);
 void publisher_unseed(struct publisher *pub); /* the journal is another one: forget what is applied, wait for a new seed */
@@ -94,6 +95,7 @@ struct publisher {
 	size_t dir_next;
 	struct cdm_vector applied;
 	struct history *history;
+	struct cdm_vector history_since; /* history has what came after this; what came before is read from the journal when it matters (publish_moved.c) */
 	bool begun, kept_more;       /* earlier runs' losers were counted; more may be in conflicts/ than at tidied_ms */
 	int64_t tidied_ms;
 	char *mapped, *mapped2;      /* paths of the change at work, where directories were renamed */
@@ -113,6 +115,7 @@ struct publisher {
 	pthread_cond_t wake;
 	bool stopping;
 	struct cdm_vector seed;      /* merged into applied before the next job */
+	struct cdm_vector seen_at_start; /* becomes history_since */
 	bool seeded, forget, begin_asked;
 	uint64_t forgotten;          /* peers up to this serial began with what is forgotten */
 	uint64_t ticket;             /* waited for; 0 = none */

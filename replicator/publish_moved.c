@@ -34,13 +34,62 @@ static bool has_parent(const struct publisher *pub, const char *path, size_t len
 	return dir >= 0;
 }
 
+static bool is_directory(const struct publisher *pub, const char *path, size_t len)
+{
+	_cleanup_close_ int dir = cdm_open_beneath(pub->set->store_fd, path, len, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+	return dir >= 0;
+}
+
+/* Did the author know all that history was not told of? */
+static bool knew_the_rest(const struct publisher *pub, const struct incoming *in)
+{
+	const struct cdm_vector *since = &pub->history_since;
+	for (size_t i = 0; i < since->count; i++)
+		if (since->entries[i].origin != in->carried.change.dot.origin && !cdm_vector_covers(&in->context, since->entries[i]))
+			return false;
+	return true;
+}
+
+/* What was applied before this program began: the journal tells. Once, and only when somebody comes who did not know of it. */
+static void read_history(struct publisher *pub)
+{
+	struct cdm_journal_reader *reader = NULL;
+	struct history *older = history_new();
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct cdm_change c;
+	_cleanup_close_ int dir = openat(pub->set->store_fd, ".cdmfs/journal", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = dir < 0 ? -errno : cdm_journal_reader_open(dir, pub->set->run_dir, &reader, &err);
+	if (r == 0)
+		r = cdm_journal_reader_seek(reader, 0);
+	while (r == 0 && (r = cdm_journal_reader_next(reader, &c)) == 1) {
+		if (!(c.flags & CDM_CH_LOCAL))
+			history_note(older, &c);
+		r = 0;
+	}
+	cdm_journal_reader_close(&reader);
+	if (r < 0 && !err.number)
+		cdm_fail(&err, -r, "read in the journal what was renamed");
+	if (r < 0)
+		cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
+	history_put_before(pub->history, &older);
+	cdm_vector_fini(&pub->history_since);
+	pub->history_since = (struct cdm_vector){0};
+}
+
+/* Only where the directory is still found: a rename may have been undone, or the directory removed. */
 static char *map(struct publisher *pub, struct incoming *in, const char *path, size_t len, size_t *ret_len, struct history_rename *last)
 {
-	char *mapped = len ? history_map(pub->history, path, len, in->carried.change.dot.origin, &in->context, ret_len, last) : NULL;
-	if (mapped && has_parent(pub, mapped, *ret_len))
-		return mapped;
-	free(mapped);
-	return NULL;
+	struct history_rename newest = {0};
+	char *mapped = len ? history_map(pub->history, path, len, in->carried.change.dot.origin, &in->context, ret_len, &newest) : NULL;
+	if (mapped && !(has_parent(pub, mapped, *ret_len) && is_directory(pub, newest.to, newest.to_len))) {
+		free(mapped);
+		mapped = NULL;
+	}
+	if (mapped && last)
+		*last = newest;
+	else
+		history_rename_fini(&newest);
+	return mapped;
 }
 
 static bool is_inside(const struct cdm_change *c)
@@ -102,6 +151,8 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 	size_t len;
 	if (in->resync)
 		return 0;
+	if (pub->history_since.count && !knew_the_rest(pub, in))
+		read_history(pub);
 	pub->mapped = map(pub, in, c->path, c->path_len, &len, NULL);
 	if (pub->mapped) {
 		pub->given = c->path;

@@ -135,12 +135,7 @@ void set_ready(struct set *s)
 	if (!s->swept)
 		stage_sweep(s->staging_fd); /* leftovers of an earlier run: what is still wanted comes again */
 	s->swept = true;
-	struct cdm_vector applied = {0};
-	cdm_vector_copy(&applied, &s->follow.visible);
-	if (!cdm_dot_is_none(s->follow.own_raw))
-		cdm_vector_raise(&applied, s->follow.own_raw);
-	publisher_seed(s->publisher, &applied);
-	cdm_vector_fini(&applied);
+	publisher_seed(s->publisher, &s->follow.visible, s->follow.own_raw);
 	unsure_ready(s);
 	for (struct peer *p = s->peers; p; p = p->next)
 		set_subscribe_peer(p);

@@ -124,6 +124,34 @@ static void a_directory_is_renamed_while_a_file_in_it_changes(void **state)
 	everywhere_equal();
 }
 
+/* What a replicator knew of renames does not end with it. */
+static void a_directory_was_renamed_before_a_restart(void **state)
+{
+	_cleanup_free_ char *said = NULL;
+	shell("n1", "mkdir -p restarted/before && echo old > restarted/before/file");
+	in_sync();
+	killed("n2", LAB_REPLICATOR);
+	move("n1", "restarted/before", "restarted/after");
+	for (int i = 0; i < 2; i++) { /* past a checkpoint or two */
+		save("n1", "restarted/mark", i ? "2" : "1");
+		if (stat_wait("n1", "--node n3", &said) != 0)
+			fail_msg("%s", said);
+		free(said);
+		said = NULL;
+	}
+	killed("n1", LAB_REPLICATOR);
+	killed("n3", LAB_REPLICATOR);
+	save("n2", "restarted/before/new", "made where it was");
+	save("n2", "restarted/before/file", "changed where it was");
+	started("n1", LAB_REPLICATOR);
+	started("n3", LAB_REPLICATOR);
+	started("n2", LAB_REPLICATOR);
+	everywhere_equal();
+	has_text("n1", "restarted/after/new", "made where it was");
+	has_text("n2", "restarted/after/file", "changed where it was");
+	absent("n3", "restarted/before");
+}
+
 static void both_move_a_directory(void **state)
 {
 	shell("n1", "mkdir -p moves/a moves/b && echo a > moves/a/file && echo b > moves/b/file");
@@ -178,6 +206,7 @@ int main(void)
 		cmocka_unit_test(a_directory_is_removed_while_a_child_comes),
 		cmocka_unit_test(a_file_here_a_directory_there),
 		cmocka_unit_test(a_directory_is_renamed_while_a_file_in_it_changes),
+		cmocka_unit_test(a_directory_was_renamed_before_a_restart),
 		cmocka_unit_test(both_move_a_directory),
 		cmocka_unit_test(both_hammer_the_same_files),
 		cmocka_unit_test(nothing_echoes),

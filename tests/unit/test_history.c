@@ -60,6 +60,26 @@ static void paths_follow_renames_their_author_did_not_know(void **state)
 	history_free(&h);
 }
 
+static void what_the_journal_tells_later_lies_before(void **state)
+{
+	struct history *h = history_new(), *older = history_new();
+	struct cdm_vector nothing = {0};
+	renamed(h, N1, 9, "after", "last");
+	renamed(older, N1, 5, "before", "after");
+	renamed(older, N1, 9, "after", "last");
+	history_put_before(h, &older);
+	assert_null(older);
+	is_now(h, "before/file", N2, &nothing, "last/file");
+	renamed(h, N1, 11, "last", "end");
+	is_now(h, "before/file", N2, &nothing, "end/file");
+	older = history_new();
+	for (uint64_t i = 0; i < 1000; i++)
+		renamed(older, N2, 10 + i, "x", "y");
+	history_put_before(h, &older);
+	is_now(h, "before/file", N2, &nothing, "end/file");
+	history_free(&h);
+}
+
 static void a_version_is_known_by_its_save(void **state)
 {
 	struct history *h = history_new();
@@ -105,6 +125,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(paths_follow_renames_their_author_did_not_know),
+		cmocka_unit_test(what_the_journal_tells_later_lies_before),
 		cmocka_unit_test(a_version_is_known_by_its_save),
 		cmocka_unit_test(what_was_set_aside_outlives_the_program),
 	};

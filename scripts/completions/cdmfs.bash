@@ -74,8 +74,8 @@ _cdm_master()
 	COMPREPLY=()
 	case $prev in
 	--dir | --config) _cdmfs_files "$cur" ;;
-	--listen-api | --listen-agents | --advertise) ;;
-	*) _cdmfs_words '--dir --config --listen-api --listen-agents --advertise --help --version' "$cur" ;;
+	--listen-api | --listen-agents | --advertise | --certificate-life) ;;
+	*) _cdmfs_words '--dir --config --listen-api --listen-agents --advertise --certificate-life --help --version' "$cur" ;;
 	esac
 }
 
@@ -114,7 +114,7 @@ _cdmfs_lab()
 	n[0-9]*) _cdmfs_words 'cdmfs cdmfs-holder cdmfs-watcher replicator all' "$cur" ;;
 	*)
 		_cdmfs_words 'up down status run kill start cut heal slow add-node --nodes --dir --netns --rate --delay --groups --regions --sources
-			--journal --group --signal --json --purge --help' "$cur"
+			--journal --certificate-life --group --signal --json --purge --help' "$cur"
 		;;
 	esac
 }

@@ -68,11 +68,21 @@ static int refuse(struct act *a, const struct object *o, const struct cdm_stamp 
 	return -ESTALE;
 }
 
+/* Are the attributes here of a later change than the announced one? */
+static bool attributes_are_newer(const struct cdm_announcement *an, const struct cdm_stamp *here)
+{
+	if (here->attr_clock != an->attr_clock)
+		return here->attr_clock > an->attr_clock;
+	return here->attr_origin > an->attr_origin;
+}
+
 int act_expect(struct act *a, const struct object *o)
 {
 	struct cdm_stamp stamp = {0};
 	bool same;
 
+	if (a->an && a->an->flags & CDM_AN_ATTR_ORDER && cdm_stamp_get(o->fd, &stamp) == 0 && attributes_are_newer(a->an, &stamp))
+		return refuse(a, o, &stamp);
 	if (!a->an || a->an->expect == CDM_EXPECT_ANY)
 		return 0;
 	if (o->fd >= 0 && cdm_stamp_get(o->fd, &stamp) < 0)

@@ -143,6 +143,9 @@ static int attr_steps(struct publisher *pub, struct incoming *in, struct attr_ca
 			continue;
 		struct step step;
 		step_init(&step, CDM_CALL_SETATTR, in, NULL);
+		step.a.flags = last->a.flags;
+		step.a.attr_clock = last->a.attr_clock;
+		step.a.attr_origin = last->a.attr_origin;
 		if (i == last_step)
 			step = *last;
 		int r = publisher_call(pub, &step, steps[i].fn, call, NULL);
@@ -180,6 +183,7 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	if (!in->resync || c->clock > 1) { /* 1: a comparison of trees found none */
 		last.a.attr_clock = c->clock;
 		last.a.attr_origin = c->dot.origin;
+		last.a.flags = in->decisive ? 0 : CDM_AN_ATTR_ORDER;
 	}
 	if (in->resync) /* an adopted file: it is what the sender has under this version */
 		last.a.stamp = c->version;
@@ -293,6 +297,7 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	step_init(&step, c->op == CDM_OP_SETXATTR ? CDM_CALL_SETXATTR : CDM_CALL_REMOVEXATTR, in, &record);
 	step.a.attr_clock = c->clock;
 	step.a.attr_origin = c->dot.origin;
+	step.a.flags = CDM_AN_ATTR_ORDER;
 	r = publisher_call(pub, &step, call_xattr, &call, NULL);
 	pub->odd |= r < 0;
 	if (r == -ENODATA || r == -ENOENT)

@@ -1,96 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The node table in a mapped file: fixed slots and an arena for names, handles and dirty ranges. Everything that must survive is
- * published by one aligned store (a slot's id, a reference, a flag word), after what it refers to was written. */
-#include "cdmfs/inode.h"
-
-#include <assert.h>
+/* The node table: entries, names and paths. Unsaved content: inode_dirty.c; the file it lies in: inode_file.c. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-#include "cdmfs/arena.h"
+#include "cdmfs/inode_parts.h"
 
-#define NODES_MAGIC 0x3173656e6d6463ull
-#define SLOTS_MAX (1u << 24)
-#define ARENA_PAGES_MAX (1u << 18)
-#define SLOTS_OFFSET 4096ull
-#define ARENA_OFFSET (SLOTS_OFFSET + (uint64_t)SLOTS_MAX * sizeof(struct slot))
-#define FILE_BYTES (ARENA_OFFSET + (uint64_t)ARENA_PAGES_MAX * ARENA_PAGE)
 #define RESERVE_SLOTS 4096u
 #define DEPTH_MAX (CDM_PATH_MAX / 2)
-
-struct slot { /* in the file */
-	uint64_t id;      /* 0 = free */
-	uint64_t lookups;
-	uint32_t name;    /* newest; struct name_record */
-	uint32_t dirty;   /* struct dirty_record */
-	uint32_t handle;  /* struct cdm_handle, 0: the id is the handle (type 1, 8 bytes) */
-	uint32_t flags, type;
-	uint32_t children; /* names elsewhere that have this as directory; rebuilt at open */
-	uint32_t next;     /* hash chain or free list; rebuilt at open */
-	uint32_t spare;
-};
-struct name_record {
-	uint64_t parent;
-	uint32_t next;
-	uint8_t len;
-	char name[CDM_NAME_LEN_MAX];
-};
-struct dirty_record {
-	int64_t since_ns, last_ns;
-	struct cdm_dot base;
-	uint32_t whole, truncated, count, spare;
-	struct cdm_range ranges[CDM_RANGES_MAX];
-};
-struct file_head {
-	uint64_t magic;
-	uint32_t slot_bytes, slot_high; /* slots 1 … slot_high were used */
-	uint32_t arena_pages, spare;
-};
-
-struct inodes {
-	pthread_mutex_t mtx;
-	struct file_head *head;
-	struct slot *slots; /* [0] is not used */
-	struct arena arena;
-	int fd;
-	uint32_t reserved_slots, free_slot, count;
-	uint32_t *buckets;
-	uint32_t bucket_mask;
-	uint64_t content, staging;
-};
-
-static_assert(sizeof(struct slot) == 56 || sizeof(struct slot) == 48, "slot layout");
-
-#define PUBLISH(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
-
-static size_t name_bytes(size_t len)
-{
-	return offsetof(struct name_record, name) + len;
-}
-
-static size_t dirty_bytes(uint32_t count)
-{
-	return offsetof(struct dirty_record, ranges) + (size_t)count * sizeof(struct cdm_range);
-}
-
-static struct name_record *name_at(const struct inodes *t, uint32_t ref)
-{
-	return arena_at(&t->arena, ref);
-}
-
-static int64_t mono_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
 
 /* --- index --- */
 
@@ -99,7 +17,7 @@ static uint32_t bucket_of(const struct inodes *t, uint64_t id)
 	return (uint32_t)((id * 0x9e3779b97f4a7c15ull) >> 32) & t->bucket_mask;
 }
 
-static uint32_t slot_find(const struct inodes *t, uint64_t id)
+uint32_t slot_find(const struct inodes *t, uint64_t id)
 {
 	uint32_t i = t->buckets[bucket_of(t, id)];
 
@@ -125,7 +43,7 @@ static void index_drop(struct inodes *t, uint32_t i)
 	*p = t->slots[i].next;
 }
 
-static int index_size(struct inodes *t, uint32_t want)
+int index_size(struct inodes *t, uint32_t want)
 {
 	uint32_t n = 1024;
 	uint32_t *fresh;
@@ -167,7 +85,7 @@ static int slot_alloc(struct inodes *t, uint32_t *ret)
 	return 0;
 }
 
-static void slot_free(struct inodes *t, uint32_t i)
+void slot_free(struct inodes *t, uint32_t i)
 {
 	t->slots[i].next = t->free_slot;
 	t->free_slot = i;
@@ -500,118 +418,6 @@ int inodes_path(struct inodes *t, uint64_t id, unsigned which, char *buf, size_t
 	return r;
 }
 
-/* --- public: unsaved content --- */
-
-static struct dirty_record *dirty_at(const struct inodes *t, uint32_t ref)
-{
-	return arena_at(&t->arena, ref);
-}
-
-/* The usual case of a file written from front to back: the last range grows, or nothing changes. */
-static bool dirty_grow(struct dirty_record *d, const struct dirty_add *add)
-{
-	struct cdm_range *last = d->count ? &d->ranges[d->count - 1] : NULL;
-
-	if (add->whole && !d->whole)
-		PUBLISH(d->whole, 1u);
-	if (add->truncated && !d->truncated)
-		PUBLISH(d->truncated, 1u);
-	if (d->whole || add->length == 0)
-		return true;
-	if (!last || add->offset < last->offset || add->offset > last->offset + last->length)
-		return false;
-	if (add->offset + add->length > last->offset + last->length)
-		PUBLISH(last->length, add->offset + add->length - last->offset);
-	return true;
-}
-
-static int dirty_replace(struct inodes *t, struct slot *s, const struct dirty_record *fresh)
-{
-	uint32_t old = s->dirty, ref = arena_alloc(&t->arena, dirty_bytes(fresh->count));
-
-	if (!ref)
-		return -ENOMEM;
-	memcpy(dirty_at(t, ref), fresh, dirty_bytes(fresh->count));
-	PUBLISH(s->dirty, ref);
-	arena_free(&t->arena, old);
-	return 0;
-}
-
-static int dirty_add_locked(struct inodes *t, struct slot *s, const struct dirty_add *add)
-{
-	struct dirty_record fresh = {.since_ns = mono_ns(), .base = add->base};
-	bool was_clean = s->dirty == 0;
-	size_t count;
-	int r;
-
-	fresh.last_ns = fresh.since_ns;
-	if (!was_clean) {
-		struct dirty_record *d = dirty_at(t, s->dirty);
-		PUBLISH(d->last_ns, fresh.last_ns);
-		if (dirty_grow(d, add))
-			return 0;
-		memcpy(&fresh, d, dirty_bytes(d->count));
-	}
-	fresh.whole |= add->whole;
-	fresh.truncated |= add->truncated;
-	if (!fresh.whole && add->length) {
-		count = cdm_ranges_add(fresh.ranges, fresh.count, add->offset, add->length);
-		fresh.whole = count > CDM_RANGES_MAX;
-		fresh.count = fresh.whole ? 0 : (uint32_t)count;
-	}
-	if (fresh.whole)
-		fresh.count = 0;
-	r = dirty_replace(t, s, &fresh);
-	return r < 0 ? r : was_clean;
-}
-
-int inodes_dirty_add(struct inodes *t, uint64_t id, const struct dirty_add *add)
-{
-	uint32_t i;
-	int r = -ENOENT;
-
-	pthread_mutex_lock(&t->mtx);
-	i = slot_find(t, id);
-	if (i)
-		r = dirty_add_locked(t, &t->slots[i], add);
-	pthread_mutex_unlock(&t->mtx);
-	return r;
-}
-
-bool inodes_dirty(struct inodes *t, uint64_t id, struct dirty *ret)
-{
-	uint32_t i;
-	bool found;
-
-	pthread_mutex_lock(&t->mtx);
-	i = slot_find(t, id);
-	found = i && t->slots[i].dirty;
-	if (found) {
-		const struct dirty_record *d = dirty_at(t, t->slots[i].dirty);
-		*ret = (struct dirty){.since_ns = d->since_ns, .last_ns = d->last_ns, .base = d->base, .whole = d->whole,
-			.truncated = d->truncated, .count = d->count};
-		memcpy(ret->ranges, d->ranges, d->count * sizeof(struct cdm_range));
-	}
-	pthread_mutex_unlock(&t->mtx);
-	return found;
-}
-
-void inodes_dirty_clear(struct inodes *t, uint64_t id)
-{
-	uint32_t i;
-
-	pthread_mutex_lock(&t->mtx);
-	i = slot_find(t, id);
-	if (i) {
-		struct slot *s = &t->slots[i];
-		uint32_t old = s->dirty;
-		PUBLISH(s->flags, s->flags & ~(uint32_t)(NODE_NEW | NODE_COVERS));
-		PUBLISH(s->dirty, 0u);
-		arena_free(&t->arena, old);
-	}
-	pthread_mutex_unlock(&t->mtx);
-}
-
 /* --- public: walking --- */
 
 bool inodes_next(struct inodes *t, uint32_t *cursor, struct node *ret)
@@ -638,169 +444,6 @@ uint64_t inodes_count(struct inodes *t)
 	n = t->count;
 	pthread_mutex_unlock(&t->mtx);
 	return n;
-}
-
-/* --- open: everything a dead server may have left half done is put right here --- */
-
-static bool names_check(struct inodes *t, struct slot *s)
-{
-	uint32_t ref = s->name;
-
-	for (unsigned n = 0; ref; n++) {
-		if (n > NODE_NAMES_MAX || !arena_valid(&t->arena, ref, name_bytes(0)) ||
-		    !arena_valid(&t->arena, ref, name_bytes(name_at(t, ref)->len)) || !arena_mark(&t->arena, ref))
-			return false;
-		ref = name_at(t, ref)->next;
-	}
-	return true;
-}
-
-static bool dirty_check(struct inodes *t, struct slot *s)
-{
-	if (!s->dirty)
-		return true;
-	return arena_valid(&t->arena, s->dirty, dirty_bytes(0)) && dirty_at(t, s->dirty)->count <= CDM_RANGES_MAX &&
-		arena_valid(&t->arena, s->dirty, dirty_bytes(dirty_at(t, s->dirty)->count)) && arena_mark(&t->arena, s->dirty);
-}
-
-static bool handle_check(struct inodes *t, struct slot *s)
-{
-	if (!s->handle)
-		return true;
-	return arena_valid(&t->arena, s->handle, sizeof(struct cdm_handle)) && arena_mark(&t->arena, s->handle) &&
-		((struct cdm_handle *)arena_at(&t->arena, s->handle))->len <= CDM_HANDLE_MAX;
-}
-
-static void check_slots(struct inodes *t)
-{
-	t->free_slot = 0;
-	t->count = 0;
-	for (uint32_t i = t->head->slot_high; i > 0; i--) {
-		struct slot *s = &t->slots[i];
-		if (s->id && !handle_check(t, s)) {
-			s->id = 0;
-		} else if (s->id) {
-			if (!dirty_check(t, s))
-				s->dirty = 0;
-			if (!names_check(t, s))
-				s->name = 0;
-			s->children = 0;
-			t->count++;
-		}
-		if (!s->id)
-			slot_free(t, i);
-	}
-}
-
-static void count_children(struct inodes *t)
-{
-	for (uint32_t i = 1; i <= t->head->slot_high; i++) {
-		if (!t->slots[i].id)
-			continue;
-		for (uint32_t ref = t->slots[i].name; ref; ref = name_at(t, ref)->next) {
-			uint32_t p = slot_find(t, name_at(t, ref)->parent);
-			if (p)
-				t->slots[p].children++;
-		}
-	}
-}
-
-static int attach(struct inodes *t)
-{
-	int r;
-
-	t->reserved_slots = t->head->slot_high + 1;
-	r = arena_mark_begin(&t->arena);
-	if (r < 0)
-		return r;
-	check_slots(t);
-	arena_sweep(&t->arena);
-	r = index_size(t, t->count * 2);
-	if (r < 0)
-		return r;
-	count_children(t);
-	return 0;
-}
-
-static bool head_usable(const struct file_head *h, uint64_t bytes)
-{
-	return bytes == FILE_BYTES && h->magic == NODES_MAGIC && h->slot_bytes == sizeof(struct slot) && h->slot_high < SLOTS_MAX &&
-		h->arena_pages <= ARENA_PAGES_MAX;
-}
-
-static int map_file(struct inodes *t, struct cdm_error *err)
-{
-	struct stat st;
-	uint8_t *map;
-
-	if (fstat(t->fd, &st) < 0 || ftruncate(t->fd, FILE_BYTES) < 0 || fallocate(t->fd, 0, 0, SLOTS_OFFSET) < 0)
-		return cdm_fail(err, errno, "prepare the node table");
-	map = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, t->fd, 0);
-	if (map == MAP_FAILED)
-		return cdm_fail(err, errno, "map the node table");
-	t->head = (struct file_head *)map;
-	t->slots = (struct slot *)(map + SLOTS_OFFSET);
-	t->arena = (struct arena){.base = map + ARENA_OFFSET, .used_pages = &t->head->arena_pages, .max_pages = ARENA_PAGES_MAX,
-		.fd = t->fd, .file_offset = ARENA_OFFSET};
-	if (!head_usable(t->head, st.st_size)) {
-		t->head->slot_high = t->head->arena_pages = 0;
-		t->head->slot_bytes = sizeof(struct slot);
-		t->head->magic = NODES_MAGIC;
-	}
-	return 0;
-}
-
-int inodes_open(int run_fd, struct inodes **ret, struct cdm_error *err)
-{
-	struct inodes *t = calloc(1, sizeof(*t));
-	int r;
-
-	if (!t)
-		return cdm_fail(err, ENOMEM, "node table");
-	pthread_mutex_init(&t->mtx, NULL);
-	t->fd = openat(run_fd, "nodes", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (t->fd < 0)
-		r = cdm_fail(err, errno, "open the node table");
-	else
-		r = map_file(t, err);
-	if (r == 0) {
-		r = attach(t);
-		if (r < 0)
-			cdm_fail(err, -r, "read the node table");
-	}
-	if (r < 0) {
-		inodes_close(&t);
-		return r;
-	}
-	*ret = t;
-	return 0;
-}
-
-void inodes_close(struct inodes **tp)
-{
-	struct inodes *t = *tp;
-
-	if (!t)
-		return;
-	*tp = NULL;
-	if (t->head)
-		munmap(t->head, FILE_BYTES);
-	if (t->fd >= 0)
-		close(t->fd);
-	free(t->buckets);
-	pthread_mutex_destroy(&t->mtx);
-	free(t);
-}
-
-void inodes_clear(struct inodes *t)
-{
-	pthread_mutex_lock(&t->mtx);
-	PUBLISH(t->head->slot_high, 0u);
-	PUBLISH(t->head->arena_pages, 0u);
-	memset(t->buckets, 0, ((size_t)t->bucket_mask + 1) * sizeof(*t->buckets));
-	memset(t->arena.free_head, 0, sizeof(t->arena.free_head));
-	t->free_slot = t->count = 0;
-	pthread_mutex_unlock(&t->mtx);
 }
 
 void inodes_set_roots(struct inodes *t, uint64_t content, uint64_t staging)

@@ -24,7 +24,6 @@
 #include "common/io.h"
 #include "common/log.h"
 
-#define SERVER_END_MS 60000 /* for closing the journal after the unmount */
 #define CLOSERS_MAX 2       /* servers started only for that */
 
 /* --- epoll --- */
@@ -81,96 +80,12 @@ void holder_write_pids(struct holder *h)
 		cdm_log_err(failed, &err);
 }
 
-/* --- the end --- */
-
-static void end_step(struct holder *h);
-
-static void enter_end(struct holder *h, enum phase phase)
-{
-	h->phase = phase;
-	end_step(h);
-}
-
-static void on_unbound(struct holder *h, int result, const struct cdm_error *err)
-{
-	if (result < 0)
-		cdm_log_err(failed, err);
-	h->visible_id = 0;
-	enter_end(h, PHASE_END_WATCHER);
-}
-
-static void on_full_unmounted(struct holder *h, int result, const struct cdm_error *err)
-{
-	if (result < 0)
-		cdm_log_err(failed, err);
-	h->full_mounted = false;
-	enter_end(h, PHASE_END_SERVER);
-}
-
-static void on_server_end_late(struct holder *h, struct source *s)
-{
-	source_drop(s);
-	cdm_log(child_hangs, cdm_str("program", "server"), cdm_str("msg", "does not end; killed"));
-	child_signal(&h->server, SIGKILL);
-}
-
-static void end_server(struct holder *h)
-{
-	child_signal(&h->server, SIGTERM);
-	if (h->deadline.fd < 0)
-		timer_start(h, &h->deadline, SERVER_END_MS, on_server_end_late, NULL);
-}
-
-/* Do what the phase of the end asks; go on at once where there is nothing to wait for. */
-static void end_step(struct holder *h)
-{
-	switch (h->phase) {
-	case PHASE_END_BIND:
-		if (h->visible_id == 0)
-			return enter_end(h, PHASE_END_WATCHER);
-		helper_start(h, "cdmfs-unmount", unbind_in_helper, on_unbound);
-		return;
-	case PHASE_END_WATCHER:
-		h->watcher.wanted = false;
-		source_drop(&h->watcher.delay);
-		if (h->watcher.pid == 0)
-			return enter_end(h, PHASE_END_FULL);
-		child_signal(&h->watcher, SIGTERM);
-		return;
-	case PHASE_END_FULL:
-		if (!h->full_mounted)
-			return enter_end(h, PHASE_END_SERVER);
-		helper_start(h, "cdmfs-unmount", unmount_full_in_helper, on_full_unmounted);
-		return;
-	case PHASE_END_SERVER:
-		h->server.wanted = false;
-		source_drop(&h->server.delay);
-		if (h->server.pid == 0)
-			return enter_end(h, PHASE_OVER);
-		end_server(h);
-		return;
-	default:
-		return;
-	}
-}
-
-static void begin_end(struct holder *h, const char *reason)
-{
-	if (h->phase >= PHASE_END_BIND)
-		return;
-	cdm_log(mount_ends, cdm_str("mountpoint", h->mountpoint), cdm_str("reason", reason));
-	notify_systemd("STOPPING=1\nSTATUS=unmounting, %s", reason);
-	h->phase = PHASE_END_BIND;
-	if (!h->start_helper) /* otherwise its end goes on from here */
-		end_step(h);
-}
-
 /* The start failed for good. */
 static void fail_start(struct holder *h, const struct cdm_error *err)
 {
 	h->failure = *err;
 	h->exit_status = 1;
-	begin_end(h, "start failed");
+	holder_begin_end(h, "start failed");
 }
 
 /* --- the start --- */
@@ -203,7 +118,7 @@ static void on_mounts_changed(struct holder *h, struct source *s)
 		return;
 	h->full_mounted = look_at_mounts(h, &h->visible_id);
 	if (!h->full_mounted || !h->visible_id)
-		begin_end(h, "unmounted");
+		holder_begin_end(h, "unmounted");
 }
 
 static void report_running(struct holder *h)
@@ -244,7 +159,7 @@ static void on_bound(struct holder *h, int result, const struct cdm_error *err)
 	else
 		look_at_mounts(h, &h->visible_id);
 	if (h->phase != PHASE_BIND) { /* the end began meanwhile */
-		end_step(h);
+		holder_end_step(h);
 		return;
 	}
 	if (result < 0) {
@@ -252,7 +167,7 @@ static void on_bound(struct holder *h, int result, const struct cdm_error *err)
 		return;
 	}
 	if (h->visible_id == 0) {
-		begin_end(h, "unmounted");
+		holder_begin_end(h, "unmounted");
 		return;
 	}
 	h->phase = PHASE_RUN;
@@ -292,7 +207,7 @@ static void on_primed(struct holder *h, int result, const struct cdm_error *err)
 {
 	h->start_helper = false;
 	if (h->phase != PHASE_PRIME) {
-		end_step(h);
+		holder_end_step(h);
 		return;
 	}
 	if (result < 0)
@@ -387,12 +302,12 @@ void holder_child_ended(struct holder *h, struct child *c, const struct child_en
 	if (failed_at_start(h, c, end, how))
 		return;
 	if (!is_server && h->phase == PHASE_END_WATCHER) {
-		enter_end(h, PHASE_END_FULL);
+		holder_enter_end(h, PHASE_END_FULL);
 	} else if (is_server && h->phase == PHASE_END_SERVER) {
 		if (close_journal(h, end, how))
-			end_server(h);
+			holder_end_server(h);
 		else
-			enter_end(h, PHASE_OVER);
+			holder_enter_end(h, PHASE_OVER);
 	} else if (is_server && h->phase == PHASE_END_FULL && !look_at_mounts(h, &h->visible_id)) {
 		close_journal(h, end, how); /* on_full_unmounted goes on */
 	} else if (c->wanted) {
@@ -446,15 +361,6 @@ static void restart_children(struct holder *h)
 		child_signal(&h->watcher, SIGTERM);
 }
 
-/* The second signal to end: somebody is tired of waiting. The kernel is told to end every call with an error. */
-static void end_by_force(struct holder *h)
-{
-	h->server.wanted = h->watcher.wanted = false;
-	umount2(h->full, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW);
-	child_signal(&h->server, SIGKILL);
-	child_signal(&h->watcher, SIGKILL);
-}
-
 static void on_signal(struct holder *h, struct source *s)
 {
 	struct signalfd_siginfo si;
@@ -468,9 +374,9 @@ static void on_signal(struct holder *h, struct source *s)
 			notify_systemd("READY=1");
 		} else if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT) {
 			if (h->end_signals++ > 0)
-				end_by_force(h);
+				holder_end_by_force(h);
 			else
-				begin_end(h, si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+				holder_begin_end(h, si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
 		}
 	}
 }

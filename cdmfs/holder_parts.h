@@ -181,4 +181,15 @@ void holder_child_ended(struct holder *h, struct child *c, const struct child_en
 void holder_write_pids(struct holder *h);
 int holder_make_watch(struct holder *h, struct cdm_error *err);
 
+/* holder_end.c */
+/* Begin the end, whatever the phase; again: nothing. */
+void holder_begin_end(struct holder *h, const char *reason);
+/* The second signal to end: somebody is tired of waiting. */
+void holder_end_by_force(struct holder *h);
+/* Do what the phase of the end asks; go on at once where there is nothing to wait for. enter: go to this phase first. */
+void holder_end_step(struct holder *h);
+void holder_enter_end(struct holder *h, enum phase phase);
+/* Ask the server to end, with a time-out. */
+void holder_end_server(struct holder *h);
+
 #endif

@@ -13,14 +13,22 @@
 #define QUIET_MS 200      /* after something came up */
 #define WAIT_MAX_MS 60000 /* between comparisons that found something, doubling up to this */
 #define ASKED_MS 5000     /* an answer that does not come: ask again */
+#define REST 10           /* times as long as a comparison took, none follows: however often authors meet, large trees are not walked all the time */
 #define ROUNDS_MAX 8      /* comparisons that find something again and again: what differs cannot be mended so */
 
 static void on_timer(void *arg);
 
 static void wait_for(struct set *s, int64_t ms)
 {
+	int64_t rest = s->doubt.not_before_ms - cdm_now_ms();
 	if (!s->doubt.timer && !s->stopping)
-		s->doubt.timer = cdm_loop_after(s->node->loop, ms, on_timer, s);
+		s->doubt.timer = cdm_loop_after(s->node->loop, rest > ms ? rest : ms, on_timer, s);
+}
+
+static void took(struct set *s, int64_t began_ms)
+{
+	int64_t now = cdm_now_ms();
+	s->doubt.not_before_ms = now + REST * (now - began_ms);
 }
 
 static bool any_child_compares(const struct set *s)
@@ -42,6 +50,7 @@ static void children_compare(struct set *s)
 	for (struct peer *p = s->peers; p; p = p->next)
 		if (!p->towards_parent && p->subscribed && p->ship->phase == SHIP_STREAM) {
 			p->verifying = true;
+			s->doubt.began_ms = cdm_now_ms();
 			resync_begin(p, RESYNC_VERIFY);
 		}
 }
@@ -100,6 +109,7 @@ void doubt_asked(struct peer *p)
 	if (!p->subscribed || p->ship->phase != SHIP_STREAM)
 		return;
 	p->verifying = true;
+	p->set->doubt.began_ms = cdm_now_ms();
 	resync_begin(p, RESYNC_VERIFY);
 	state_changed(p->set);
 }
@@ -108,8 +118,8 @@ void doubt_compared(struct set *s, bool decisive, bool changed)
 {
 	if (!s->doubt.raised)
 		return;
-	if (s->doubt.timer)
-		cdm_timer_cancel(&s->doubt.timer);
+	took(s, s->doubt.began_ms);
+	cdm_timer_cancel(&s->doubt.timer);
 	if (decisive && !changed) {
 		settle(s);
 		return;
@@ -128,6 +138,7 @@ void doubt_child_done(struct peer *p)
 	if (!p->verifying)
 		return;
 	p->verifying = false;
+	took(p->set, p->set->doubt.began_ms);
 	state_changed(p->set);
 }
 

@@ -504,6 +504,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, bool verif
 	p->root_exact = in->shared.decisive;
 	s->resyncing = true;
 	s->doubt.raised |= verify;
+	s->doubt.began_ms = cdm_now_ms();
 	count_up(&s->counters.full_resync_count, 1);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", verify ? "after a conflict" : "the peer asks for it"));
 	state_changed(s);

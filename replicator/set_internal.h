@@ -85,6 +85,7 @@ enum ship_phase { SHIP_WAIT, SHIP_SEEK, SHIP_STREAM, SHIP_RESYNC };
 struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
 	unsigned rounds;   /* comparisons that found something */
+	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
 	struct cdm_timer *timer;
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* doubt.c — promise 4 where authors met. A change that was applied otherwise than its author saw it (a conflict of names, a subject that
  * was missing or another one), while others changed the set unknown to him, may have come out differently elsewhere. Then trees are compared, as soon
- * as it is quiet: each node with its parent, from the root of the set's tree downwards, until a comparison finds nothing to do. Where the parent knew
+ * as it is quiet and the node has all that its parent has: each node with its parent, from the root of the set's tree downwards, until a comparison finds nothing to do. Where the parent knew
  * all of this node's changes its tree is right; so all end as the root decided. Loop thread. */
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +34,7 @@ static void took(struct set *s, int64_t began_ms)
 static bool any_child_compares(const struct set *s)
 {
 	for (const struct peer *p = s->peers; p; p = p->next)
-		if (p->verifying)
+		if (p->verifying || p->verify_wanted)
 			return true;
 	return false;
 }
@@ -48,11 +48,8 @@ bool doubt_is_open(const struct set *s)
 static void children_compare(struct set *s)
 {
 	for (struct peer *p = s->peers; p; p = p->next)
-		if (!p->towards_parent && p->subscribed && p->ship->phase == SHIP_STREAM) {
-			p->verifying = true;
-			s->doubt.began_ms = cdm_now_ms();
-			resync_begin(p, RESYNC_VERIFY);
-		}
+		if (!p->towards_parent && p->subscribed)
+			doubt_asked(p);
 }
 
 static void settle(struct set *s)
@@ -106,12 +103,22 @@ void doubt_parent_is_there(struct set *s)
 
 void doubt_asked(struct peer *p)
 {
-	if (!p->subscribed || p->ship->phase != SHIP_STREAM)
+	if (p->verifying || p->verify_wanted)
 		return;
+	p->verify_wanted = true;
+	state_changed(p->set);
+	ship_kick(p);
+}
+
+bool doubt_begin_verify(struct peer *p)
+{
+	if (!p->verify_wanted)
+		return false;
+	p->verify_wanted = false;
 	p->verifying = true;
 	p->set->doubt.began_ms = cdm_now_ms();
 	resync_begin(p, RESYNC_VERIFY);
-	state_changed(p->set);
+	return true;
 }
 
 void doubt_compared(struct set *s, bool decisive, bool changed)
@@ -135,10 +142,12 @@ void doubt_compared(struct set *s, bool decisive, bool changed)
 
 void doubt_child_done(struct peer *p)
 {
-	if (!p->verifying)
+	bool compared = p->verifying;
+	if (!compared && !p->verify_wanted)
 		return;
-	p->verifying = false;
-	took(p->set, p->set->doubt.began_ms);
+	p->verifying = p->verify_wanted = false;
+	if (compared)
+		took(p->set, p->set->doubt.began_ms);
 	state_changed(p->set);
 }
 
@@ -153,6 +162,9 @@ void doubt_note(struct job *job, const struct incoming *in)
 {
 	if (in->resync)
 		return;
+	for (size_t i = 0; i < job->odd_count; i++)
+		if (job->odd[i].origin == in->carried.change.dot.origin)
+			return; /* the first one of an author knew least */
 	if (job->odd_count == ODD_MAX) {
 		job->odd_overflow = true;
 		return;

@@ -99,7 +99,7 @@ struct peer { /* one link that carries this set */
 	bool towards_parent, told, subscribed;
 	bool was_empty;                     /* we had nothing of the set when we subscribed */
 	bool is_empty;                      /* it had nothing */
-	bool verifying;                     /* a child that compares its tree with ours after a conflict */
+	bool verify_wanted, verifying;      /* a child that is to compare, compares its tree with ours after a conflict */
 	bool root_exact;                    /* the next root attributes it tells are taken as they are */
 	bool root_taken;                    /* it told us the root's attributes */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
@@ -194,6 +194,7 @@ void doubt_parent_is_there(struct set *s);
 void doubt_asked(struct peer *p);
 /* A comparison with the parent ended. decisive: he knew all our changes when it began; changed: something was different. */
 void doubt_compared(struct set *s, bool decisive, bool changed);
+bool doubt_begin_verify(struct peer *p); /* it has all there is: is a comparison wanted? Then it was begun */
 void doubt_child_done(struct peer *p); /* or its link is gone */
 bool doubt_is_open(const struct set *s);
 void doubt_stop(struct set *s);

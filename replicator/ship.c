@@ -381,6 +381,8 @@ static void run_stream(struct ship *ship)
 			return;
 		if (all_there)
 			level_vectors(ship);
+		if (all_there && !ship->queue_count && doubt_begin_verify(ship->peer))
+			return;
 		if (!start_batch(ship, all_read)) {
 			if (!all_read && ship->queue_count < SHIP_QUEUE_MAX)
 				ship->again = true;

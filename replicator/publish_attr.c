@@ -374,6 +374,28 @@ static int write_inline(struct publisher *pub, struct incoming *in, int fd, stru
 	return r;
 }
 
+/* The stamp and the xattrs of what is here, from the store: has somebody set attributes since those that came, and if not, do ours differ? */
+static void look_at_attributes(struct publisher *pub, const struct incoming *in, bool *ret_newer, bool *ret_xattrs_differ)
+{
+	const struct carried *k = &in->carried;
+	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, k->change.path, k->change.path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+	struct cdm_stamp stamp = {0};
+	char names[8192];
+	uint8_t value[4096];
+	ssize_t n = fd < 0 ? -1 : flistxattr(fd, names, sizeof names);
+	if (fd >= 0 && cdm_stamp_get(fd, &stamp) < 0)
+		stamp = (struct cdm_stamp){0};
+	*ret_newer = stamp.attr_clock != k->stamp.attr_clock ? stamp.attr_clock > k->stamp.attr_clock : stamp.attr_origin > k->stamp.attr_origin;
+	*ret_xattrs_differ = false;
+	for (const char *name = names; n > 0 && name < names + n; name += strlen(name) + 1)
+		*ret_xattrs_differ |= content_xattr_replicates(name) && !is_carried(in, name);
+	for (size_t i = 0; fd >= 0 && i < k->xattr_count; i++) {
+		const struct carried_xattr *x = &k->xattrs[i];
+		ssize_t len = fgetxattr(fd, x->name, value, sizeof value);
+		*ret_xattrs_differ |= len != (ssize_t)x->value_len || memcmp(value, x->value, x->value_len) != 0;
+	}
+}
+
 int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct carried *k = &in->carried;
@@ -392,18 +414,24 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 		r = publisher_call(pub, &step, call_truncate, &call, NULL);
 	if (r < 0)
 		return r == -ESTALE ? APPLY_RETRY : cdm_fail(err, -r, "write into %.*s", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
+	bool ours_newer, xattrs_differ;
+	look_at_attributes(pub, in, &ours_newer, &xattrs_differ);
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mode = k->mode, .uid = k->uid, .gid = k->gid, .mtime_ns = k->mtime_ns};
-	if (st.st_uid != stage_uid(in, k->uid) || st.st_gid != stage_gid(in, k->gid))
+	if (!ours_newer && (st.st_uid != stage_uid(in, k->uid) || st.st_gid != stage_gid(in, k->gid)))
 		attr.mask |= CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MODE;
-	if ((st.st_mode & 07777) != (k->mode & 07777))
+	if (!ours_newer && (st.st_mode & 07777) != (k->mode & 07777))
 		attr.mask |= CDM_ATTR_MODE;
 	snprintf(call.proc, sizeof call.proc, "/proc/self/fd/%d", fd);
+	if (!ours_newer && xattrs_differ) {
+		set_all_xattrs(pub, in, &call);
+		remove_other_xattrs(pub, in, &call);
+	}
 	struct cdm_change record = record_of(pub, in);
 	step_init(&step, CDM_CALL_SETATTR, in, &record);
 	step.a.expect = CDM_EXPECT_VERSION; /* nobody has written since the first piece, or what is here is his */
 	step.a.expect_version = c->base;
 	step.a.stamp = k->stamp.content;
-	step.a.attr_clock = k->stamp.attr_clock;
+	step.a.attr_clock = ours_newer ? 0 : k->stamp.attr_clock;
 	step.a.attr_origin = k->stamp.attr_origin;
 	return attr_steps(pub, in, &call, &attr, &step);
 }

@@ -132,6 +132,8 @@ int control_set(struct request *rq, const char *name, const void *value, size_t 
 		return rescan_take(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.again") == 0)
 		return cdm_path_check(value, len) < 0 ? -EINVAL : save_again(rq->fs, value, len);
+	if (strcmp(name, "trusted.cdmfs.new") == 0)
+		return cdm_path_check(value, len) < 0 ? -EINVAL : saver_renew_tree(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.incarnation") == 0)
 		return new_incarnation(rq->fs);
 	if (strcmp(name, "trusted.cdmfs.policy") != 0)

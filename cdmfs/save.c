@@ -268,6 +268,7 @@ static int found_other(struct fs *fs, const struct object *o, struct cdm_change 
 	struct cdm_stamp stamp = {0};
 	int r;
 
+	c->parent_mtime_ns = mtime_of_parent(fs, c->path, c->path_len);
 	r = cdm_journal_append(fs->journal, c);
 	if (r < 0)
 		return r;

@@ -23,6 +23,10 @@ void saver_invalidate_all(struct fs *fs, uint64_t id);
  * (publish.h). */
 void saver_publish_tree(struct fs *fs, const char *path, size_t len, uint64_t note);
 
+/* What lies at this path, with all below it, becomes new versions of this node: it comes to be again where it was removed. Recorded when this
+ * returns. -EROFS on a pure target. */
+int saver_renew_tree(struct fs *fs, const char *path, size_t len);
+
 /* Append SAVE if the node has unsaved content and a name. Takes the locks it needs; the caller holds none. looked_ns: when it was
  * looked for writers, 0 = no matter. */
 void save_node(struct fs *fs, uint64_t id, int64_t looked_ns);

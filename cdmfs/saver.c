@@ -305,6 +305,11 @@ static int publish_one(struct fs *fs, const struct walk_entry *e, void *arg)
 	return 0;
 }
 
+int saver_renew_tree(struct fs *fs, const char *path, size_t len)
+{
+	return atomic_load(&fs->read_only) ? -EROFS : walk_tree(fs, path, len, publish_one, NULL);
+}
+
 static void run_jobs(struct saver *s)
 {
 	for (;;) {

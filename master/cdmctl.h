@@ -57,6 +57,9 @@ int run_set_pause(const struct command *c, const struct options *o);
 int run_set_resume(const struct command *c, const struct options *o);
 int run_set_adopt(const struct command *c, const struct options *o);
 int run_rescan(const struct command *c, const struct options *o);
+int run_hold_list(const struct command *c, const struct options *o);
+int run_hold_approve(const struct command *c, const struct options *o);
+int run_hold_reject(const struct command *c, const struct options *o);
 int run_status(const struct command *c, const struct options *o);
 
 int report_usage(const char *hint, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

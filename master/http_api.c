@@ -170,6 +170,40 @@ static void errand_post(struct http_call *c, const char *what, const struct fiel
 static void adopt_post(struct http_call *c) { errand_post(c, "adopt", adopt_fields); }
 static void rescan_post(struct http_call *c) { errand_post(c, "rescan", rescan_fields); }
 
+/* --- holds ------------------------------------------------------------------------------------------------------ */
+
+static const struct field hold_fields[] = {{.name = "decision", .words = "approve reject", .required = true}, {0}};
+
+static void holds_get(struct http_call *c)
+{
+	http_answer(c, 200, json_pack("{s:o}", "holds", live_holds(c->master->live, registry_model(c->master->registry))));
+}
+
+static void hold_post(struct http_call *c)
+{
+	const struct model *m = registry_model(c->master->registry);
+	size_t i;
+	json_t *hold, *found = NULL;
+	if (!check_fields(c, hold_fields))
+		return;
+	json_t *all = live_holds(c->master->live, m);
+	json_array_foreach(all, i, hold)
+		if (strcmp(json_string_value(json_object_get(hold, "id")), c->name) == 0)
+			found = hold;
+	const char *decision = json_string_value(json_object_get(c->body, "decision"));
+	const struct model_node *n = found ? model_node(m, json_string_value(json_object_get(found, "node"))) : NULL;
+	if (!n) {
+		http_problem(c, 404, "cdmctl hold list shows all", "nothing is held under \"%.80s\"", c->name);
+	} else if (c->dry) {
+		http_answer(c, 200, json_pack("{s:b, s:O}", "dry_run", true, "hold", found));
+	} else {
+		json_object_set_new(c->body, "hold", json_string(c->name));
+		json_object_set_new(c->body, "approve", json_boolean(strcmp(decision, "approve") == 0));
+		adopt_start(c, n, json_string_value(json_object_get(found, "set")), "hold");
+	}
+	json_decref(all);
+}
+
 /* --- pausing ---------------------------------------------------------------------------------------------------- */
 
 static const struct field pause_fields[] = {{.name = "group"}, {0}};
@@ -536,6 +570,8 @@ static const struct {
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/rescan", rescan_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/pause", pause_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/resume", resume_post},
+	{EVHTTP_REQ_GET, "/api/v1/holds", holds_get},
+	{EVHTTP_REQ_POST, "/api/v1/holds/*", hold_post},
 	{EVHTTP_REQ_GET, "/api/v1/routes", routes_get},
 	{EVHTTP_REQ_POST, "/api/v1/routes", route_post},
 	{EVHTTP_REQ_GET, "/api/v1/tokens", tokens_get},

@@ -328,6 +328,30 @@ double live_journal_full_s(const struct live *l, const struct model *m, const st
 	return least;
 }
 
+json_t *live_holds(const struct live *l, const struct model *m)
+{
+	json_t *all = json_array();
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct live_node *ln = find(l, m->nodes[i].number);
+		const char *set;
+		json_t *status, *hold;
+		size_t k;
+		if (!ln || !ln->connected)
+			continue;
+		json_object_foreach(ln->sets, set, status) {
+			json_array_foreach(json_object_get(status, "holds"), k, hold) {
+				json_t *one = json_is_string(json_object_get(hold, "id")) ? json_copy(hold) : NULL;
+				if (!one)
+					continue;
+				json_object_set_new(one, "set", json_string(set));
+				json_object_set_new(one, "node", json_string(m->nodes[i].name));
+				json_array_append_new(all, one);
+			}
+		}
+	}
+	return all;
+}
+
 json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n)
 {
 	const struct live_node *ln = find(l, n->number);

@@ -41,6 +41,8 @@ size_t live_connected_count(const struct live *l);
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s);
 /* When the first journal of the set's nodes is full at the pace of its last day, in seconds from now; -1: nobody knows. */
 double live_journal_full_s(const struct live *l, const struct model *m, const struct model_set *s);
+/* Comparisons that wait for a decision: as the nodes told them, with "node". */
+json_t *live_holds(const struct live *l, const struct model *m);
 json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n);
 
 #endif

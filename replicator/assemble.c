@@ -116,16 +116,18 @@ static int add(struct assembly *a, struct incoming *in)
 	int dir = directory_of(a, path, len, name);
 	if (dir < 0)
 		return dir;
-	struct stat st;
+	struct stat st, before;
+	if (fstat(dir, &before) < 0)
+		return -errno;
 	if (c->op != CDM_OP_SETATTR && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		return -EEXIST; /* it replaces what is part of the assembly already: on its own then */
 	int r = c->op == CDM_OP_SETATTR ? set_attributes(in, dir, name, &handle) : stage_object(a->pub, in, dir, name, &handle, NULL);
-	if (r < 0)
-		return r;
-	if (c->parent_mtime_ns && c->op != CDM_OP_SETATTR) { /* our own making of it must not show */
-		struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, time_of(c->parent_mtime_ns)};
+	if (c->op != CDM_OP_SETATTR) { /* our own making of it must not show */
+		struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, r == 0 && c->parent_mtime_ns ? time_of(c->parent_mtime_ns) : before.st_mtim};
 		futimens(dir, times);
 	}
+	if (r < 0)
+		return r;
 	a->bytes += cdm_change_encoded_max(c) + 64;
 	a->records[a->count] = record_of(a->pub, in);
 	a->records[a->count++].handle = handle;

@@ -302,6 +302,33 @@ static void why(struct client *c, struct set *set, const json_t *request)
 		client_refuse(c, "why: no path");
 }
 
+/* Without an id: what is held in any set. */
+static void hold(struct client *c, const json_t *request)
+{
+	struct node *node = c->control->node;
+	const char *id = json_string_value(json_object_get(request, "id")), *decision = json_string_value(json_object_get(request, "decision"));
+	bool approve = decision && strcmp(decision, "approve") == 0;
+	json_t *list = json_array(), *answer = NULL;
+	if (id && !approve && (!decision || strcmp(decision, "reject") != 0)) {
+		json_decref(list);
+		client_refuse(c, "hold: \"decision\" is \"approve\" or \"reject\"");
+		return;
+	}
+	for (size_t i = 0; i < node->set_count; i++) {
+		json_t *holds = set_holds(node->sets[i]);
+		json_array_extend(list, holds);
+		json_decref(holds);
+	}
+	for (size_t i = 0; id && i < node->set_count && !(answer && json_object_get(answer, "result")); i++) {
+		json_decref(answer);
+		answer = set_hold_decide(node->sets[i], id, approve);
+	}
+	if (!id)
+		answer = json_pack("{s:i, s:O}", "apiVersion", 1, "holds", list);
+	json_decref(list);
+	client_answer(c, answer ? answer : json_pack("{s:s}", "error", "this node has no sets"), true);
+}
+
 static void command(struct client *c, const json_t *request)
 {
 	struct node *node = c->control->node;
@@ -314,6 +341,8 @@ static void command(struct client *c, const json_t *request)
 		list_sets(c);
 	} else if (strcmp(cmd, "stats") == 0) {
 		all_stats(c);
+	} else if (strcmp(cmd, "hold") == 0) {
+		hold(c, request);
 	} else if (strcmp(cmd, "status") != 0 && strcmp(cmd, "watch") != 0 && strcmp(cmd, "why") != 0 && strcmp(cmd, "wait") != 0) {
 		client_refuse(c, "unknown command \"%s\"", cmd);
 	} else if (!set) {

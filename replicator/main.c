@@ -13,6 +13,7 @@
 #include <systemd/sd-daemon.h>
 #endif
 #include "common/log.h"
+#include "replicator/hold_command.h"
 #include "replicator/join.h"
 #include "replicator/node.h"
 
@@ -22,8 +23,10 @@
 static const char usage[] =
 	"usage: cdm-replicator [--config FILE]\n"
 	"       cdm-replicator join HOST[:PORT] --token T [--name N] [--config FILE]\n"
+	"       cdm-replicator hold list | approve H | reject H [--config FILE]\n"
 	"The first runs in the foreground and replicates all sets of the configuration (default /etc/cdmfs/node.conf);\n"
 	"SIGTERM ends it, SIGHUP reads the configuration again. The second makes this machine a node of an installation.\n"
+	"The third shows what this node's replicator holds because it would remove much here, and decides it, as cdmctl hold does.\n"
 	"Exit codes: 0 good, 1 failure, 2 usage, 4 time-out, 5 the name is taken or this node has joined already.\n";
 
 static void notify(const char *what)
@@ -111,6 +114,19 @@ static int fail_usage(const char *what)
 	return EXIT_USAGE;
 }
 
+static int hold(const char *config, char **words, int count)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	bool list = count == 1 && strcmp(words[0], "list") == 0;
+	bool decide = count == 2 && (strcmp(words[0], "approve") == 0 || strcmp(words[0], "reject") == 0);
+	if (!list && !decide)
+		return fail_usage("hold wants list, approve H or reject H");
+	int code = hold_command(config, decide ? words[0] : NULL, decide ? words[1] : NULL, &err);
+	if (code)
+		cdm_error_print(PROGRAM, &err);
+	return code;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -140,6 +156,8 @@ int main(int argc, char **argv)
 			return EXIT_USAGE;
 		}
 	}
+	if (optind < argc && strcmp(argv[optind], "hold") == 0 && !token && !name)
+		return hold(config, argv + optind + 1, argc - optind - 1);
 	bool join = optind < argc && strcmp(argv[optind], "join") == 0;
 	if (!join && optind < argc)
 		return fail_usage("unknown command");

@@ -199,6 +199,21 @@ static void take_errand(struct master_link *m, const json_t *message, bool resca
 		set_adopt(set, json_string_value(json_object_get(message, "store")), dry, json_is_true(json_object_get(message, "delete")), adopt_done, a);
 }
 
+/* {"type":"hold"}: somebody decided. */
+static void take_decision(struct master_link *m, const json_t *message)
+{
+	const char *name = json_string_value(json_object_get(message, "set")), *id = json_string_value(json_object_get(message, "hold"));
+	struct set *set = name ? node_set(m->node, name) : NULL;
+	struct adoption *a = calloc(1, sizeof *a);
+	if (!a)
+		abort();
+	*a = (struct adoption){.node = m->node, .request = json_integer_value(json_object_get(message, "request"))};
+	if (!set || !id)
+		adopt_done(a, json_pack("{s:s, s:s}", "error", "this node's configuration has no such set", "hint", ""));
+	else
+		adopt_done(a, set_hold_decide(set, id, json_is_true(json_object_get(message, "approve"))));
+}
+
 /* --- receiving --- */
 
 static void take_routes(struct master_link *m, const json_t *message)
@@ -223,6 +238,8 @@ static void take_message(struct master_link *m, const json_t *message)
 		take_routes(m, message);
 	} else if (strcmp(type, "adopt") == 0 || strcmp(type, "rescan") == 0) {
 		take_errand(m, message, type[0] == 'r');
+	} else if (strcmp(type, "hold") == 0) {
+		take_decision(m, message);
 	} else if (strcmp(type, "certificate") == 0) {
 		renew_take(m->node, message);
 	} else if (strcmp(type, "error") == 0) {

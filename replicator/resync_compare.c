@@ -165,7 +165,7 @@ struct incoming *removal_incoming(const struct removal *r, const struct cdm_vect
 	return in;
 }
 
-static void removal_add(struct compare *c, const char *path, size_t len, const struct entry *e)
+static void removal_add(struct compare *c, const char *path, size_t len, const struct entry *e, bool top)
 {
 	struct removal *r = calloc(1, sizeof *r);
 	if (!r || !(r->path = malloc(len + 1)))
@@ -173,6 +173,7 @@ static void removal_add(struct compare *c, const char *path, size_t len, const s
 	memcpy(r->path, path, len);
 	r->len = len;
 	r->directory = S_ISDIR(e->mode);
+	r->top = top;
 	r->version = e->stamp.content;
 	*c->removals_tail = r;
 	c->removals_tail = &r->next;
@@ -230,7 +231,8 @@ static void touch(struct compare *c, const char *path, size_t len)
 		cdm_debug("touch %s: %s", path, strerror(errno));
 }
 
-static void only_here(struct compare *c, const char *dir, size_t dir_len, const struct entry *e)
+/* top: its directory is not to be removed. */
+static void only_here(struct compare *c, const char *dir, size_t dir_len, const struct entry *e, bool top)
 {
 	size_t len;
 	_cleanup_free_ char *path = path_join(dir, dir_len, e, &len);
@@ -240,17 +242,18 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
 	if (came)
 		return; /* the rename or link ships, with all that is below */
+	bool goes = !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->sender, dot);
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
-	else if (cdm_vector_covers(&c->shared->sender, dot))
-		removal_add(c, path, len, e);
+	else if (goes)
+		removal_add(c, path, len, e, top);
 	if (!S_ISDIR(e->mode))
 		return;
 	struct listing below;
 	if (listing_read(c->set, path, len, &below) < 0)
 		return;
 	for (size_t i = 0; i < below.count; i++)
-		only_here(c, path, len, &below.entries[i]);
+		only_here(c, path, len, &below.entries[i], !goes);
 	listing_free(&below);
 }
 
@@ -375,7 +378,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	}
 	if (S_ISDIR(ours->mode)) {
 		size_t dir_len = len > ours->name_len ? len - ours->name_len - 1 : 0;
-		only_here(c, path, dir_len, ours); /* it goes if the sender knew it; the file comes with the next comparison */
+		only_here(c, path, dir_len, ours, true); /* it goes if the sender knew it; the file comes with the next comparison */
 		return;
 	}
 	if ((theirs->mode & S_IFMT) == (ours->mode & S_IFMT) && same_content(theirs, ours)) {
@@ -453,7 +456,7 @@ void compare_work(void *arg)
 		const struct entry *ours = k < c->ours.count ? &c->ours.entries[k] : NULL;
 		int r = !theirs ? 1 : !ours ? -1 : order(theirs, ours);
 		if (r > 0) {
-			only_here(c, d->path, d->len, ours);
+			only_here(c, d->path, d->len, ours, true);
 			k++;
 			continue;
 		}

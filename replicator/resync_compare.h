@@ -40,6 +40,7 @@ struct removal {
 	char *path;
 	size_t len;
 	bool directory;
+	bool top; /* the directory that holds it stays */
 	struct cdm_version version;
 };
 

@@ -8,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
+#include "replicator/hold.h"
 #include "replicator/publish.h"
 #include "replicator/resync_compare.h"
 #include "replicator/unsure.h"
+#include "replicator/view.h"
 
 #define DIRS_ASKED_MAX 16
 #define ASKED_MAX 64
@@ -18,8 +21,10 @@
 #define JOB_CHANGES 256
 #define JOBS_MAX 2
 #define GUARD_COUNT 1000     /* more removals than this are held, and … */
+#define EXAMPLES 5
 #define GUARD_PERCENT 90     /* … such a part of a tree of … */
 #define GUARD_TREE 100       /* … more names than this */
+#define DECIDED_MAX 65536    /* removals of one round, once decided */
 #define HELD_AGAIN_MS 60000  /* has somebody decided meanwhile? */
 
 enum resync_phase { WALKING, REMOVING, SEALING, ENDED };
@@ -42,6 +47,9 @@ struct resync_in {
 	struct incoming *root;       /* the sender's root directory, to be settled after what is in it */
 	bool root_stays;             /* compare.stays */
 	struct cdm_timer *timer;     /* held: look again then */
+	struct hold hold;
+	uint64_t rejected;           /* how much the round before brought back */
+	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool orphan;
 };
 
@@ -62,13 +70,18 @@ static void want_free(struct want *w, int staging_fd)
 	free(w);
 }
 
-static void removals_clear(struct resync_in *in)
+static void removals_free(struct removal *list)
 {
-	for (struct removal *r = in->removals, *next; r; r = next) {
+	for (struct removal *r = list, *next; r; r = next) {
 		next = r->next;
 		free(r->path);
 		free(r);
 	}
+}
+
+static void removals_clear(struct resync_in *in)
+{
+	removals_free(in->removals);
 	in->removals = NULL;
 	in->removal_count = 0;
 }
@@ -88,6 +101,7 @@ static void really_free(struct resync_in *in)
 		want_free(w, in->set->staging_fd);
 	}
 	removals_clear(in);
+	hold_end(&in->hold);
 	incoming_free(in->root, in->set->staging_fd);
 	listing_free(&in->listing);
 	compare_shared_fini(&in->shared);
@@ -159,7 +173,7 @@ static void compare_finished(void *arg)
 	while (c->removals) {
 		struct removal *r = c->removals;
 		c->removals = r->next;
-		if (in->removal_count++ > GUARD_COUNT) {
+		if (in->removal_count++ > (in->hold.decision == UNDECIDED ? GUARD_COUNT : DECIDED_MAX)) {
 			free(r->path);
 			free(r);
 			continue;
@@ -389,11 +403,39 @@ static void look_again(void *arg)
 	struct resync_in *in = arg;
 	struct compare_shared before = in->shared;
 	in->timer = NULL;
+	in->once_more = false;
+	in->phase = WALKING;
+	removals_clear(in);
 	compare_shared_init(&in->shared, in->set, &before.sender);
 	compare_shared_fini(&before);
 	in->seen = in->same = 0;
 	in->stack = todo_new("", 0);
 	pump(in);
+}
+
+static json_t *examples_of(const struct resync_in *in)
+{
+	json_t *list = json_array();
+	for (const struct removal *r = in->removals; r && json_array_size(list) < EXAMPLES; r = r->next)
+		if (r->top)
+			json_array_append_new(list, view_text(r->path));
+	return list;
+}
+
+struct hold *resync_in_hold(struct resync_in *in)
+{
+	return &in->hold;
+}
+
+void resync_in_decided(struct resync_in *in)
+{
+	in->rejected = 0;
+	in->set->held_reason[0] = 0;
+	if (in->timer) { /* else a round is under way: it ends as decided now */
+		cdm_timer_cancel(&in->timer);
+		look_again(in);
+	}
+	state_changed(in->set);
 }
 
 /* Nothing is removed and the sender's vector is not taken over: this node does not count as having what it lacks. */
@@ -406,14 +448,74 @@ static void hold(struct resync_in *in)
 			cdm_uint("removals", in->removal_count));
 	snprintf(s->held_reason, sizeof s->held_reason, "held: comparing trees with %s would remove %" PRIu64 " of %" PRIu64 " names here",
 		p ? link_peer_name(p->link) : "?", in->removal_count, in->seen);
+	hold_begin(s, &in->hold, in->removal_count, in->seen, examples_of(in));
 	in->phase = WALKING;
 	removals_clear(in);
 	in->timer = cdm_loop_after(s->node->loop, HELD_AGAIN_MS, look_again, in);
 	state_changed(s);
 }
 
+/* --- rejected: what was to be removed becomes new --- */
+
+struct revival { /* applier */
+	struct resync_in *in;
+	struct removal *list;
+	struct cdm_error err;
+};
+
+static void revive_work(void *arg)
+{
+	struct revival *v = arg;
+	char path[512];
+	snprintf(path, sizeof path, "%s/full", v->in->set->run_dir);
+	for (const struct removal *r = v->list; r; r = r->next)
+		if (setxattr(path, "trusted.cdmfs.new", r->path, r->len, 0) < 0 && errno != ENOENT && !v->err.number)
+			cdm_fail(&v->err, errno, "bring %.200s back", r->path);
+}
+
+static void revive_done(void *arg)
+{
+	struct revival *v = arg;
+	struct resync_in *in = v->in;
+	if (v->err.number)
+		cdm_log_err(failed, &v->err, cdm_str("set", set_name(in->set)));
+	in->set->posted--;
+	in->jobs--;
+	removals_free(v->list);
+	free(v);
+	if (!in->orphan)
+		pump(in);
+	else if (!in->comparing && !in->jobs)
+		really_free(in);
+}
+
+static void submit_revival(struct resync_in *in)
+{
+	struct revival *v = calloc(1, sizeof *v);
+	if (!v)
+		abort();
+	v->in = in;
+	for (struct removal *r = in->removals, *next; r; r = next) { /* what is below comes with it */
+		next = r->next;
+		if (r->top) {
+			r->next = v->list;
+			v->list = r;
+		} else {
+			free(r->path);
+			free(r);
+		}
+	}
+	in->removals = NULL;
+	in->rejected = in->removal_count;
+	in->once_more = true; /* until a comparison finds nothing to remove */
+	in->jobs++;
+	in->set->posted++;
+	cdm_worker_submit(in->set->applier, revive_work, revive_done, v);
+}
+
 static void submit_removals(struct resync_in *in)
 {
+	in->once_more = in->removal_count > DECIDED_MAX;
 	struct job *job = job_new(in->set, in->serial, 0);
 	struct unseen *since = unseen_new(in->set, &in->shared.sender); /* names that came here while trees were compared */
 	while (in->removals) {
@@ -474,10 +576,19 @@ static void pump(struct resync_in *in)
 	submit_ready(in);
 	if (in->stack || in->asked || in->comparing || in->wants || in->jobs || (in->phase == WALKING && settle_root(in)))
 		return;
+	if (in->once_more) {
+		look_again(in);
+		return;
+	}
 	in->phase++;
-	if (in->phase == REMOVING && guard(in)) {
+	bool in_vain = in->hold.decision == REJECTED && in->rejected && in->removal_count >= in->rejected;
+	if (in->phase == REMOVING && ((in->hold.decision == UNDECIDED && guard(in)) || in_vain)) {
 		hold(in);
+	} else if (in->phase == REMOVING && in->hold.decision == REJECTED && in->removal_count) {
+		submit_revival(in);
 	} else if (in->phase == REMOVING) {
+		if (in->hold.decision == UNDECIDED)
+			hold_end(&in->hold); /* it is not too much any more */
 		in->set->held_reason[0] = 0;
 		submit_removals(in);
 	} else if (in->phase == SEALING) {

@@ -50,6 +50,10 @@ json_t *set_stats(struct set *s);
 /* Compare the tree in the store with the parent's. done is called once, maybe at once, and takes over an object with "result" (counts; internals.md 4) or
  * "error" and "hint". dry: nothing changes. Else the tree is adopted: now, or by the mount; remove: what only this node has goes. store (may be
  * NULL): the directory that is meant. */
+/* Comparisons that wait for a decision (hold.h): [{"id":"H3127","set","peer","removals","names","since_ns","examples":["path"]}]. */
+json_t *set_holds(struct set *s);
+/* {"result":{"id","set","decision","removals"}} or {"error","hint"}. */
+json_t *set_hold_decide(struct set *s, const char *id, bool approve);
 typedef void set_adopt_fn(void *arg, json_t *answer);
 void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg);
 /* Find what was written to the store past the mount below a path ("" = all; rescan.h), and unless dry take it over or repair it. done: as above. */

@@ -264,6 +264,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "journal_full_s", full_s >= 0 ? json_real(full_s) : json_null());
 	json_object_set_new(j, "links", links_of(node, set));
 	json_object_set_new(j, "behind", behind_of(node, set));
+	json_object_set_new(j, "holds", set_holds(set));
 	json_decref(stats);
 	return j;
 }

@@ -4,6 +4,7 @@
 #include "tests/cluster/story.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -90,12 +91,77 @@ static void the_other_side_outran_its_journal_too(void **state)
 	has_text("n3", "from-n1", "late\n");
 }
 
+struct saying {
+	const char *command, *begins;
+	char *said;
+};
+
+static bool says(void *arg, char *seen)
+{
+	struct saying *s = arg;
+	free(s->said);
+	s->said = NULL;
+	int status = shell_status("n3", &s->said, "%s", s->command);
+	snprintf(seen, 512, "%.400s", s->said);
+	return status == 0 && strncmp(s->said, s->begins, strlen(s->begins)) == 0;
+}
+
+/* Ask at n3 until the answer begins so; its first word, which the caller frees. */
+static char *comes_to_say(const char *command, const char *begins)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct saying s = {command, begins, NULL};
+	if (lab_wait_for(says, &s, STORY_MS, begins, &err) < 0)
+		fail_msg("%s", err.text);
+	s.said[strcspn(s.said, " ")] = 0;
+	return s.said;
+}
+
+/* n3 is away while n1 removes what was much, for longer than the journals tell. */
+static void much_is_removed(void)
+{
+	shell("n1", "mkdir -p mass/sub && for i in $(seq 1100); do echo $i > mass/$i; done && echo x > mass/sub/file && ln -s 1 mass/link");
+	everywhere_equal();
+	killed("n3", LAB_REPLICATOR);
+	shell("n1", "rm -r mass");
+	becomes_absent("n2", "mass");
+	outrun_the_journal("n1", "n2");
+	started("n3", LAB_REPLICATOR);
+}
+
+static void a_removal_of_much_is_rejected(void **state)
+{
+	much_is_removed();
+	_cleanup_free_ char *held = comes_to_say("cdm-replicator hold list", "H");
+	has_text("n3", "mass/1100", "1100\n");
+	absent("n1", "mass");
+	shell("n3", "! cdm-replicator hold approve H1 2> /dev/null");
+	shell("n3", "cdm-replicator hold reject %s", held);
+	everywhere_equal();
+	has_text("n1", "mass/1100", "1100\n");
+	has_text("n2", "mass/sub/file", "x\n");
+}
+
+static void a_removal_of_much_is_approved(void **state)
+{
+	remove_tree("n1", "mass");
+	everywhere_equal();
+	much_is_removed();
+	_cleanup_free_ char *held = comes_to_say("cdmctl hold list", "H");
+	administrator("hold", "approve", held, NULL);
+	everywhere_equal();
+	absent("n3", "mass");
+	free(comes_to_say("cdmctl hold list", "nothing is held"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(removals_and_changes_are_found),
 		cmocka_unit_test(what_the_other_side_saved_is_shipped_not_removed),
 		cmocka_unit_test(the_other_side_outran_its_journal_too),
+		cmocka_unit_test(a_removal_of_much_is_rejected),
+		cmocka_unit_test(a_removal_of_much_is_approved),
 	};
 	return STORIES("resync", ((struct lab_options){.nodes = 3, .journal = JOURNAL}), stories);
 }

@@ -166,6 +166,16 @@ void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adop
 {
 	done(arg, json_object());
 }
+json_t *set_holds(struct set *s)
+{
+	return json_array();
+}
+
+json_t *set_hold_decide(struct set *s, const char *id, bool approve)
+{
+	return json_pack("{s:s}", "error", "nothing is held");
+}
+
 void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt_fn *done, void *arg)
 {
 	done(arg, json_object());

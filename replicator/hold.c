@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/hold.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "replicator/resync.h"
+
+#define RUNNING_MAX 1000
+
+void hold_begin(struct set *s, struct hold *h, uint64_t removals, uint64_t names, json_t *examples)
+{
+	static unsigned running; /* begins anywhere: a number of an earlier run should not come again */
+	if (!running)
+		running = (unsigned)(cdm_wall_ns() / 1000000000 % RUNNING_MAX);
+	if (!h->id) {
+		running = (running + 1) % RUNNING_MAX;
+		h->id = s->node->id->number * RUNNING_MAX + running;
+		h->since_ns = cdm_wall_ns();
+	}
+	h->decision = UNDECIDED;
+	h->removals = removals;
+	h->names = names;
+	json_decref(h->examples);
+	h->examples = examples;
+}
+
+void hold_end(struct hold *h)
+{
+	json_decref(h->examples);
+	*h = (struct hold){0};
+}
+
+static struct hold *hold_of(const struct peer *p)
+{
+	struct hold *h = p->resync && p->resync->in ? resync_in_hold(p->resync->in) : NULL;
+	return h && h->id && h->decision == UNDECIDED ? h : NULL;
+}
+
+json_t *set_holds(struct set *s)
+{
+	json_t *list = json_array();
+	for (const struct peer *p = s->peers; p; p = p->next) {
+		const struct hold *h = hold_of(p);
+		if (h)
+			json_array_append_new(list, json_pack("{s:o, s:s, s:s, s:I, s:I, s:I, s:O}", "id", json_sprintf("H%u", h->id), "set", set_name(s), "peer",
+				link_peer_name(p->link), "removals", (json_int_t)h->removals, "names", (json_int_t)h->names, "since_ns", (json_int_t)h->since_ns,
+				"examples", h->examples));
+	}
+	return list;
+}
+
+static json_t *refusal(const char *error, const char *hint)
+{
+	return json_pack("{s:s, s:s}", "error", error, "hint", hint);
+}
+
+json_t *set_hold_decide(struct set *s, const char *id, bool approve)
+{
+	char text[16];
+	const struct member *self = s->route ? route_member_number(s->route, s->node->id->number) : NULL;
+	for (struct peer *p = s->peers; p; p = p->next) {
+		struct hold *h = hold_of(p);
+		snprintf(text, sizeof text, "H%u", h ? h->id : 0);
+		if (!h || strcmp(text, id) != 0)
+			continue;
+		if (!approve && self && !(self->role & CDM_ROLE_SOURCE))
+			return refusal("this node only receives the set, it cannot bring anything back", "make it a source for the time (cdmctl set change), or approve");
+		h->decision = approve ? APPROVED : REJECTED;
+		cdm_log(hold_decided, cdm_str("set", set_name(s)), cdm_str("hold", id), cdm_str("decision", approve ? "approved" : "rejected"));
+		json_t *answer = json_pack("{s:{s:s, s:s, s:s, s:I}}", "result", "id", id, "set", set_name(s), "decision", approve ? "approved" : "rejected",
+			"removals", (json_int_t)h->removals);
+		resync_in_decided(p->resync->in);
+		return answer;
+	}
+	return refusal("nothing is held here under this number", "cdmctl hold list shows what is");
+}

@@ -283,9 +283,39 @@ static void folding_goes_on_when_more_is_read(void **state)
 	done(&l);
 }
 
+static void a_new_file_that_took_a_known_name_removes_it_when_it_goes(void **state)
+{
+	struct list l = {0};
+	save(&l, "known", 1, CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_COVERS);
+	add(&l, CDM_OP_UNLINK, "known", NULL, 1);
+	fold_items(l.items, l.count, true);
+	expect(&l, "UNLINK known#2");
+	done(&l);
+	l = (struct list){0};
+	save(&l, "known", 1, CDM_CH_NEW | CDM_CH_WHOLE | CDM_CH_COVERS);
+	add(&l, CDM_OP_RENAME, "known", "other", 1);
+	fold_items(l.items, l.count, true);
+	expect(&l, "SAVE known#1, RENAME known>other#2");
+	done(&l);
+}
+
+static void among_several_authors_removals_always_go_out(void **state)
+{
+	struct list l = {0};
+	save(&l, "a", 1, CDM_CH_NEW | CDM_CH_WHOLE);
+	add(&l, CDM_OP_UNLINK, "a", NULL, 1);
+	add(&l, CDM_OP_MKDIR, "d", NULL, 2);
+	add(&l, CDM_OP_RMDIR, "d", NULL, 2);
+	fold_items(l.items, l.count, false);
+	expect(&l, "UNLINK a#2, RMDIR d#4");
+	done(&l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_new_file_that_took_a_known_name_removes_it_when_it_goes),
+		cmocka_unit_test(among_several_authors_removals_always_go_out),
 		cmocka_unit_test(several_saves_of_a_file_become_the_last),
 		cmocka_unit_test(ranges_of_saves_are_joined_on_the_first_base),
 		cmocka_unit_test(temporary_and_rename_become_a_save_of_the_final_name),

@@ -138,6 +138,7 @@ struct set {
 	struct cdm_io *mounts_io;
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
+	bool unreadable;                          /* some content here could not be read once */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct adopt *adopt;                      /* running comparison, or NULL */
 	struct unsure *unsure;                    /* found after a power cut and not settled yet, or NULL */
@@ -176,6 +177,10 @@ void ship_need(struct peer *p, const struct need *need, bool look); /* look: a f
 /* Our root's attributes, to a child, or to a parent that begins with an empty one; always: to whoever compares trees with us. */
 void ship_root(struct peer *p, bool always);
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
+
+/* unreadable.c */
+void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err); /* logs, sets aside */
+void unreadable_over(struct set *s, const char *path, size_t len); /* it was read */
 
 /* receive.c */
 void receive_new(struct peer *p);

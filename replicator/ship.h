@@ -66,6 +66,7 @@ struct ship {
 	struct content *content;
 	bool streaming;               /* its CHANGE is out; pieces follow, then CHANGE_END */
 	bool short_read;
+	int read_error;               /* errno of the read that ended it, 0 = none */
 	struct bytes inline_content;
 	struct content_read *read;
 	struct owed *owed;

@@ -103,6 +103,7 @@ static void item_done(struct ship *ship)
 	content_close(&ship->content);
 	ship->streaming = false;
 	ship->short_read = false;
+	ship->read_error = 0;
 	ship->inline_content.len = 0;
 }
 
@@ -183,6 +184,14 @@ static void superseded(struct ship *ship)
 		owed_keep(ship, &ship->current->change);
 }
 
+static void read_failed(struct ship *ship)
+{
+	const struct cdm_change *c = &ship->current->change;
+	struct cdm_error err = CDM_ERROR_INIT;
+	cdm_fail(&err, ship->read_error, "read %.*s", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
+	unreadable_said(ship->peer, c->path, c->path_len, &err);
+}
+
 /* 1: the journal is not settled about this file yet, wait for it; 0: content is what its version says; -EAGAIN: overtaken. */
 static int verdict(struct ship *ship)
 {
@@ -240,6 +249,7 @@ static void read_done(void *arg, int result)
 	ship->read = NULL;
 	if (result != (int)read->len) {
 		ship->short_read = true;
+		ship->read_error = result < 0 ? -result : 0;
 	} else {
 		content_hashed(ship->content, read->offset, read->data, read->len);
 		struct bytes head = {0};
@@ -281,8 +291,12 @@ static bool stream_step(struct ship *ship)
 	change_end_encode(&end, &head);
 	send_frame(ship, FRAME_CHANGE_END, &head, NULL, 0);
 	bytes_fini(&head);
+	if (r < 0 && ship->read_error)
+		read_failed(ship);
 	if (r < 0)
 		superseded(ship);
+	else
+		unreadable_over(ship_set(ship), ship->current->change.path, ship->current->change.path_len);
 	item_done(ship);
 	return true;
 }
@@ -303,6 +317,7 @@ static bool content_step(struct ship *ship)
 			return true;
 		}
 		send_change(ship, &c->carried);
+		unreadable_over(ship_set(ship), ship->current->change.path, ship->current->change.path_len);
 		item_done(ship);
 		return true;
 	}
@@ -347,7 +362,7 @@ static void begin_item(struct ship *ship, struct item *item)
 	if (r != -ESTALE)
 		superseded(ship);
 	if (r != -ESTALE && r != -EAGAIN)
-		cdm_log_err(content_unreadable, &err, cdm_str("set", set_name(ship_set(ship))), cdm_str("peer", link_peer_name(ship->peer->link)));
+		unreadable_said(ship->peer, c->path, c->path_len, &err);
 	send_skip(ship);
 }
 

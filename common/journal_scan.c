@@ -7,13 +7,13 @@
 #include "common/io.h"
 #include "common/journal_record.h"
 
-/* Bytes [start, end) of the stream in memory. */
+/* Bytes [start, end) of the stream in memory; start may lie inside a segment. */
 struct image {
 	uint8_t *bytes;
 	uint64_t start, end;
 };
 
-static int load_image(const struct segments *s, size_t index, uint64_t end, struct image *ret,
+static int load_image(const struct segments *s, size_t index, uint64_t from, uint64_t end, struct image *ret,
 	struct segment_commit *ret_commit, struct cdm_error *err)
 {
 	const struct segment *g = &s->list[index];
@@ -21,18 +21,18 @@ static int load_image(const struct segments *s, size_t index, uint64_t end, stru
 	int r = fd < 0 ? fd : 0;
 	if (r == 0 && ret_commit)
 		r = segment_commit_read(fd, g, ret_commit);
-	size_t len = end - g->start;
+	size_t len = end - from;
 	uint8_t *bytes = r == 0 ? malloc(len ? len : 1) : NULL;
 	if (r == 0 && !bytes)
 		r = -ENOMEM;
 	if (r == 0)
-		r = cdm_pread_all(fd, bytes, len, SEGMENT_HEADER_SIZE);
+		r = cdm_pread_all(fd, bytes, len, (off_t)(SEGMENT_HEADER_SIZE + (from - g->start)));
 	if (r < 0) {
 		free(bytes);
 		return cdm_fail(err, r == -ENODATA ? EBADMSG : -r, "read journal segment %08llu",
 			(unsigned long long)g->number);
 	}
-	*ret = (struct image){.bytes = bytes, .start = g->start, .end = end};
+	*ret = (struct image){.bytes = bytes, .start = from, .end = end};
 	return 0;
 }
 
@@ -68,7 +68,7 @@ int scan_end(const struct segments *s, struct scan_end *ret, struct cdm_error *e
 	size_t index = s->count - 1, length;
 	struct image im;
 	bool pad;
-	int r = load_image(s, index, segment_limit(&s->list[index]), &im, &ret->commit, err);
+	int r = load_image(s, index, s->list[index].start, segment_limit(&s->list[index]), &im, &ret->commit, err);
 	if (r < 0)
 		return r;
 	uint64_t position = im.start;
@@ -95,7 +95,7 @@ static int scan_segment(const struct segments *s, size_t index, uint64_t from, u
 	struct image im;
 	size_t length;
 	bool pad;
-	int r = load_image(s, index, stop, &im, NULL, err);
+	int r = load_image(s, index, from, stop, &im, NULL, err);
 	if (r < 0)
 		return r;
 	for (uint64_t position = from; r == 0 && position < stop; position += length) {

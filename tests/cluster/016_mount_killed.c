@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -27,6 +28,8 @@ static struct shipped tree;
 static struct cdm_filter excludes;
 static uint64_t position;
 static unsigned seed;
+static const char *built;      /* the program */
+static char installed[200];    /* a copy of it, which runs here and is replaced by upgrades */
 
 /* --- what happens --- */
 
@@ -105,13 +108,44 @@ static void holder_and_watcher_die(void)
 	wait_for_another("watcher", watcher);
 }
 
+/* Another file with the program's name, as a package puts it there. */
+static void install_program(void)
+{
+	char temporary[220];
+	const char *const copy[] = {"cp", built, temporary, NULL};
+
+	snprintf(temporary, sizeof(temporary), "%s.new", installed);
+	assert_int_equal(run_program("/", copy), 0);
+	assert_int_equal(rename(temporary, installed), 0);
+}
+
+static void assert_runs_installed(const char *which)
+{
+	char link[64];
+	struct stat a, b;
+
+	snprintf(link, sizeof(link), "/proc/%d/exe", (int)fixture_pid(fixture, which));
+	assert_int_equal(stat(link, &a), 0);
+	assert_int_equal(stat(installed, &b), 0);
+	assert_true(a.st_ino == b.st_ino);
+}
+
 static void upgrade_in_place(void)
 {
 	pid_t server = fixture_pid(fixture, "server"), watcher = fixture_pid(fixture, "watcher");
 
+	install_program();
 	kill(fixture->holder, SIGHUP);
 	wait_for_another("server", server);
 	wait_for_another("watcher", watcher);
+}
+
+static void check_upgraded(void)
+{
+	upgrade_in_place();
+	load_wait_for_progress();
+	assert_runs_installed("server");
+	assert_runs_installed("watcher");
 }
 
 static struct event {
@@ -168,6 +202,7 @@ static void report(void)
 static void one_round(struct event *e)
 {
 	poll(NULL, 0, 20 + (int)((unsigned)rand_r(&seed) % 200)); /* the moment of the death */
+	fixture_mark(fixture); /* as the replicator does all the time */
 	load_pause_begin();
 	if (e->happens)
 		e->happens();
@@ -201,7 +236,7 @@ static void killed_at_random(void **state)
 		if (i % READ_EVERY == READ_EVERY - 1)
 			position = fixture_journal_read(fixture, position, shipped_record, &tree);
 	}
-	load_wait_for_progress();
+	check_upgraded();
 	load_finish();
 	report();
 	fixture_wait("everything is saved", all_is_shipped, NULL);
@@ -246,6 +281,11 @@ static int mount_all(void **state)
 		cdm_filter_add(&excludes, *x);
 	snprintf(point, sizeof(point), "%s/point", fixture->dir);
 	setenv("CDMFS_FAULTPOINT_FILE", point, 1); /* no pauses between quick deaths; no point is ever named */
+	built = getenv("CDMFS_BIN");
+	assert_non_null(built);
+	snprintf(installed, sizeof(installed), "%s/cdmfs", fixture->dir);
+	install_program();
+	setenv("CDMFS_BIN", installed, 1);
 	fixture_mount(fixture, NULL);
 	load_prepare(fixture);
 	return 0;

@@ -426,6 +426,29 @@ size_t fixture_unsaved(struct fixture *f)
 	return count;
 }
 
+void fixture_mark(struct fixture *f)
+{
+	static char text[1 << 16];
+	struct cdm_vector vector = {0};
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &vector};
+	ssize_t n = getxattr(f->full, "trusted.cdmfs.status", text, sizeof(text));
+	json_t *status = n > 0 ? json_loadb(text, (size_t)n, 0, NULL) : NULL;
+	const char *applied = json_string_value(json_object_get(status, "vector"));
+	int store = open(f->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	assert_true(applied && store >= 0);
+	assert_int_equal(cdm_vector_parse(applied, &vector), 0);
+	assert_int_equal(syncfs(store), 0);
+	uint8_t *record = malloc(cdm_change_encoded_max(&mark) + 4);
+	uint32_t len = (uint32_t)cdm_change_encode(&mark, record + 4);
+	memcpy(record, &len, sizeof(len));
+	assert_int_equal(setxattr(f->full, "trusted.cdmfs.journal", record, len + 4, 0), 0);
+	free(record);
+	close(store);
+	json_decref(status);
+	cdm_vector_fini(&vector);
+}
+
 /* --- the journal --- */
 
 static struct cdm_journal_reader *open_reader(struct fixture *f, int *ret_dir)

@@ -53,6 +53,9 @@ void fixture_wait(const char *what, bool (*cond)(void *arg), void *arg);
 int run_program(const char *cwd, const char *const *argv);
 bool program_exists(const char *name);
 
+/* A checkpoint, as the replicator makes one: all that is applied now is on the disk, and the journal says so. */
+void fixture_mark(struct fixture *f);
+
 /* The journal as a reader sees it. position: where to start (0 = the oldest). Calls `each` for every settled record up to a BARRIER
  * that this makes first (so that all closes up to now have their SAVE). Returns the position after it. */
 uint64_t fixture_journal_read(struct fixture *f, uint64_t position, void (*each)(const struct cdm_change *c, void *arg), void *arg);

@@ -21,6 +21,7 @@
 #define JOIN_BODY_MAX (64u << 10)
 #define HANDSHAKE_S 10
 #define SILENCE_S 20             /* agents send status every 5 s */
+#define RENEW_MS 300             /* between certificates of one connection */
 #define NEW_MAX 512              /* connections that have not said hello */
 
 struct agent {
@@ -31,6 +32,7 @@ struct agent {
 	bool ipv6;
 	struct ca_node cert; /* as at the handshake */
 	uint32_t number;    /* of it; 0: not yet known, or joining */
+	int64_t renewed_ms; /* its last certificate; 0: none on this connection */
 	bool greeted, joining, closing;
 	uint64_t sent_same; /* hash of the last document */
 	bool sent;
@@ -246,6 +248,10 @@ static void take_renew(struct agent *a, const json_t *msg)
 	struct ca_request *request = NULL;
 	_cleanup_free_ char *pem = NULL;
 	char serial[CA_SERIAL_TEXT], until[32];
+	int64_t now = master_now_ms();
+	if (a->renewed_ms && now - a->renewed_ms < RENEW_MS)
+		return; /* it asks again when it is due */
+	a->renewed_ms = now;
 	int r = n && csr ? ca_request_parse(csr, strlen(csr), &request, &err) : cdm_fail_plain(&err, EINVAL, "renew: no csr");
 	if (r == 0)
 		r = ca_make_serial(serial, &err);

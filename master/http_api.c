@@ -219,22 +219,35 @@ static size_t count_members(const struct model *m, const struct model_set *s, co
 	return count;
 }
 
-static void on_paused(void *arg, int error, const json_t *result, const struct cdm_error *err)
+static void answer_pause(struct http_call *c, int error, const struct cdm_error *err, const char *event, const char *said)
 {
-	struct http_call *c = arg;
 	const struct model *m = registry_model(c->master->registry);
 	const struct model_set *s = model_set(m, json_string_value(json_object_get(c->body, "name")));
 	if (error < 0 || !s) {
 		http_problem(c, error < 0 ? problem_status(error) : 404, err->hint, "%s", error < 0 ? err->text : "the set is gone");
 		return;
 	}
+	const char *where = json_string_value(json_object_get(c->body, "where"));
 	double full_s = live_journal_full_s(c->master->live, m, s);
-	http_answer(c, 200, json_pack("{s:b, s:s, s:I, s:O, s:o}", "dry_run", c->dry, "set", s->name, "nodes",
-		(json_int_t)count_members(m, s, json_string_value(json_object_get(c->body, "where"))), "paused", s->pauses, "journal_full_s",
-		full_s >= 0 ? json_real(full_s) : json_null()));
+	size_t nodes = count_members(m, s, where);
+	if (!c->dry)
+		news_tell(c->master->news, 5, event, NULL, s->name, "%s in %s (%zu node%s) by %s", said, where + 1, nodes, nodes == 1 ? "" : "s",
+			c->account ? c->account : "?");
+	http_answer(c, 200, json_pack("{s:b, s:s, s:I, s:O, s:o}", "dry_run", c->dry, "set", s->name, "nodes", (json_int_t)nodes, "paused", s->pauses,
+		"journal_full_s", full_s >= 0 ? json_real(full_s) : json_null()));
 }
 
-static void pause_or_resume(struct http_call *c, enum registry_op op)
+static void on_paused(void *arg, int error, const json_t *result, const struct cdm_error *err)
+{
+	answer_pause(arg, error, err, "set.paused", "paused");
+}
+
+static void on_resumed(void *arg, int error, const json_t *result, const struct cdm_error *err)
+{
+	answer_pause(arg, error, err, "set.resumed", "resumed");
+}
+
+static void pause_or_resume(struct http_call *c, enum registry_op op, registry_done_fn *done)
 {
 	if (!check_fields(c, pause_fields))
 		return;
@@ -244,11 +257,11 @@ static void pause_or_resume(struct http_call *c, enum registry_op op)
 	json_object_set_new(c->body, "name", json_string(c->name));
 	json_object_set_new(c->body, "where", where);
 	json_object_set_new(c->body, "now", json_integer((json_int_t)time(NULL)));
-	submit(c, op, on_paused);
+	submit(c, op, done);
 }
 
-static void pause_post(struct http_call *c) { pause_or_resume(c, REG_SET_PAUSE); }
-static void resume_post(struct http_call *c) { pause_or_resume(c, REG_SET_RESUME); }
+static void pause_post(struct http_call *c) { pause_or_resume(c, REG_SET_PAUSE, on_paused); }
+static void resume_post(struct http_call *c) { pause_or_resume(c, REG_SET_RESUME, on_resumed); }
 
 static void token_delete(struct http_call *c)
 {

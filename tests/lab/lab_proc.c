@@ -35,9 +35,10 @@ static uint64_t start_time(pid_t pid, char *ret_state)
 		return 0;
 	unsigned long long start = 0;
 	char state = 0;
-	if (sscanf(p + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu", &state, &start) != 2)
+	int threads = 0;
+	if (sscanf(p + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d %*s %llu", &state, &threads, &start) != 3)
 		return 0;
-	*ret_state = state;
+	*ret_state = threads > 1 ? 'R' : state; /* its first thread may have ended before the others, which hold its files */
 	return start;
 }
 

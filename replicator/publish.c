@@ -176,6 +176,21 @@ void publisher_seed(struct publisher *pub, const struct cdm_vector *visible, str
 void publisher_note(struct publisher *pub, const struct cdm_change *c)
 {
 	history_note(pub->history, c);
+	if (CDM_ORIGIN_NODE(c->dot.origin) != pub->set->node->id->number || c->flags & CDM_CH_RECEIVED)
+		return;
+	pthread_mutex_lock(&pub->lock);
+	if (c->dot.origin != pub->own.origin || c->dot.number > pub->own.number)
+		pub->own = c->dot;
+	pthread_mutex_unlock(&pub->lock);
+}
+
+/* Ours come back where the tree of nodes has a circle for a moment, because its routes change. */
+static bool is_known(struct publisher *pub, struct cdm_dot dot)
+{
+	pthread_mutex_lock(&pub->lock);
+	bool own = !cdm_dot_is_none(dot) && dot.origin == pub->own.origin && dot.number <= pub->own.number;
+	pthread_mutex_unlock(&pub->lock);
+	return own || cdm_vector_covers(&pub->applied, dot);
 }
 
 void publisher_unseed(struct publisher *pub)
@@ -183,6 +198,7 @@ void publisher_unseed(struct publisher *pub)
 	pthread_mutex_lock(&pub->lock);
 	cdm_vector_fini(&pub->seed);
 	pub->seed = (struct cdm_vector){0};
+	pub->own = (struct cdm_dot){0};
 	pub->seeded = false;
 	pub->forget = true;
 	pub->forgotten = pub->set->peer_serial;
@@ -545,7 +561,7 @@ static bool apply_all(struct publisher *pub, struct job *job)
 {
 	for (struct incoming *in = job->head; in; in = in->next) {
 		const struct cdm_change *c = &in->carried.change;
-		if (!in->resync && cdm_vector_covers(&pub->applied, c->dot)) {
+		if (!in->resync && is_known(pub, c->dot)) {
 			count_up(&pub->set->counters.already_there, 1);
 			continue;
 		}

@@ -115,6 +115,7 @@ struct publisher {
 	pthread_cond_t wake;
 	bool stopping;
 	struct cdm_vector seed;      /* merged into applied before the next job */
+	struct cdm_dot own;          /* the newest change of this node that the journal was read to have */
 	struct cdm_vector seen_at_start; /* becomes history_since */
 	bool seeded, forget, begin_asked;
 	uint64_t forgotten;          /* peers up to this serial began with what is forgotten */

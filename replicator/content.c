@@ -239,6 +239,29 @@ int content_open(int store_fd, const struct item *item, struct content **ret, st
 	return 0;
 }
 
+void content_leave_out(struct content *c, const struct delta_copies *copies)
+{
+	struct cdm_range *whole = c->extents;
+	size_t count = c->extent_count, k = 0;
+	c->extents = NULL;
+	c->extent_count = 0;
+	c->carried.content_bytes = 0;
+	for (size_t i = 0; i < count; i++) {
+		uint64_t at = whole[i].offset, end = at + whole[i].length;
+		for (; k < copies->count && copies->list[k].at < end; k++) {
+			uint64_t from = copies->list[k].at, to = from + copies->list[k].length;
+			if (from > at)
+				add_extent(c, at, from - at);
+			at = to > at ? to : at;
+			if (to > end)
+				break; /* reaches into the next one */
+		}
+		if (at < end)
+			add_extent(c, at, end - at);
+	}
+	free(whole);
+}
+
 void content_close(struct content **content)
 {
 	struct content *c = *content;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 #include "replicator/data_frames.h"
+#include "replicator/delta.h"
 #include "replicator/fold.h"
 
 struct content {
@@ -23,6 +24,9 @@ struct content {
  * again); else -errno with err. For SAVE a regular file, for others only the attributes. */
 int content_open(int store_fd, const struct item *item, struct content **ret, struct cdm_error *err);
 void content_close(struct content **c);
+
+/* Send only what these copies (sorted, disjoint) leave, instead of the whole. */
+void content_leave_out(struct content *c, const struct delta_copies *copies);
 
 /* Next piece to read: 1 and where, 0 at the end. */
 int content_next(struct content *c, uint64_t *ret_offset, uint32_t *ret_len);

@@ -237,6 +237,19 @@ static void encode_object(const struct carried *c, struct bytes *out)
 	bytes_put_u64(out, c->content_skipped);
 }
 
+static void encode_delta(const struct carried_delta *d, struct bytes *out)
+{
+	bytes_put_u64(out, d->base.origin);
+	bytes_put_u64(out, d->base.number);
+	bytes_put_u32(out, (uint32_t)d->path_len);
+	bytes_put(out, d->path, d->path_len);
+	bytes_put_u64(out, d->base_size);
+	bytes_put(out, d->digest, sizeof d->digest);
+	bytes_put_u32(out, d->copies_total);
+	if (d->copies_total <= FRAME_COPIES_INLINE_MAX)
+		bytes_put(out, d->copies, d->copies_total);
+}
+
 void carried_encode(const struct carried *c, struct bytes *out)
 {
 	bytes_put_u8(out, (uint8_t)c->kind);
@@ -252,6 +265,8 @@ void carried_encode(const struct carried *c, struct bytes *out)
 	put_short(out, c->group, c->group_len);
 	if (c->kind != CONTENT_NONE)
 		encode_object(c, out);
+	if (c->kind == CONTENT_DELTA)
+		encode_delta(&c->delta, out);
 }
 
 static const char *read_short(struct reading *r, size_t *ret_len)
@@ -307,6 +322,25 @@ static void decode_object(struct reading *r, struct carried *ret)
 		r->bad = true;
 }
 
+static void decode_delta(struct reading *r, struct carried *c)
+{
+	struct carried_delta *d = &c->delta;
+	d->base.origin = reading_u64(r);
+	d->base.number = reading_u64(r);
+	d->path_len = reading_u32(r);
+	d->path = (const char *)reading_bytes(r, d->path_len);
+	d->base_size = reading_u64(r);
+	const uint8_t *digest = reading_bytes(r, sizeof d->digest);
+	if (digest)
+		memcpy(d->digest, digest, sizeof d->digest);
+	d->copies_total = reading_u32(r);
+	if (d->copies_total <= FRAME_COPIES_INLINE_MAX)
+		d->copies = reading_bytes(r, d->copies_total);
+	if (r->bad || cdm_dot_is_none(d->base) || c->change.op != CDM_OP_SAVE || c->flags & CARRIED_ANSWER || d->base_size > INT64_MAX ||
+		d->copies_total > FRAME_COPIES_MAX || (d->path_len && cdm_path_check(d->path, d->path_len) < 0))
+		r->bad = true;
+}
+
 static void decode_inline(struct reading *r, struct carried *ret)
 {
 	if (r->bad || r->len - r->at < sizeof ret->hash) {
@@ -329,6 +363,11 @@ static void decode_inline(struct reading *r, struct carried *ret)
 		r->bad = true;
 }
 
+bool carried_has_content(const struct carried *c)
+{
+	return c->kind == CONTENT_WHOLE || c->kind == CONTENT_RANGES || c->kind == CONTENT_DELTA;
+}
+
 int carried_decode(const uint8_t *in, size_t len, struct carried *ret)
 {
 	struct reading r = {in, len, 0, false};
@@ -337,7 +376,7 @@ int carried_decode(const uint8_t *in, size_t len, struct carried *ret)
 	ret->flags = reading_u8(&r);
 	size_t change_len = reading_u32(&r);
 	const uint8_t *change = reading_bytes(&r, change_len);
-	if (!change || kind > CONTENT_ATTRS)
+	if (!change || kind > CONTENT_DELTA)
 		return -EBADMSG;
 	ret->kind = kind;
 	int n = cdm_change_decode(change, change_len, &ret->change);
@@ -349,8 +388,10 @@ int carried_decode(const uint8_t *in, size_t len, struct carried *ret)
 	ret->group = read_short(&r, &ret->group_len);
 	if (ret->kind != CONTENT_NONE)
 		decode_object(&r, ret);
+	if (ret->kind == CONTENT_DELTA)
+		decode_delta(&r, ret);
 	if (ret->flags & CARRIED_INLINE) {
-		if (ret->kind != CONTENT_WHOLE && ret->kind != CONTENT_RANGES)
+		if (!carried_has_content(ret) || ret->delta.copies_total > FRAME_COPIES_INLINE_MAX)
 			r.bad = true;
 		decode_inline(&r, ret);
 	}

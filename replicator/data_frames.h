@@ -82,6 +82,7 @@ enum content_kind {
 	CONTENT_WHOLE = 1,   /* everything; what no piece covers is a hole */
 	CONTENT_RANGES = 2,  /* pieces on top of the base version */
 	CONTENT_ATTRS = 3,   /* object attributes only (directories) */
+	CONTENT_DELTA = 4,   /* pieces, and copies out of the base version; the rest are holes */
 };
 #define ANSWER_ORIGIN CDM_ORIGIN(UINT32_MAX, UINT32_MAX) /* of the dot of an answer: (this, ticket) */
 enum carried_flags {
@@ -93,6 +94,17 @@ struct carried_xattr {
 	const char *name; /* NUL-terminated */
 	const uint8_t *value;
 	uint32_t value_len;
+};
+#define FRAME_COPIES_INLINE_MAX (32u << 10) /* bytes of copies in CHANGE; more come in COPIES frames */
+#define FRAME_COPIES_MAX (4u << 20)         /* bytes of copies of one content */
+struct carried_delta { /* with CONTENT_DELTA */
+	struct cdm_dot base;     /* content version that the copies are taken from … */
+	const char *path;        /* … and where it is, "" = at the change's own path */
+	size_t path_len;
+	uint64_t base_size;
+	uint8_t digest[16];      /* of the new content (delta.h) */
+	uint32_t copies_total;   /* bytes of encoded copies (delta_code.c), at most FRAME_COPIES_MAX */
+	const uint8_t *copies;   /* all of them, if at most FRAME_COPIES_INLINE_MAX; else NULL: COPIES frames follow */
 };
 struct carried { /* CHANGE: one change and what travels with it */
 	enum content_kind kind;
@@ -109,6 +121,7 @@ struct carried { /* CHANGE: one change and what travels with it */
 	size_t xattr_count;
 	uint64_t content_bytes;       /* of all pieces together */
 	uint64_t content_skipped;     /* resumed: so many of them are with the receiver already */
+	struct carried_delta delta;
 	const uint8_t *pieces;        /* INLINE: walk with piece_next */
 	size_t pieces_len;
 	uint8_t hash[16];             /* INLINE */
@@ -117,6 +130,7 @@ struct carried { /* CHANGE: one change and what travels with it */
 void carried_encode(const struct carried *c, struct bytes *out);
 int carried_decode(const uint8_t *in, size_t len, struct carried *ret);
 void carried_fini(struct carried *c);
+bool carried_has_content(const struct carried *c); /* of a file: WHOLE, RANGES or DELTA */
 
 struct piece { /* DATA, and inline content */
 	uint64_t offset;

@@ -28,6 +28,7 @@ enum frame_type {
 	FRAME_BATCH_END = 37, /* vector after it */
 	FRAME_ACK = 38,       /* visible vector, durable vector */
 	FRAME_NEED = 39,      /* of a change: send it another way (whole, from offset, …) */
+	FRAME_COPIES = 40,    /* of the current change: what is copied out of the base version */
 	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50,
 	FRAME_RESYNC_ASK = 51, /* child to parent: let me compare trees with you (doubt.c) */
 	FRAME_RESYNC_END = 54,

@@ -20,6 +20,7 @@ struct incoming { /* one received change with what came along */
 	uint8_t *frame;               /* `carried` points into it */
 	struct carried carried;
 	struct cdm_vector context;    /* what its origin had applied */
+	struct bytes copies;          /* CONTENT_DELTA: encoded, where they did not come in the frame */
 	char staging[STAGING_NAME_MAX]; /* streamed content: its file in staging, "" = none */
 	int spool_fd;                 /* that file, -1 = none or closed */
 	bool streaming, superseded, complete, ended;
@@ -155,6 +156,9 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 int stage_object(struct publisher *pub, struct incoming *in, int dir_fd, const char *name, struct cdm_handle *handle, struct cdm_error *err);
 int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_fd, const char *name, struct cdm_handle *handle,
 	struct cdm_error *err);
+/* stage_delta.c: put a content that came as a delta together; then it is a whole one. 0; APPLY_NOTHING: it is here already;
+ * -ESTALE: the base is not here, or not what it should be. */
+int stage_delta(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* All pieces of a received content to fd at their offsets. */
 int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd);
 /* Loop, before anything is received: remove what an earlier run left in staging. */

@@ -318,6 +318,11 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	if (in->carried.kind == CONTENT_NONE || in->carried.kind == CONTENT_ATTRS)
 		return cdm_fail_plain(err, EBADMSG, "a SAVE without content");
 	bool linked = c->flags & CDM_CH_LINKED;
+	int r = in->carried.kind == CONTENT_DELTA ? stage_delta(pub, in, err) : 0;
+	if (r == -ESTALE)
+		return apply_instead(pub, in, c->path, c->path_len, err);
+	if (r != 0)
+		return r;
 	if (in->carried.kind == CONTENT_WHOLE && !linked)
 		return apply_staged(pub, in, err);
 	_cleanup_close_ int base = cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
@@ -339,7 +344,7 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	if (parent < 0)
 		return parent;
 	snprintf(made, sizeof made, "made.%lx", (unsigned long)++pub->staged_number);
-	int r = stage_copy_with_ranges(pub, in, base, made, &handle, err);
+	r = stage_copy_with_ranges(pub, in, base, made, &handle, err);
 	return r < 0 ? r : place(pub, in, made, &handle, parent, name);
 }
 

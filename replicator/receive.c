@@ -74,6 +74,7 @@ void incoming_free(struct incoming *in, int staging_fd)
 		unlinkat(staging_fd, in->staging, 0);
 	carried_fini(&in->carried);
 	cdm_vector_fini(&in->context);
+	bytes_fini(&in->copies);
 	free(in->frame);
 	free(in);
 }
@@ -196,6 +197,17 @@ static void piece_written(void *arg, int result)
 	free(w);
 }
 
+/* Bytes of the open batch that stay in memory until it is applied. */
+static int count_inline(struct receiver *r, size_t len, struct cdm_error *err)
+{
+	struct batch_in *b = r->batches;
+	while (b && b->next)
+		b = b->next;
+	if (b && (b->inline_bytes += len) > FRAME_BATCH_INLINE_MAX)
+		return cdm_fail_plain(err, EMSGSIZE, "a batch with more than %u bytes of inline content", FRAME_BATCH_INLINE_MAX);
+	return 0;
+}
+
 static int take_piece(struct receiver *r, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct incoming *in = r->current;
@@ -221,6 +233,17 @@ static int take_piece(struct receiver *r, const uint8_t *payload, size_t len, st
 	}
 	cdm_loop_write(r->peer->set->node->loop, in->spool_fd, w->data, w->len, w->offset, piece_written, w);
 	return 0;
+}
+
+/* More copies of the current content; what they say is looked at when it is put together. */
+static int take_copies(struct receiver *r, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct incoming *in = r->current;
+	const struct carried_delta *d = in ? &in->carried.delta : NULL;
+	if (!in || in->carried.kind != CONTENT_DELTA || d->copies || len > d->copies_total - in->copies.len)
+		return cdm_fail_plain(err, EBADMSG, "COPIES without a change that wants them");
+	bytes_put(&in->copies, payload, len);
+	return count_inline(r, len, err);
 }
 
 static int take_end(struct receiver *r, const uint8_t *payload, size_t len, struct cdm_error *err)
@@ -308,7 +331,7 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 		e = check_right(r, &k->change, err);
 	if (e == 0 && k->flags & CARRIED_INLINE && !check_inline(in))
 		e = cdm_fail_plain(err, EBADMSG, "content of %.*s does not have its hash", (int)k->change.path_len, k->change.path);
-	in->streaming = (k->kind == CONTENT_WHOLE || k->kind == CONTENT_RANGES) && !(k->flags & CARRIED_INLINE);
+	in->streaming = carried_has_content(k) && !(k->flags & CARRIED_INLINE);
 	if (e == 0 && in->streaming)
 		e = open_spool(r, in, err);
 	if (e < 0) {
@@ -318,13 +341,13 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 	count_up(&r->peer->set->counters.changes_received, 1);
 	if (!answer) {
 		b->got++;
-		b->inline_bytes += k->pieces_len;
 		contexts_note(&r->contexts, &k->change);
 		cdm_vector_copy(&in->context, &contexts_get(&r->contexts, k->change.dot.origin)->vector);
 		cdm_vector_raise(&r->peer->has, k->change.dot);
 		job_add(b->job, in);
-		if (b->inline_bytes > FRAME_BATCH_INLINE_MAX)
-			return cdm_fail_plain(err, EMSGSIZE, "a batch with more than %u bytes of inline content", FRAME_BATCH_INLINE_MAX);
+		e = count_inline(r, k->pieces_len, err);
+		if (e < 0)
+			return e;
 	}
 	count_up(&r->peer->set->counters.content_received_bytes, k->pieces_len);
 	if (in->streaming) {
@@ -385,6 +408,8 @@ int receive_frame(struct peer *p, enum frame_type type, uint8_t flags, const uin
 		return take_change(r, payload, len, err);
 	case FRAME_DATA:
 		return take_piece(r, payload, len, err);
+	case FRAME_COPIES:
+		return take_copies(r, payload, len, err);
 	case FRAME_CHANGE_END:
 		return take_end(r, payload, len, err);
 	case FRAME_BATCH_END:

@@ -13,6 +13,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/deltas.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
 #include "replicator/ship.h"
@@ -68,7 +69,11 @@ static bool open_store(struct set *s)
 		s->staging_fd = open_private_dir(s, "staging");
 	if (s->conflicts_fd < 0)
 		s->conflicts_fd = open_private_dir(s, "conflicts");
-	return s->staging_fd >= 0 && s->conflicts_fd >= 0;
+	if (s->staging_fd < 0 || s->conflicts_fd < 0)
+		return false;
+	if (!s->deltas)
+		s->deltas = deltas_new(s);
+	return true;
 }
 
 static void probe_start(struct set *s, bool reload);
@@ -189,6 +194,7 @@ void set_let_go(struct set *s)
 {
 	if (!s->over || s->mounts_io || s->follow.wake || s->posted || s->writing)
 		return;
+	deltas_free(&s->deltas);
 	pthread_mutex_destroy(&s->policy_lock);
 	free(s);
 }
@@ -220,6 +226,7 @@ void set_free(struct set **set)
 	follow_stop(s);
 	cdm_worker_free(&s->applier);
 	cdm_worker_free(&s->walker);
+	deltas_stop(s->deltas);
 	publisher_free(&s->publisher);
 	quarantine_free(&s->quarantine);
 	int fds[] = {s->store_fd, s->staging_fd, s->conflicts_fd, s->mounts_fd};
@@ -529,6 +536,7 @@ json_t *set_stats(struct set *s)
 	STAT(batches_sent), STAT(changes_sent), STAT(content_sent_bytes), STAT(folded), STAT(superseded);
 	STAT(batches_received), STAT(changes_received), STAT(content_received_bytes), STAT(applied), STAT(already_there), STAT(skipped);
 	STAT(needs_sent), STAT(needs_answered), STAT(conflicts), STAT(quarantined), STAT(checkpoints), STAT(assembled);
+	STAT(deltas_sent), STAT(delta_saved_bytes), STAT(deltas_applied), STAT(deltas_refused), STAT(signatures), STAT(signing);
 	STAT(full_resync_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
 #undef STAT
 	return o;

@@ -18,6 +18,7 @@
 
 struct publisher;
 struct quarantine;
+struct deltas;
 struct adopt;
 struct ship;
 struct receiver;
@@ -42,7 +43,9 @@ void contexts_fini(struct contexts *c);
 struct set_counters { /* any thread */
 	_Atomic uint64_t batches_sent, changes_sent, content_sent_bytes, folded, superseded, batches_received, changes_received,
 		content_received_bytes, applied, already_there, skipped, needs_sent, needs_answered, conflicts, quarantined,
-		full_resync_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled;
+		full_resync_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled,
+		deltas_sent, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
+		signing; /* this one also falls: saves that wait for their signature */
 };
 
 #define RECENT_MAX 16384 /* changes of which we know whether a peer has them */
@@ -122,6 +125,7 @@ struct set {
 	struct cdm_worker *applier, *walker; /* blocking work: applying received changes; syncfs, barriers, walks */
 	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
+	struct deltas *deltas;               /* NULL until the store's directories are there, or when there can be none */
 	/* loop */
 	const struct route *route;
 	struct cdm_policy policy;                 /* the walker reads it under policy_lock */

@@ -336,12 +336,14 @@ static bool start_batch(struct ship *ship, bool all_read)
 	for (size_t i = 0; i < n; i++) {
 		ship->batch[i] = ship->queue[i];
 		bytes += ship->queue[i]->bytes;
+		deltas_expect(ship_set(ship)->deltas, ship->queue[i]);
 	}
 	ship->queue_count -= n;
 	ship->queue_bytes -= bytes;
 	memmove(ship->queue, ship->queue + n, ship->queue_count * sizeof *ship->queue);
 	ship->batch_count = n;
 	ship->batch_at = 0;
+	ship->batch_copies = 0;
 	struct batch_head head = {.number = ++ship->batch_number, .changes = (uint32_t)n, .bytes = bytes};
 	struct bytes frame = {0};
 	batch_head_encode(&head, &frame);

@@ -4,6 +4,7 @@
 #define REPLICATOR_SHIP_H
 
 #include "replicator/content.h"
+#include "replicator/deltas.h"
 #include "replicator/set_internal.h"
 
 #define SHIP_QUEUE_MAX 2048
@@ -68,6 +69,9 @@ struct ship {
 	bool short_read;
 	int read_error;               /* errno of the read that ended it, 0 = none */
 	struct bytes inline_content;
+	struct delta_plan *plan;      /* how the content is to be sent; NULL = whole, or not asked yet */
+	bool plan_asked;
+	uint32_t batch_copies;        /* bytes of copies in the batch */
 	struct content_read *read;
 	struct owed *owed;
 	size_t owed_count;

@@ -101,6 +101,8 @@ static void item_done(struct ship *ship)
 	item_free(ship->current);
 	ship->current = NULL;
 	content_close(&ship->content);
+	deltas_release(&ship->plan);
+	ship->plan_asked = false;
 	ship->streaming = false;
 	ship->short_read = false;
 	ship->read_error = 0;
@@ -212,7 +214,8 @@ static int verdict(struct ship *ship)
 static bool read_inline(struct ship *ship)
 {
 	struct content *c = ship->content;
-	if (c->carried.content_bytes > FRAME_PIECE_MAX || c->extent_count > 2 * CDM_RANGES_MAX)
+	if (c->carried.content_bytes > FRAME_PIECE_MAX || c->extent_count > 2 * CDM_RANGES_MAX ||
+		c->carried.delta.copies_total > FRAME_COPIES_INLINE_MAX)
 		return false;
 	ship->inline_content.len = 0;
 	uint64_t offset;
@@ -301,11 +304,73 @@ static bool stream_step(struct ship *ship)
 	return true;
 }
 
+/* --- content as a delta --- */
+
+#define BATCH_COPIES_MAX (8u << 20)
+
+/* Does the peer have the base that the plan was made for? What it was sent may have been overtaken: then it is told the whole. */
+static bool plan_fits(const struct ship *ship)
+{
+	const struct delta_plan *plan = ship->plan;
+	const struct cdm_change *c = &ship->current->change;
+	return plan->state == PLAN_READY && plan->found.size == ship->content->carried.size && cdm_vector_covers(&ship->peer->has, plan->base) &&
+		(plan->base_path_len ? cdm_dot_is_none(deltas_base(c)) : cdm_dot_equal(deltas_base(c), plan->base)) &&
+		ship->batch_copies + plan->copies.len <= BATCH_COPIES_MAX;
+}
+
+static void use_plan(struct ship *ship)
+{
+	const struct delta_plan *plan = ship->plan;
+	struct carried *k = &ship->content->carried;
+	uint64_t whole = k->content_bytes;
+	content_leave_out(ship->content, &plan->found.copies);
+	k->kind = CONTENT_DELTA;
+	k->delta = (struct carried_delta){.base = plan->base, .path = plan->base_path, .path_len = plan->base_path_len, .base_size = plan->base_size,
+		.copies_total = (uint32_t)plan->copies.len, .copies = plan->copies.data};
+	memcpy(k->delta.digest, plan->found.digest, sizeof k->delta.digest);
+	ship->batch_copies += k->delta.copies_total;
+	count_up(&ship_set(ship)->counters.deltas_sent, 1);
+	count_up(&ship_set(ship)->counters.delta_saved_bytes, whole - k->content_bytes);
+}
+
+/* False: it is being searched for what the peer has; the peers are kicked when that is done. */
+static bool plan_step(struct ship *ship)
+{
+	if (deltas_opening(ship_set(ship)->deltas))
+		return false;
+	if (!ship->plan_asked && ship->content->carried.kind == CONTENT_WHOLE && !ship->answering)
+		ship->plan = deltas_take(ship_set(ship)->deltas, ship->current);
+	ship->plan_asked = true;
+	if (!ship->plan || ship->content->carried.kind == CONTENT_DELTA)
+		return true;
+	if (ship->plan->state == PLAN_WORKING)
+		return false;
+	if (plan_fits(ship))
+		use_plan(ship);
+	else
+		deltas_release(&ship->plan);
+	return true;
+}
+
+static void send_copies(struct ship *ship)
+{
+	const struct carried_delta *d = &ship->content->carried.delta;
+	if (ship->content->carried.kind != CONTENT_DELTA || d->copies_total <= FRAME_COPIES_INLINE_MAX)
+		return;
+	struct bytes none = {0};
+	for (uint32_t at = 0, n; at < d->copies_total; at += n) {
+		n = d->copies_total - at < FRAME_PIECE_MAX ? d->copies_total - at : FRAME_PIECE_MAX;
+		send_frame(ship, FRAME_COPIES, &none, d->copies + at, n);
+	}
+}
+
 /* False: waits. */
 static bool content_step(struct ship *ship)
 {
 	if (ship->streaming)
 		return stream_step(ship);
+	if (!plan_step(ship))
+		return false;
 	struct content *c = ship->content;
 	if (c->carried.flags & CARRIED_INLINE || read_inline(ship)) {
 		int r = verdict(ship);
@@ -322,6 +387,7 @@ static bool content_step(struct ship *ship)
 		return true;
 	}
 	send_change(ship, &c->carried);
+	send_copies(ship);
 	ship->streaming = true;
 	return stream_step(ship);
 }
@@ -413,6 +479,8 @@ void ship_send_reset(struct ship *ship)
 		ship->read = NULL;
 	}
 	content_close(&ship->content);
+	deltas_release(&ship->plan);
+	ship->plan_asked = false;
 	if (ship->answering) {
 		item_free(ship->current);
 		free(ship->answering);

@@ -63,14 +63,22 @@ static size_t drawn(const char *name, size_t at, size_t len)
 	return end - at;
 }
 
-/* ".page.html.Xy12Ab" is on its way to become "page.html" */
+/* "page.html.new", ".page.html.tmp" and ".page.html.Xy12Ab" are on their way to become "page.html". */
 static void strip_temporary(const char **name, size_t *len)
 {
+	static const char *const ends[] = {".new", ".tmp", ".temp", ".part", ".dpkg-new", ".dpkg-tmp", "~"};
+	size_t end = *len;
+	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+		if (*len > strlen(ends[i]) + 1 && memcmp(*name + *len - strlen(ends[i]), ends[i], strlen(ends[i])) == 0)
+			end = *len - strlen(ends[i]);
 	const char *dot = memrchr(*name, '.', *len);
-	if (*len > 8 && **name == '.' && dot && *name + *len - dot == 7 && dot > *name + 1) {
-		*len = (size_t)(dot - *name) - 1;
+	if (**name == '.' && dot > *name + 1 && *name + *len - dot == 7)
+		end = (size_t)(dot - *name);
+	if (end < *len && **name == '.') {
 		++*name;
+		end--;
 	}
+	*len = end;
 }
 
 uint64_t signatures_name_key(const char *path, size_t len)
@@ -79,6 +87,8 @@ uint64_t signatures_name_key(const char *path, size_t len)
 	const char *name = slash ? slash + 1 : path;
 	size_t dir_len = (size_t)(name - path), name_len = len - dir_len, kept = 0, letters = 0;
 	char constant[CDM_NAME_LEN_MAX + 1];
+	if (!name_len)
+		return 0;
 	strip_temporary(&name, &name_len);
 	for (size_t i = 0; i < name_len && kept < sizeof constant;) {
 		size_t run = drawn(name, i, name_len);
@@ -367,6 +377,15 @@ struct delta_signature *signatures_get(struct signatures *s, struct cdm_dot dot)
 		signature = NULL;
 	free(record);
 	return signature;
+}
+
+bool signatures_may_find_like(struct signatures *s, const char *path, size_t path_len)
+{
+	uint64_t key = signatures_name_key(path, path_len);
+	pthread_mutex_lock(&s->lock);
+	bool may = key && find_key(s, key);
+	pthread_mutex_unlock(&s->lock);
+	return may;
 }
 
 bool signatures_find_like(struct signatures *s, const char *path, size_t path_len, uint64_t size, struct signatures_like *ret)

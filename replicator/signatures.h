@@ -28,12 +28,13 @@ int signatures_put(struct signatures *s, struct cdm_dot dot, const char *path, s
 struct delta_signature *signatures_get(struct signatures *s, struct cdm_dot dot);
 
 /* The newest remembered version of another file in path's directory whose name differs only in what programs make up for each version
- * (app.3f2a.js, app-1.2.3.js, .page.html.Xy12Ab), and whose size is between half and twice of this. False: none. */
+ * (app.3f2a.js, app-1.2.3.js, page.html.new, .page.html.Xy12Ab), and whose size is between half and twice of this. False: none. */
 struct signatures_like {
 	struct cdm_dot dot;
 	char *path; /* caller frees */
 	size_t path_len;
 };
+bool signatures_may_find_like(struct signatures *s, const char *path, size_t path_len); /* from the index alone */
 bool signatures_find_like(struct signatures *s, const char *path, size_t path_len, uint64_t size, struct signatures_like *ret);
 /* Key of a path's directory and of what is constant in its name; 0: a name of which nothing is. For tests. */
 uint64_t signatures_name_key(const char *path, size_t len);

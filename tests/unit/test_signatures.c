@@ -160,6 +160,11 @@ static void names_that_programs_make_up(void **state)
 	assert_true(alike("app-1.2.3.min.js", "app-1.10.0.min.js"));
 	assert_true(alike("index-BxK3a9zQ.js", "index-C1fmWw0r.js"));
 	assert_true(alike("d/.page.html.Xy12Ab", "d/page.html"));
+	assert_true(alike("page.html.new", "page.html"));
+	assert_true(alike(".page.html.tmp", "page.html"));
+	assert_true(alike("page.html~", "page.html"));
+	assert_true(alike(".hidden", ".hidden"));
+	assert_false(alike(".hidden", "hidden"));
 	assert_true(alike("backup-2026-01-31.tar", "backup-2026-02-28.tar"));
 	assert_true(alike("chapter12.html", "chapter13.html"));
 	assert_false(alike("a/app.3f2a.js", "b/app.3f2a.js"));

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/deltas.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "replicator/set_internal.h"
+#include "replicator/signatures.h"
+
+#define PLANS_MAX 1024               /* remembered */
+#define PLANS_BYTES (8u << 20)       /* and their copies */
+#define SIGNINGS_MAX 4096            /* waiting: beyond it new files get no signature */
+#define BUCKETS 1024                 /* power of two */
+#define SAVED_MIN 1024               /* a delta must save so much */
+
+struct deltas {
+	struct set *set;
+	struct signatures *signatures;
+	struct cdm_worker *searcher, *signer;
+	bool opening, ready;              /* what earlier runs left is being read; was read */
+	struct delta_plan *plans, **tail; /* oldest first */
+	struct delta_plan *buckets[BUCKETS]; /* by version */
+	size_t plan_count, signings;
+	uint64_t plan_bytes;
+	struct cdm_dot signing[64];       /* of those that wait: a save goes to several peers */
+	size_t signing_next;
+};
+
+struct cdm_dot deltas_base(const struct cdm_change *c)
+{
+	return cdm_dot_is_none(c->base) || cdm_dot_equal(c->base, c->version.dot) ? c->victim : c->base;
+}
+
+/* --- plans --- */
+
+static void plan_free(struct delta_plan *p)
+{
+	delta_found_fini(&p->found);
+	bytes_fini(&p->copies);
+	item_free(p->item);
+	free(p->base_path);
+	free(p);
+}
+
+void deltas_release(struct delta_plan **plan)
+{
+	struct delta_plan *p = *plan;
+	*plan = NULL;
+	if (p && --p->refs == 0)
+		plan_free(p);
+}
+
+static uint64_t plan_bytes(const struct delta_plan *p)
+{
+	return p->found.copies.room * sizeof *p->found.copies.list + p->copies.room;
+}
+
+static struct delta_plan **bucket_of(struct deltas *d, struct cdm_dot version)
+{
+	return &d->buckets[(version.number ^ version.origin * 31) & (BUCKETS - 1)];
+}
+
+static struct delta_plan *plan_find(struct deltas *d, struct cdm_dot version)
+{
+	struct delta_plan *p = *bucket_of(d, version);
+	while (p && !cdm_dot_equal(p->version, version))
+		p = p->next_like;
+	return p;
+}
+
+static void plan_add(struct deltas *d, struct delta_plan *p)
+{
+	struct delta_plan **bucket = bucket_of(d, p->version);
+	p->next_like = *bucket;
+	*bucket = p;
+	*d->tail = p;
+	d->tail = &p->next;
+	d->plan_count++;
+}
+
+/* Forget the oldest as long as there are too many; those at work stay. */
+static void plans_trim(struct deltas *d)
+{
+	while (d->plans && d->plans->state != PLAN_WORKING && (d->plan_count > PLANS_MAX || d->plan_bytes > PLANS_BYTES)) {
+		struct delta_plan *p = d->plans;
+		struct delta_plan **at = bucket_of(d, p->version);
+		while (*at != p)
+			at = &(*at)->next_like;
+		*at = p->next_like;
+		d->plans = p->next;
+		if (!d->plans)
+			d->tail = &d->plans;
+		d->plan_count--;
+		d->plan_bytes -= plan_bytes(p);
+		deltas_release(&p);
+	}
+}
+
+/* --- the worker's part --- */
+
+/* The content that is to be shipped, if it still is that version. fd or -errno. */
+static int open_version(struct set *s, const struct cdm_change *c)
+{
+	struct cdm_stamp stamp;
+	struct stat st;
+	_cleanup_close_ int fd = cdm_handle_open(s->store_fd, &c->handle, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || cdm_stamp_get(fd, &stamp) < 0 || !cdm_dot_equal(stamp.content.dot, c->version.dot))
+		return -ESTALE;
+	return cdm_take_fd(&fd);
+}
+
+static bool still_is(int fd, struct cdm_dot version)
+{
+	struct cdm_stamp stamp;
+	return cdm_stamp_get(fd, &stamp) == 0 && cdm_dot_equal(stamp.content.dot, version);
+}
+
+static void keep_signature(struct deltas *d, int fd, const struct cdm_change *c, const struct delta_signature *signature)
+{
+	if (still_is(fd, c->version.dot) && signatures_put(d->signatures, c->version.dot, c->path, c->path_len, signature) == 0)
+		count_up(&d->set->counters.signatures, 1);
+}
+
+/* A file with such a name, if it is here as it was when it was shipped: then the others have it, too. */
+static bool find_like(struct delta_plan *p, uint64_t size)
+{
+	const struct cdm_change *c = &p->item->change;
+	struct signatures_like like;
+	if (!signatures_find_like(p->deltas->signatures, c->path, c->path_len, size, &like))
+		return false;
+	_cleanup_close_ int fd = cdm_open_beneath(p->set->store_fd, like.path, like.path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+	if (fd < 0 || !still_is(fd, like.dot)) {
+		free(like.path);
+		return false;
+	}
+	p->base = like.dot;
+	p->base_path = like.path;
+	p->base_path_len = like.path_len;
+	return true;
+}
+
+static void search(struct delta_plan *p)
+{
+	const struct cdm_change *c = &p->item->change;
+	struct signatures *signatures = p->deltas->signatures;
+	struct stat st;
+	_cleanup_close_ int fd = open_version(p->set, c);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return;
+	if (cdm_dot_is_none(p->base) && !find_like(p, (uint64_t)st.st_size))
+		return;
+	struct delta_signature *old = signatures_get(signatures, p->base);
+	if (!old || delta_search(fd, old, &p->found, NULL) < 0) {
+		free(old);
+		return;
+	}
+	p->base_size = old->size;
+	free(old);
+	keep_signature(p->deltas, fd, c, p->found.signature);
+	free(p->found.signature);
+	p->found.signature = NULL;
+	delta_copies_encode(&p->found.copies, 0, FRAME_COPIES_MAX, &p->copies);
+	p->found_any = p->copies.len + SAVED_MIN <= p->found.copies.bytes && p->copies.len <= FRAME_COPIES_MAX - 64;
+}
+
+static void kick_peers(struct set *s)
+{
+	for (struct peer *p = s->stopping ? NULL : s->peers, *next; p; p = next) {
+		next = p->next;
+		ship_kick(p);
+	}
+}
+
+static void search_work(void *arg)
+{
+	search(arg);
+}
+
+static void search_done(void *arg)
+{
+	struct delta_plan *p = arg;
+	struct set *s = p->set;
+	s->posted--;
+	p->state = p->found_any ? PLAN_READY : PLAN_NONE;
+	item_free(p->item);
+	p->item = NULL;
+	p->deltas->plan_bytes += plan_bytes(p);
+	deltas_release(&p);
+	kick_peers(s);
+}
+
+struct signing {
+	struct deltas *deltas;
+	struct item *item;
+};
+
+static void sign_work(void *arg)
+{
+	struct signing *g = arg;
+	const struct cdm_change *c = &g->item->change;
+	struct delta_signature *signature = NULL;
+	uint8_t digest[16];
+	if (signatures_has(g->deltas->signatures, c->version.dot))
+		return;
+	_cleanup_close_ int fd = open_version(g->deltas->set, c);
+	if (fd < 0 || delta_sign_file(fd, &signature, digest, NULL) < 0)
+		return;
+	keep_signature(g->deltas, fd, c, signature);
+	free(signature);
+}
+
+static void sign_done(void *arg)
+{
+	struct signing *g = arg;
+	g->deltas->set->posted--;
+	g->deltas->signings--;
+	count_up(&g->deltas->set->counters.signing, (uint64_t)-1);
+	item_free(g->item);
+	free(g);
+}
+
+/* --- what is asked --- */
+
+static struct item *copy_item(const struct item *item)
+{
+	struct item *copy = item_new(&item->change, item->read_ms);
+	return copy; /* NULL: it does not encode; then it travels whole */
+}
+
+static void sign(struct deltas *d, const struct item *item)
+{
+	struct cdm_dot version = item->change.version.dot;
+	for (size_t i = 0; i < sizeof d->signing / sizeof *d->signing; i++)
+		if (cdm_dot_equal(d->signing[i], version))
+			return;
+	if (d->signings == SIGNINGS_MAX || signatures_has(d->signatures, version))
+		return;
+	struct signing *g = calloc(1, sizeof *g);
+	if (!g || !(g->item = copy_item(item))) {
+		free(g);
+		return;
+	}
+	g->deltas = d;
+	d->signing[d->signing_next++ % (sizeof d->signing / sizeof *d->signing)] = version;
+	d->signings++;
+	count_up(&d->set->counters.signing, 1);
+	d->set->posted++;
+	cdm_worker_submit(d->signer, sign_work, sign_done, g);
+}
+
+static bool may_have_base(struct deltas *d, const struct cdm_change *c)
+{
+	struct cdm_dot base = deltas_base(c);
+	return cdm_dot_is_none(base) ? signatures_may_find_like(d->signatures, c->path, c->path_len) : signatures_has(d->signatures, base);
+}
+
+static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
+{
+	const struct cdm_change *c = &item->change;
+	if (!d || !d->ready || !item_is_whole_save(item) || item->bytes < DELTA_FILE_MIN || cdm_dot_is_none(c->version.dot) || !c->handle.len)
+		return NULL;
+	struct delta_plan *p = plan_find(d, c->version.dot);
+	if (p)
+		return p;
+	if (!may_have_base(d, c)) {
+		sign(d, item);
+		return NULL;
+	}
+	p = calloc(1, sizeof *p);
+	if (!p || !(p->item = copy_item(item))) {
+		free(p);
+		return NULL;
+	}
+	p->deltas = d;
+	p->set = d->set;
+	p->version = c->version.dot;
+	p->base = deltas_base(c);
+	p->refs = 2; /* ours, the worker's */
+	plan_add(d, p);
+	plans_trim(d);
+	d->set->posted++;
+	cdm_worker_submit(d->searcher, search_work, search_done, p);
+	return p;
+}
+
+bool deltas_opening(const struct deltas *d)
+{
+	return d && d->opening;
+}
+
+void deltas_expect(struct deltas *d, const struct item *item)
+{
+	plan_of(d, item);
+}
+
+struct delta_plan *deltas_take(struct deltas *d, const struct item *item)
+{
+	struct delta_plan *p = plan_of(d, item);
+	if (!p || p->state == PLAN_NONE)
+		return NULL;
+	p->refs++;
+	return p;
+}
+
+/* --- lifetime --- */
+
+static void open_work(void *arg)
+{
+	struct deltas *d = arg;
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (signatures_open(d->set->store_fd, SIGNATURES_LIMIT, &d->signatures, &err) < 0)
+		cdm_log_err(deltas_off, &err, cdm_str("set", set_name(d->set)));
+}
+
+static void open_done(void *arg)
+{
+	struct deltas *d = arg;
+	d->set->posted--;
+	d->opening = false;
+	d->ready = d->signatures;
+	kick_peers(d->set);
+}
+
+struct deltas *deltas_new(struct set *s)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct deltas *d = calloc(1, sizeof *d);
+	if (!d)
+		abort();
+	d->set = s;
+	d->tail = &d->plans;
+	d->searcher = cdm_worker_new(s->node->loop, "cdm-delta");
+	d->signer = cdm_worker_new(s->node->loop, "cdm-sign");
+	if (d->searcher && d->signer) {
+		s->posted++;
+		d->opening = true;
+		cdm_worker_submit(d->signer, open_work, open_done, d);
+		return d;
+	}
+	cdm_fail(&err, EAGAIN, "start the threads for deltas");
+	cdm_log_err(deltas_off, &err, cdm_str("set", set_name(s)));
+	deltas_stop(d);
+	deltas_free(&d);
+	return NULL;
+}
+
+void deltas_stop(struct deltas *d)
+{
+	if (!d)
+		return;
+	cdm_worker_free(&d->searcher);
+	cdm_worker_free(&d->signer);
+}
+
+void deltas_free(struct deltas **deltas)
+{
+	struct deltas *d = *deltas;
+	if (!d)
+		return;
+	*deltas = NULL;
+	for (struct delta_plan *p = d->plans, *next; p; p = next) {
+		next = p->next;
+		deltas_release(&p);
+	}
+	signatures_close(&d->signatures);
+	free(d);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* deltas.h — for one set: which saves travel as a delta, worked out beside the loop. A whole save of DELTA_FILE_MIN bytes or more has its
+ * signature taken when it is shipped (signatures.h). If the signature of what it replaces is known, or of a file in the same directory whose name
+ * only differs in what programs make up, the new content is searched for the old one's blocks: a *plan*, shared by all peers
+ * and remembered for a while. Two threads: searching does not wait for the signing of large new files.
+ *
+ * Loop thread only. A plan is only right for the version it was made for; who sends it looks at the stamp afterwards, as with any content. */
+#ifndef REPLICATOR_DELTAS_H
+#define REPLICATOR_DELTAS_H
+
+#include "replicator/delta.h"
+#include "replicator/fold.h"
+
+#define DELTA_FILE_MIN (16u << 10)
+
+struct set;
+struct deltas;
+
+enum plan_state { PLAN_WORKING, PLAN_READY, PLAN_NONE };
+struct delta_plan {
+	enum plan_state state;
+	struct cdm_dot version, base;
+	char *base_path;          /* with READY: where the base is, "" = at the save's own path */
+	size_t base_path_len;
+	uint64_t base_size;
+	struct delta_found found;
+	struct bytes copies;      /* encoded */
+
+	unsigned refs;            /* private to deltas.c from here */
+	struct delta_plan *next, *next_like;
+	bool found_any;           /* written by the worker */
+	struct deltas *deltas;
+	struct item *item;        /* a copy for the worker */
+	struct set *set;
+};
+
+/* NULL on failure (logged): then everything travels whole. */
+struct deltas *deltas_new(struct set *s);
+void deltas_stop(struct deltas *d);   /* ends the threads; done callbacks may still come to the loop */
+void deltas_free(struct deltas **d);
+
+/* What earlier runs remembered is still being read: nothing is known of any save yet. The peers are kicked when that ends. */
+bool deltas_opening(const struct deltas *d);
+/* This save will be sent soon: begin what takes time. */
+void deltas_expect(struct deltas *d, const struct item *item);
+/* Its plan, to be released; the peers are kicked when WORKING ends. NULL: it travels whole. */
+struct delta_plan *deltas_take(struct deltas *d, const struct item *item);
+void deltas_release(struct delta_plan **plan);
+
+/* What of the receiver's content the save builds on: what it was rewritten from, else what it replaced. */
+struct cdm_dot deltas_base(const struct cdm_change *c);
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What travels of a rewritten file is what changed, and a base that is not what it should be is found out. */
+#include "tests/cluster/story.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "common/io.h"
+
+#define MIB (1 << 20)
+
+/* All nodes together. */
+static int64_t total(const char *name)
+{
+	int64_t sum = 0;
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		sum += counter(lab_node_name(lab, i), name);
+	return sum;
+}
+
+static bool all_signed(void *arg, char *seen)
+{
+	int64_t waiting = total("signing");
+	snprintf(seen, 512, "%lld saves wait for their signature", (long long)waiting);
+	return !waiting;
+}
+
+/* Saved, shipped, and remembered by whoever ships it on. */
+static void shipped(const char *command)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	int64_t before = total("signatures");
+	shell("n1", "%s", command);
+	everywhere_equal();
+	if (lab_wait_for(all_signed, NULL, STORY_MS, "signatures of what was shipped", &err) < 0)
+		fail_msg("%s", err.text);
+	assert_true(total("signatures") > before);
+}
+
+/* Bytes of content that a command of n1 puts on all links together, until all are equal. */
+static int64_t travels(const char *command)
+{
+	int64_t before = total("content_sent_bytes");
+	shell("n1", "%s", command);
+	everywhere_equal();
+	return total("content_sent_bytes") - before;
+}
+
+#define LINKS (lab_node_count(lab) - 1)
+
+static void an_insertion_and_a_rename_over(void **state)
+{
+	shipped("head -c 8M /dev/urandom > large");
+	int64_t applied = total("deltas_applied");
+	int64_t sent = travels("(head -c 1000000 large; head -c 100001 /dev/urandom; tail -c +1000001 large) > large.new && mv large.new large");
+	assert_in_range(sent, LINKS * 100001, LINKS * (100001 + 4096));
+	assert_int_equal(total("deltas_applied") - applied, LINKS);
+	sent = travels("(head -c 2000000 large; tail -c +2000100 large; date) > large.new && mv large.new large");
+	assert_in_range(sent, 1, LINKS * 8192);
+	assert_int_equal(total("deltas_refused"), 0);
+	assert_int_equal(total("needs_sent"), 0);
+}
+
+static void written_anew_in_place(void **state)
+{
+	shipped("seq 300000 > numbers");
+	assert_in_range(travels("sed 's/^777$/something else/' numbers > /tmp/numbers.$$ && cat /tmp/numbers.$$ > numbers && rm /tmp/numbers.$$"), 1, LINKS * 4096);
+	assert_int_equal(total("deltas_refused"), 0);
+}
+
+static void the_next_version_under_another_name(void **state)
+{
+	shipped("mkdir js && head -c 300000 /dev/urandom > js/app.3f2a.js");
+	int64_t sent = travels("(echo '// next'; cat js/app.3f2a.js) > js/.app.77b1.js.tmp && mv js/.app.77b1.js.tmp js/app.77b1.js");
+	assert_in_range(sent, 1, LINKS * 4096);
+	assert_int_equal(total("deltas_refused"), 0);
+}
+
+static void holes_stay(void **state)
+{
+	struct stat st;
+	shipped("f=$(mktemp) && truncate -s 200M $f && head -c 100000 /dev/urandom | dd of=$f bs=1M seek=50 conv=notrunc status=none && "
+		"cp --sparse=always $f sparse && rm $f");
+	assert_in_range(travels("cp --sparse=always sparse sparse.new && echo end >> sparse.new && mv sparse.new sparse"), 1, LINKS * 8192);
+	for (unsigned i = 0; i < lab_node_count(lab); i++) {
+		char *path = lab_store_path(lab, lab_node_name(lab, i), "sparse");
+		assert_int_equal(stat(path, &st), 0);
+		assert_in_range(st.st_blocks * 512, 1, MIB);
+		free(path);
+	}
+}
+
+/* Somebody, or a disk, changed the base behind everybody's back: the digest tells. */
+static void a_corrupted_base(void **state)
+{
+	shipped("head -c 1M /dev/urandom > victim");
+	char *path = lab_store_path(lab, "n2", "victim");
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(cdm_pwrite_all(fd, "corrupted", 9, 500000), 0);
+	close(fd);
+	free(path);
+	int64_t refused = counter("n2", "deltas_refused");
+	shell("n1", "(echo first; cat victim) > victim.new && mv victim.new victim");
+	everywhere_equal();
+	assert_int_equal(counter("n2", "deltas_refused") - refused, 1);
+}
+
+static void a_base_that_somebody_else_changed(void **state)
+{
+	shipped("head -c 1M /dev/urandom > both");
+	cut("n2");
+	shell("n2", "(echo two; cat both) > both.new && mv both.new both");
+	shell("n1", "(cat both; echo one) > both.new && mv both.new both");
+	shell("n1", "head -c 50000 both > both.tail && (cat both.tail both) > both.new && mv both.new both && rm both.tail");
+	healed("n2");
+	everywhere_equal();
+}
+
+static void many_versions_quickly(void **state)
+{
+	shipped("mkdir many && for f in $(seq 30); do head -c 50000 /dev/urandom > many/$f; done");
+	shell("n1", "cd many && for i in $(seq 20); do for f in $(seq 30); do (head -c 3000 $f; echo version $i; tail -c +3000 $f) > $f.new && mv $f.new $f; done; done");
+	everywhere_equal();
+	shell("n1", "cd many && for i in $(seq 20); do for f in $(seq 30); do (head -c 70000 $f; echo $i) > ../x && cat ../x > $f; done; done; rm ../x");
+	everywhere_equal();
+}
+
+static void known_after_a_restart(void **state)
+{
+	shipped("head -c 2M /dev/urandom > old");
+	killed("n1", LAB_REPLICATOR);
+	shell("n1", "(cat old; echo more) > old.new && mv old.new old");
+	started("n1", LAB_REPLICATOR);
+	everywhere_equal();
+	/* Its counts are those since its start. Where the link's end made them compare trees, the file came so. */
+	assert_true(counter("n1", "deltas_sent") > 0 || total("resync_fetched") > 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(an_insertion_and_a_rename_over),
+		cmocka_unit_test(written_anew_in_place),
+		cmocka_unit_test(the_next_version_under_another_name),
+		cmocka_unit_test(holes_stay),
+		cmocka_unit_test(a_corrupted_base),
+		cmocka_unit_test(a_base_that_somebody_else_changed),
+		cmocka_unit_test(many_versions_quickly),
+		cmocka_unit_test(known_after_a_restart),
+	};
+	return STORIES("delta", ((struct lab_options){.nodes = 3, .netns = true}), stories);
+}

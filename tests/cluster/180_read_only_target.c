@@ -75,6 +75,25 @@ static void swap_and_backup_files_stay_where_they_are(void **state)
 	absent("n2", "page.html");
 }
 
+/* What its start-up check finds a pure target must not send: it has no right to. */
+static void its_power_is_pulled(void **state)
+{
+	shell("n1", "mkdir -p pulled/sub && for i in $(seq 50); do echo $i > pulled/file-$i; done && ln -s file-1 pulled/link");
+	in_sync();
+	shell("n1", "for i in $(seq 30); do echo again > pulled/file-$i; done && rm pulled/file-5?; mkdir pulled/new && echo x > pulled/new/file");
+	node_killed("n2");
+	shell("n1", "cd / && umount -l %s %s/full %s; rm -rf %s/*; echo while-it-is-off > %s/pulled/file-40", lab_mount(lab, "n2"), lab_run_dir(lab, "n2"),
+		lab_run_dir(lab, "n2"), lab_run_dir(lab, "n2"), lab_mount(lab, "n1"));
+	node_started("n2");
+	in_sync();
+	has_text("n2", "pulled/file-1", "again\n");
+	has_text("n2", "pulled/new/file", "x\n");
+	everywhere_equal_below("pulled");
+	shell("n1", "echo later > pulled/file-2");
+	gets_text("n2", "pulled/file-2", "later\n");
+	everywhere_equal_below("pulled");
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -82,6 +101,7 @@ int main(void)
 		cmocka_unit_test(every_way_to_change_it_is_refused),
 		cmocka_unit_test(local_paths_belong_to_the_node),
 		cmocka_unit_test(swap_and_backup_files_stay_where_they_are),
+		cmocka_unit_test(its_power_is_pulled),
 	};
 	return STORIES("read_only",
 		((struct lab_options){.nodes = 3, .sources = "n1", .exclude = "*.bak", .local = "cache/**,config.local.php"}), stories);

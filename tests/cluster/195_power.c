@@ -340,10 +340,53 @@ static void nothing_acknowledged_is_lost(void **state)
 	}
 }
 
+/* The same for a node's memory only: its journal is known to its last checkpoint, the store has everything. Its replicator, which makes the
+ * checkpoints, was off while `command` was done there. */
+static void memory_lost(const char *node, const char *command)
+{
+	killed(node, LAB_REPLICATOR);
+	shell(node, "%s", command);
+	node_killed(node);
+	here("umount -l %s %s/full %s; rm -rf %s/*", lab_mount(lab, node), lab_run_dir(lab, node), lab_run_dir(lab, node), lab_run_dir(lab, node));
+	node_started(node);
+	all_are_back();
+	everywhere_equal();
+}
+
+static void what_was_not_synced_gives_way(void **state)
+{
+	shell("n2", "mkdir rules && for f in rewritten replaced synced synced-then-rewritten; do echo old > rules/$f; done");
+	everywhere_equal();
+	unsigned kept = kept_files("n2", "conflicts");
+	memory_lost("n2", "cd rules && echo new > rewritten && echo new > .tmp && mv .tmp replaced && echo new > created && ln -s created link && mkdir dir && "
+			  "echo new | dd of=synced conv=fsync status=none && echo new | dd of=synced-then-rewritten conv=fsync status=none && echo newer > synced-then-rewritten");
+	has_text("n2", "rules/rewritten", "old\n"); /* might have been half; the others have it whole */
+	has_text("n2", "rules/replaced", "old\n");
+	has_text("n1", "rules/synced", "new\n");
+	has_text("n3", "rules/created", "new\n");
+	has_text("n2", "rules/synced-then-rewritten", "old\n");
+	assert_true(exists("n1", "rules/link") && exists("n3", "rules/dir"));
+	assert_int_equal(kept_files("n2", "conflicts"), kept + 3);
+	shell("n2", "echo afterwards > rules/created");
+	gets_text("n1", "rules/created", "afterwards\n");
+}
+
+static void more_than_is_remembered(void **state)
+{
+	shell("n2", "mkdir crowd && for i in $(seq 20); do echo old > crowd/known-$i; done");
+	everywhere_equal();
+	memory_lost("n2", "cd crowd && for i in $(seq 4500); do echo $i > new-$i; done; for i in $(seq 20); do echo new > known-$i; done");
+	assert_true(counter("n2", "full_resync_count") > 0);
+	has_text("n1", "crowd/known-20", "old\n");
+	has_text("n3", "crowd/new-4500", "4500\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
-		cmocka_unit_test_setup_teardown(nothing_acknowledged_is_lost, give_disks, take_disks),
+		cmocka_unit_test(what_was_not_synced_gives_way),
+		cmocka_unit_test(more_than_is_remembered),
+		cmocka_unit_test_setup_teardown(nothing_acknowledged_is_lost, give_disks, take_disks), /* the last: it leaves other stores */
 	};
 	return STORIES("power", ((struct lab_options){.nodes = 3, .journal = "64M"}), stories);
 }

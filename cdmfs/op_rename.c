@@ -293,7 +293,34 @@ static void publish_moved(struct fs *fs, const struct act *a, const struct renam
 		saver_expect(fs, m->victim.id, true);
 }
 
-/* 1: a directory is involved and the tree is not locked for that; 0 or -errno: done. */
+#define TRY_EXCLUSIVE 1 /* a directory is involved and the tree is not locked for that */
+#define TRY_PUBLISHED 2 /* the others are still to be told of the old name */
+
+static int rename_look(struct act *a, struct renaming *m, bool exclusive)
+{
+	struct fs *fs = a->rq->fs;
+	int r = find_both(fs, m);
+
+	if (r == 0 && involves_directory(m) && !exclusive)
+		return TRY_EXCLUSIVE;
+	if (r == 0)
+		r = rename_paths(a, m);
+	if (r == 0 && !act_is_announced(a) && saver_is_publishing(fs, m->path.path, m->path.len))
+		r = TRY_PUBLISHED;
+	return r;
+}
+
+static int rename_end(struct act *a, struct renaming *m, int r)
+{
+	r = act_end(a, r);
+	if (r == 0 && !act_is_announced(a) && !a->silent)
+		publish_moved(a->rq->fs, a, m);
+	else
+		publish_forget(a->rq->fs, m->note);
+	return r;
+}
+
+/* TRY_…: not now; 0 or -errno: done. */
 static int rename_try(struct request *rq, struct renaming *m, struct act *a, bool exclusive)
 {
 	struct fs *fs = rq->fs;
@@ -306,21 +333,12 @@ static int rename_try(struct request *rq, struct renaming *m, struct act *a, boo
 	if (r == 0) {
 		m->dirfd = dir->fd;
 		m->dirfd2 = dir2->fd;
-		r = find_both(fs, m);
+		r = rename_look(a, m, exclusive);
 	}
-	if (r == 0 && involves_directory(m) && !exclusive) {
-		r = 1;
-	} else {
-		if (r == 0)
-			r = rename_paths(a, m);
-		if (r == 0)
-			r = rename_found(a, m);
-		r = act_end(a, r);
-		if (r == 0 && !act_is_announced(a) && !a->silent)
-			publish_moved(fs, a, m);
-		else
-			publish_forget(fs, m->note);
-	}
+	if (r == 0)
+		r = rename_found(a, m);
+	if (r <= 0)
+		r = rename_end(a, m, r);
 	object_close(&m->o);
 	object_close(&m->victim);
 	node_return(fs, dir2);
@@ -348,7 +366,7 @@ static int rename_any(struct request *rq, struct renaming *m)
 	r = act_init(&a, rq, CDM_OP_RENAME, CDM_CALL_RENAME);
 	if (r < 0)
 		return r;
-	for (bool exclusive = false;; exclusive = true) {
+	for (bool exclusive = false;;) {
 		if (exclusive)
 			pthread_rwlock_wrlock(&fs->tree);
 		else
@@ -359,6 +377,12 @@ static int rename_any(struct request *rq, struct renaming *m)
 		pthread_rwlock_unlock(&fs->tree);
 		if (r <= 0)
 			return r;
+		exclusive |= r == TRY_EXCLUSIVE;
+		if (r == TRY_PUBLISHED) {
+			alive_waits(rq->worker);
+			if (!saver_wait_published(fs, m->path.path, m->path.len))
+				return OP_SILENT; /* the next server is asked again */
+		}
 	}
 }
 

@@ -27,6 +27,13 @@ void saver_publish_tree(struct fs *fs, const char *path, size_t len, uint64_t no
  * returns. -EROFS on a pure target. */
 int saver_renew_tree(struct fs *fs, const char *path, size_t len);
 
+/* Is something at, below or above this path still to be told in that way? Until then a rename of it would speak of a name that nobody knows. */
+bool saver_is_publishing(struct fs *fs, const char *path, size_t len);
+/* Wait until it is told; false: the server ends before that. The caller holds no lock. */
+bool saver_wait_published(struct fs *fs, const char *path, size_t len);
+/* fs->ending was set. */
+void saver_wake_waiters(struct fs *fs);
+
 /* Append SAVE if the node has unsaved content and a name. Takes the locks it needs; the caller holds none. looked_ns: when it was
  * looked for writers, 0 = no matter. */
 void save_node(struct fs *fs, uint64_t id, int64_t looked_ns);

@@ -49,7 +49,8 @@ struct saver {
 	} invalidate[INVALIDATE_MAX];
 	unsigned invalidate_count;
 	pthread_cond_t room; /* in invalidate */
-	struct tree_job *jobs, **jobs_end;
+	struct tree_job *jobs, **jobs_end; /* the first is under way */
+	pthread_cond_t published;          /* one of them is over */
 };
 
 static int64_t mono_ns(void)
@@ -310,22 +311,87 @@ int saver_renew_tree(struct fs *fs, const char *path, size_t len)
 	return atomic_load(&fs->read_only) ? -EROFS : walk_tree(fs, path, len, publish_one, NULL);
 }
 
+static bool overlaps(const struct tree_job *j, const char *path, size_t len)
+{
+	size_t common = j->len < len ? j->len : len;
+
+	return memcmp(j->path, path, common) == 0 && (j->len == len || (j->len < len ? path : j->path)[common] == '/');
+}
+
+static bool is_publishing_locked(const struct saver *s, const char *path, size_t len)
+{
+	for (const struct tree_job *j = s->jobs; j; j = j->next)
+		if (overlaps(j, path, len))
+			return true;
+	return false;
+}
+
+bool saver_is_publishing(struct fs *fs, const char *path, size_t len)
+{
+	struct saver *s = fs->saver;
+	bool r;
+
+	pthread_mutex_lock(&s->mtx);
+	r = is_publishing_locked(s, path, len);
+	pthread_mutex_unlock(&s->mtx);
+	return r;
+}
+
+bool saver_wait_published(struct fs *fs, const char *path, size_t len)
+{
+	struct saver *s = fs->saver;
+	bool told;
+
+	pthread_mutex_lock(&s->mtx);
+	while (!(told = !is_publishing_locked(s, path, len)) && !atomic_load(&fs->ending))
+		pthread_cond_wait(&s->published, &s->mtx);
+	pthread_mutex_unlock(&s->mtx);
+	return told;
+}
+
+void saver_wake_waiters(struct fs *fs)
+{
+	struct saver *s = fs->saver;
+
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->mtx);
+	pthread_cond_broadcast(&s->published);
+	pthread_mutex_unlock(&s->mtx);
+}
+
+static struct tree_job *first_job(struct saver *s)
+{
+	struct tree_job *j;
+
+	pthread_mutex_lock(&s->mtx);
+	j = s->jobs;
+	pthread_mutex_unlock(&s->mtx);
+	return j;
+}
+
+static void drop_first_job(struct saver *s)
+{
+	struct tree_job *j;
+
+	pthread_mutex_lock(&s->mtx);
+	j = s->jobs;
+	s->jobs = j->next;
+	if (!s->jobs)
+		s->jobs_end = &s->jobs;
+	pthread_cond_broadcast(&s->published);
+	pthread_mutex_unlock(&s->mtx);
+	free(j);
+}
+
 static void run_jobs(struct saver *s)
 {
-	for (;;) {
-		pthread_mutex_lock(&s->mtx);
-		struct tree_job *j = s->jobs;
-		if (j) {
-			s->jobs = j->next;
-			if (!s->jobs)
-				s->jobs_end = &s->jobs;
-		}
-		pthread_mutex_unlock(&s->mtx);
-		if (!j)
-			return;
+	struct tree_job *j;
+
+	while ((j = first_job(s))) {
 		walk_tree(s->fs, j->path, j->len, publish_one, NULL);
 		publish_forget(s->fs, j->note);
-		free(j);
+		drop_first_job(s);
 	}
 }
 
@@ -363,6 +429,7 @@ int saver_start(struct fs *fs, struct cdm_error *err)
 	s->jobs_end = &s->jobs;
 	s->next_due_ns = INT64_MAX;
 	pthread_mutex_init(&s->mtx, NULL);
+	pthread_cond_init(&s->published, NULL);
 	pthread_cond_init(&s->room, NULL);
 	fs->saver = s;
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -409,5 +476,6 @@ void saver_stop(struct fs *fs, bool final)
 		close(s->wake_fd);
 	free(s->expected);
 	pthread_mutex_destroy(&s->mtx);
+	pthread_cond_destroy(&s->published);
 	free(s);
 }

@@ -312,6 +312,7 @@ static void join_worker(struct worker *w)
 static void stop_workers(struct server *s)
 {
 	atomic_store(&s->fs.ending, true);
+	saver_wake_waiters(&s->fs);
 	for (unsigned i = 0; i < s->running; i++) {
 		join_worker(&s->workers[i]);
 		munmap(s->workers[i].in, WORKER_BUFFER);

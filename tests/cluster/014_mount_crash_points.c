@@ -450,6 +450,10 @@ static int do_rename_out_of_local(void) { return renameat(dir, "a.local", dir, "
 static bool is_out_of_local(void) { return !there("a.local") && holds("new", "content of a"); }
 static int do_link_out_of_local(void) { return linkat(dir, "a.local", dir, "new", 0); }
 static bool is_linked_out_of_local(void) { return links_of("a.local") == 2 && holds("new", "content of a"); }
+static int do_rename_out_and_on(void)
+{
+	return renameat(dir, "a.local", dir, "b") < 0 ? -1 : renameat(dir, "b", dir, "new");
+}
 static void local_tree(void)
 {
 	assert_int_equal(mkdirat(dir, "a.local", 0755), 0);
@@ -486,6 +490,8 @@ static const struct operation {
 	{"mapping", one_file, do_map, is_written}, {"tmpfile", nothing, do_unnamed, is_unnamed},
 	{"rename out of local", local_file, do_rename_out_of_local, is_out_of_local},
 	{"link out of local", local_file, do_link_out_of_local, is_linked_out_of_local},
+	{"rename out of local and on", local_file, do_rename_out_and_on, is_out_of_local},
+	{"rename tree out of local and on", local_tree, do_rename_out_and_on, is_tree_out_of_local},
 	{"rename tree out of local", local_tree, do_rename_out_of_local, is_tree_out_of_local}, {"mkdir with ACLs", with_default_acl, do_mkdir, is_mkdir_with_acl},
 	{"tmpfile and link", nothing, do_tmpfile_link, is_tmpfile_linked}, {"refused mkdir", one_file, do_existing, is_unchanged},
 };

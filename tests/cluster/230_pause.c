@@ -53,10 +53,10 @@ static void a_group_is_paused(void **state)
 	save("n1", "in-g1", "for g1 only");
 	save("n2", "in-g2", "waits in the journal of n2");
 	gets_text("n3", "in-g1", "for g1 only");
+	SAID("n1", 0, "cdmfs-stat " LAB_SET " --wait --group g1", "on 2 of 2 in g1");
 	SAID("n1", 3, "cdmfs-stat " LAB_SET, "the set is paused (cdmctl set resume)", "NOT IN SYNC (2 of 4)");
 	command_comes_to_say("n1", "cdmctl status " LAB_SET, "paused since");
 	SAID("n1", 3, "cdmfs-stat " LAB_SET " --wait --fail-fast", "paused");
-	SAID("n1", 0, "cdmfs-stat " LAB_SET " --wait --group g1", "on 2 of 2 in g1");
 	SAID("n1", 0, "cdmctl set show " LAB_SET, "@g2");
 	absent("n2", "in-g1");
 	absent("n4", "in-g1");

@@ -63,7 +63,7 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 	if (cdm_dot_is_none(found->found.dot) || unversioned)
 		return INCOMING_WINS_KEEP_OLD;
 	if (mine.clock == CDM_CLOCK_UNSURE && found->found.clock != CDM_CLOCK_UNSURE)
-		return LOCAL_WINS;
+		return in->decisive ? INCOMING_WINS_KEEP_OLD : LOCAL_WINS;
 	enum seen seen = is_told_again(in) ? UNSEEN : conflict_seen(pub, in, found);
 	if (seen != UNSEEN) /* what the author made of what he saw counts, be it an older content under this name */
 		return seen == SEEN ? INCOMING_WINS : LOCAL_WINS;

@@ -399,7 +399,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	if (joins_group(c, path, len, theirs, NULL))
 		return;
 	forget_inode(c, theirs);
-	want_add(c, path, len);
+	want_add(c, path, len)->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
 }
 
 static int order(const struct entry *a, const struct entry *b)

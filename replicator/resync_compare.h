@@ -32,6 +32,7 @@ struct want { /* something that must become as the sender has it */
 	int64_t parent_mtime_ns;
 	uint64_t ticket;      /* 0 = not asked for yet */
 	bool answered;
+	bool again;           /* incoming.again */
 	struct incoming *in;  /* the answer, or what is to be done without asking */
 };
 

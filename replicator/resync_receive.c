@@ -294,6 +294,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
 		answer->decisive = in->shared.decisive;
+		answer->again = w->again && c->op == CDM_OP_SAVE;
 		cdm_vector_copy(&answer->context, &in->shared.sender);
 		w->in = answer;
 		in->fetched++;

@@ -379,6 +379,7 @@ static void more_than_is_remembered(void **state)
 	assert_true(counter("n2", "full_resync_count") > 0);
 	has_text("n1", "crowd/known-20", "old\n");
 	has_text("n3", "crowd/new-4500", "4500\n");
+	remove_tree("n2", "crowd");
 }
 
 int main(void)

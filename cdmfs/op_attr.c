@@ -134,6 +134,8 @@ static int attr_begin(struct attr_change *c)
 		return r;
 	act_set_path(a, &p);
 	a->silent = p.place == PLACE_STAGING && !act_is_announced(a);
+	if (p.place == PLACE_NONE) /* removed, and still open: an empty path would mean the root to the others */
+		a->c.flags |= CDM_CH_UNSAVED;
 	o.fd = c->fd;
 	o.st = c->st;
 	if (S_ISREG(c->st.st_mode) && c->st.st_nlink > 1)

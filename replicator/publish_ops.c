@@ -168,7 +168,8 @@ static int after_refusal(struct publisher *pub, struct incoming *in, const char 
 	const struct cdm_change *c = &in->carried.change;
 	enum verdict verdict = conflict_decide(pub, in, found);
 	step->a.flags = 0;
-	pub->odd |= c->op != CDM_OP_SAVE || verdict == TYPE_CLASH || verdict == ABSENT; /* of two saves the higher wins everywhere */
+	/* Of two saves the higher wins everywhere, but a removal of that one may come before or after the other. */
+	pub->odd |= c->op != CDM_OP_SAVE || (verdict != SAME && conflict_seen(pub, in, found) == UNSEEN);
 	switch (verdict) {
 	case ABSENT:
 		step->a.expect = CDM_EXPECT_ABSENT;

@@ -99,6 +99,13 @@ static void attributes_between(void **state)
 	quickly("attributes", "chmod 600 old; mv old a; setfattr -n user.x -v 1 a; pace; touch -d 2001-01-01 a; mv a old; chmod 640 old; setfattr -x user.x old");
 }
 
+static void attributes_of_removed_files(void **state)
+{
+	quickly("removed-attributes", "exec 5<> old; exec 6< other; rm old other; pace; chmod 711 /dev/fd/5; touch -d 2001-01-01 /dev/fd/6; "
+				      "setfattr -n user.x -v 1 /dev/fd/5; exec 5>&- 6<&-");
+	everywhere_equal();
+}
+
 static void emptied_and_removed_directories(void **state)
 {
 	quickly("dirs", "mkdir -p a/b/c; echo x > a/b/c/f; mv a/b b; pace; rm -r a; mv b a; rm a/c/f; rmdir a/c; mkdir a/c");
@@ -166,6 +173,7 @@ int main(void)
 		cmocka_unit_test(unsaved_over_a_known_name_and_removed),
 		cmocka_unit_test(linked_and_one_name_replaced),
 		cmocka_unit_test(attributes_between),
+		cmocka_unit_test(attributes_of_removed_files),
 		cmocka_unit_test(emptied_and_removed_directories),
 		cmocka_unit_test(exchanges),
 	};

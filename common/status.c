@@ -114,6 +114,8 @@ void cdm_status_print(const json_t *status)
 		add_node(table, node);
 	}
 	cdm_table_print(&table);
+	if (!json_array_size(json_object_get(status, "nodes")))
+		puts("(no nodes yet: cdmctl node token, cdmctl set change)");
 	cdm_status_print_open(json_object_get(status, "open"));
 	fputs("set ", stdout);
 	cdm_text_put(text_of(status, "set"));

@@ -55,7 +55,7 @@ static void children_compare(struct set *s)
 static void settle(struct set *s)
 {
 	s->doubt.raised = false;
-	s->doubt.rounds = 0;
+	s->doubt.rounds = s->doubt.waits = 0;
 	children_compare(s);
 	state_changed(s);
 }
@@ -89,7 +89,7 @@ static void on_timer(void *arg)
 void doubt_raise(struct set *s)
 {
 	bool before = s->doubt.raised;
-	s->doubt.raised = true;
+	s->doubt.raised = s->doubt.raised_since = true;
 	wait_for(s, QUIET_MS);
 	if (!before)
 		state_changed(s);
@@ -103,17 +103,15 @@ void doubt_parent_is_there(struct set *s)
 
 void doubt_asked(struct peer *p)
 {
-	if (p->verifying || p->verify_wanted)
-		return;
-	p->verify_wanted = true;
+	p->verify_wanted = true; /* also while it compares: what it looks at may have changed since */
 	state_changed(p->set);
 	ship_kick(p);
 }
 
 bool doubt_begin_verify(struct peer *p)
 {
-	if (!p->verify_wanted)
-		return false;
+	if (!p->verify_wanted || p->verifying || (p->set->doubt.raised && parent_peer(p->set)))
+		return false; /* in the last case when we have compared with our own parent */
 	p->verify_wanted = false;
 	p->verifying = true;
 	p->set->doubt.began_ms = cdm_now_ms();
@@ -127,28 +125,36 @@ void doubt_compared(struct set *s, bool decisive, bool changed)
 		return;
 	took(s, s->doubt.began_ms);
 	cdm_timer_cancel(&s->doubt.timer);
-	if (decisive && !changed) {
+	if (decisive && !changed && !s->doubt.raised_since) {
 		settle(s);
 		return;
 	}
-	if (++s->doubt.rounds >= ROUNDS_MAX) {
+	s->doubt.rounds += changed;
+	if (s->doubt.rounds >= ROUNDS_MAX) {
 		cdm_log(trees_differ, cdm_str("set", set_name(s)), cdm_uint("comparisons", s->doubt.rounds));
 		settle(s);
 		return;
 	}
-	int64_t ms = (int64_t)QUIET_MS << (s->doubt.rounds - 1);
+	unsigned shift = s->doubt.waits < 9 ? s->doubt.waits++ : 9;
+	int64_t ms = (int64_t)QUIET_MS << shift;
 	wait_for(s, ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
 }
 
 void doubt_child_done(struct peer *p)
 {
-	bool compared = p->verifying;
-	if (!compared && !p->verify_wanted)
+	if (!p->verifying)
 		return;
-	p->verifying = p->verify_wanted = false;
-	if (compared)
-		took(p->set, p->set->doubt.began_ms);
+	p->verifying = false;
+	took(p->set, p->set->doubt.began_ms);
 	state_changed(p->set);
+}
+
+void doubt_child_gone(struct peer *p)
+{
+	bool open = p->verifying || p->verify_wanted;
+	p->verifying = p->verify_wanted = false;
+	if (open)
+		state_changed(p->set);
 }
 
 void doubt_stop(struct set *s)

@@ -346,7 +346,8 @@ static void add_skip(struct publisher *pub, struct incoming *in)
 static void add_done(struct publisher *pub, struct incoming *in)
 {
 	struct cdm_change c = record_of(pub, in);
-	if (cdm_change_encoded_max(&c) > RECORD_MAX) {
+	bool ours = CDM_ORIGIN_NODE(c.dot.origin) == pub->set->node->id->number; /* the journal takes no operation of ours from others */
+	if (ours || cdm_change_encoded_max(&c) > RECORD_MAX) {
 		add_skip(pub, in);
 		return;
 	}
@@ -478,6 +479,8 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 			return false;
 		if (r == APPLIED && in->again)
 			record_again(pub, &in->carried.change);
+		if (r != APPLIED)
+			contexts_fini(&pub->told); /* what was said with it was not journaled */
 		if (pub->odd || (r != APPLIED && r != APPLY_RETRY && r != APPLY_NOTHING))
 			doubt_note(pub->job, in);
 		if (r == APPLIED) {
@@ -539,6 +542,11 @@ static bool flush_all(struct publisher *pub)
 			return true;
 		if (!mount_is_gone(r))
 			cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
+		if (r == -EINVAL || r == -EBADMSG) { /* it will not be taken the next time either; the peer sends it again */
+			pub->records.len = 0;
+			pub->records_matter = false;
+			return false;
+		}
 		publisher_close(pub);
 		if (!wait_ms(pub, RETRY_MOUNT_MS))
 			return false;

@@ -169,8 +169,10 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	_cleanup_close_ int fd = call.fd;
 	struct stat st;
 	pub->odd |= !cdm_dot_equal(stamp.content.dot, c->version.dot);
-	if (fstat(fd, &st) < 0 || (!in->decisive && attributes_are_newer(&stamp, c)))
+	if (fstat(fd, &st) < 0 || (!in->decisive && attributes_are_newer(&stamp, c))) {
+		pub->odd = true; /* one clock for all attributes: the later change may have been of another one */
 		return APPLY_NOTHING;
+	}
 	struct cdm_attr attr = c->attr;
 	int64_t mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 	if (in->mtime_was_ns && mtime_ns != in->mtime_was_ns && mtime_ns > attr.mtime_ns)
@@ -290,8 +292,10 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
 	pub->odd |= !cdm_dot_equal(stamp.content.dot, c->version.dot);
-	if (attributes_are_newer(&stamp, c))
+	if (attributes_are_newer(&stamp, c)) {
+		pub->odd = true;
 		return APPLY_NOTHING;
+	}
 	struct cdm_change record = record_of(pub, in);
 	struct step step;
 	step_init(&step, c->op == CDM_OP_SETXATTR ? CDM_CALL_SETXATTR : CDM_CALL_REMOVEXATTR, in, &record);
@@ -416,6 +420,7 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 		return r == -ESTALE ? APPLY_RETRY : cdm_fail(err, -r, "write into %.*s", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
 	bool ours_newer, xattrs_differ;
 	look_at_attributes(pub, in, &ours_newer, &xattrs_differ);
+	pub->odd |= ours_newer;
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mode = k->mode, .uid = k->uid, .gid = k->gid, .mtime_ns = k->mtime_ns};
 	if (!ours_newer && (st.st_uid != stage_uid(in, k->uid) || st.st_gid != stage_gid(in, k->gid)))
 		attr.mask |= CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MODE;

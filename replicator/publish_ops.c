@@ -619,6 +619,7 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	bool known = stamp_here(pub, c->path, c->path_len, &from, &subject) && stamp_here(pub, c->path2, c->path2_len, &to, &other);
 	found.found = known ? to.content : found.found;
 	bool seen = known && (cdm_dot_equal(from.content.dot, to.content.dot) || conflict_seen(pub, in, &found) != UNSEEN);
+	pub->odd |= !seen;
 	step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
 	r = publisher_call(pub, &step, call_rename, &n, NULL);
 	if (!seen)

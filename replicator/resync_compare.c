@@ -378,6 +378,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	}
 	if (S_ISDIR(ours->mode)) {
 		size_t dir_len = len > ours->name_len ? len - ours->name_len - 1 : 0;
+		c->clash = true;
 		only_here(c, path, dir_len, ours, true); /* it goes if the sender knew it; the file comes with the next comparison */
 		return;
 	}

@@ -76,6 +76,7 @@ struct compare { /* one directory */
 	struct todo *subdirs;
 	struct want *wants, **wants_tail;
 	struct removal *removals, **removals_tail; /* a directory before what is in it */
+	bool clash; /* a directory here where the sender has something else: that comes when the directory is gone */
 	uint64_t same, seen;
 };
 /* Takes dir and listing. */

@@ -49,6 +49,7 @@ struct resync_in {
 	struct cdm_timer *timer;     /* held: look again then */
 	struct hold hold;
 	uint64_t rejected;           /* how much the round before brought back */
+	bool clash, clash_tried;     /* directories in the way of other things: once they are gone, compare again, once */
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool orphan;
 };
@@ -151,6 +152,7 @@ static void compare_finished(void *arg)
 	}
 	if (!c->dir->len)
 		in->root_stays = c->stays;
+	in->clash |= c->clash;
 	in->same += c->same;
 	in->seen += c->seen;
 	count_up(&in->set->counters.resync_same, c->same);
@@ -516,7 +518,8 @@ static void submit_revival(struct resync_in *in)
 
 static void submit_removals(struct resync_in *in)
 {
-	in->once_more = in->removal_count > DECIDED_MAX;
+	in->once_more = in->removal_count > DECIDED_MAX || (in->clash && !in->clash_tried);
+	in->clash_tried |= in->clash;
 	struct job *job = job_new(in->set, in->serial, 0);
 	struct unseen *since = unseen_new(in->set, &in->shared.sender); /* names that came here while trees were compared */
 	while (in->removals) {
@@ -616,6 +619,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, bool verif
 	p->root_exact = in->shared.decisive;
 	s->resyncing = true;
 	s->doubt.raised |= verify;
+	s->doubt.raised_since = false;
 	s->doubt.began_ms = cdm_now_ms();
 	count_up(&s->counters.full_resync_count, 1);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", verify ? "after a conflict" : "the peer asks for it"));

@@ -292,7 +292,7 @@ void set_link_down(struct set *s, struct link *l)
 		p->subscribed = false;
 		adopt_peer_gone(p);
 		unsure_peer_gone(p);
-		doubt_child_done(p);
+		doubt_child_gone(p);
 		publisher_peer_gone(s->publisher, p->serial);
 		resync_free(p);
 		ship_free(p);

@@ -87,7 +87,9 @@ enum ship_phase { SHIP_WAIT, SHIP_SEEK, SHIP_STREAM, SHIP_RESYNC };
 
 struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
+	bool raised_since; /* while trees are being compared */
 	unsigned rounds;   /* comparisons that found something */
+	unsigned waits;    /* comparisons that were not the last one */
 	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
 	struct cdm_timer *timer;
 };
@@ -204,7 +206,8 @@ void doubt_asked(struct peer *p);
 /* A comparison with the parent ended. decisive: he knew all our changes when it began; changed: something was different. */
 void doubt_compared(struct set *s, bool decisive, bool changed);
 bool doubt_begin_verify(struct peer *p); /* it has all there is: is a comparison wanted? Then it was begun */
-void doubt_child_done(struct peer *p); /* or its link is gone */
+void doubt_child_done(struct peer *p);
+void doubt_child_gone(struct peer *p);
 bool doubt_is_open(const struct set *s);
 void doubt_stop(struct set *s);
 

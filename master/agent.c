@@ -44,6 +44,7 @@ struct agents {
 	struct agent *list;
 	struct agent **by_number;
 	size_t room, fresh;
+	uint32_t unknown; /* the highest number without a node that was shown: once told to the registry */
 };
 
 static void agent_free(struct agent *a)
@@ -199,8 +200,10 @@ static void take_hello(struct agent *a, const json_t *msg)
 	const char *name = json_string_value(json_object_get(msg, "node"));
 	json_int_t port = json_integer_value(json_object_get(msg, "listen_port"));
 	char addr[256];
-	if (!n) /* removed, or joined after the backup that this database is of */
+	if (!n && a->number > a->all->unknown) { /* removed, or joined after the backup that this database is of */
+		a->all->unknown = a->number;
 		registry_submit(m->registry, REG_NODE_UNKNOWN, json_pack("{s:I}", "number", (json_int_t)a->number), NULL, false, NULL, NULL);
+	}
 	if (!n || strcmp(n->name, a->cert.name) != 0) { /* numbers are not used again: whoever joins anew gets another one */
 		fail(a, "this node's certificate is not valid any more (removed or joined anew); join again");
 		return;

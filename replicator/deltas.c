@@ -15,7 +15,7 @@
 #define PLANS_BYTES (8u << 20)       /* and their copies */
 #define SIGNINGS_MAX 4096            /* waiting: beyond it new files get no signature */
 #define BUCKETS 1024                 /* power of two */
-#define SAVED_MIN 1024               /* a delta must save so much */
+#define SAVED_MIN 256                /* a delta must save so much */
 
 struct deltas {
 	struct set *set;
@@ -254,10 +254,16 @@ static void sign(struct deltas *d, const struct item *item)
 	cdm_worker_submit(d->signer, sign_work, sign_done, g);
 }
 
-static bool may_have_base(struct deltas *d, const struct cdm_change *c)
+/* The base to search for, none where the name must tell. False: there is none. A file that took the place of a known one before
+ * it was saved does not say of which. */
+static bool find_base(struct deltas *d, const struct cdm_change *c, struct cdm_dot *ret)
 {
-	struct cdm_dot base = deltas_base(c);
-	return cdm_dot_is_none(base) ? signatures_may_find_like(d->signatures, c->path, c->path_len) : signatures_has(d->signatures, base);
+	*ret = deltas_base(c);
+	if (!cdm_dot_is_none(*ret))
+		return signatures_has(d->signatures, *ret);
+	if (c->flags & CDM_CH_COVERS)
+		*ret = signatures_newest_at(d->signatures, c->path, c->path_len);
+	return !cdm_dot_is_none(*ret) || signatures_may_find_like(d->signatures, c->path, c->path_len);
 }
 
 static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
@@ -266,9 +272,11 @@ static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
 	if (!d || !d->ready || !item_is_whole_save(item) || item->bytes < DELTA_FILE_MIN || cdm_dot_is_none(c->version.dot) || !c->handle.len)
 		return NULL;
 	struct delta_plan *p = plan_find(d, c->version.dot);
-	if (p)
+	bool knows_more = p && p->state == PLAN_NONE && p->guessed && !cdm_dot_is_none(deltas_base(c)); /* renamed into place since */
+	if (p && !knows_more)
 		return p;
-	if (!may_have_base(d, c)) {
+	struct cdm_dot base;
+	if (!find_base(d, c, &base)) {
 		sign(d, item);
 		return NULL;
 	}
@@ -280,7 +288,8 @@ static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
 	p->deltas = d;
 	p->set = d->set;
 	p->version = c->version.dot;
-	p->base = deltas_base(c);
+	p->base = base;
+	p->guessed = cdm_dot_is_none(deltas_base(c));
 	p->refs = 2; /* ours, the worker's */
 	plan_add(d, p);
 	plans_trim(d);

@@ -11,7 +11,7 @@
 #include "replicator/delta.h"
 #include "replicator/fold.h"
 
-#define DELTA_FILE_MIN (16u << 10)
+#define DELTA_FILE_MIN (2u << 10)
 
 struct set;
 struct deltas;
@@ -23,6 +23,7 @@ struct delta_plan {
 	char *base_path;          /* with READY: where the base is, "" = at the save's own path */
 	size_t base_path_len;
 	uint64_t base_size;
+	bool guessed;             /* the save does not name the base */
 	struct delta_found found;
 	struct bytes copies;      /* encoded */
 

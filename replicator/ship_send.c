@@ -314,7 +314,7 @@ static bool plan_fits(const struct ship *ship)
 	const struct delta_plan *plan = ship->plan;
 	const struct cdm_change *c = &ship->current->change;
 	return plan->state == PLAN_READY && plan->found.size == ship->content->carried.size && cdm_vector_covers(&ship->peer->has, plan->base) &&
-		(plan->base_path_len ? cdm_dot_is_none(deltas_base(c)) : cdm_dot_equal(deltas_base(c), plan->base)) &&
+		(cdm_dot_equal(deltas_base(c), plan->base) || (plan->guessed && cdm_dot_is_none(deltas_base(c)))) &&
 		ship->batch_copies + plan->copies.len <= BATCH_COPIES_MAX;
 }
 

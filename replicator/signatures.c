@@ -13,20 +13,20 @@
 
 #define MAGIC 0x644d4443u /* "CDMd" */
 #define GENERATION 8      /* bytes before the first record */
-#define HEAD 64
-#define HEAD_SUMMED 56
+#define HEAD 72
+#define HEAD_SUMMED 64
 #define FILES 2
 
 struct entry {
 	struct cdm_dot dot;
-	uint64_t key, size, offset;
+	uint64_t key, path_hash, size, offset;
 	uint32_t length, file;
 };
 
 struct head {
 	uint32_t length, path_len, signature_len;
 	struct cdm_dot dot;
-	uint64_t key, size, sum;
+	uint64_t key, path_hash, size, sum;
 };
 
 struct signatures {
@@ -38,7 +38,7 @@ struct signatures {
 	unsigned current;
 	struct entry *entries; /* oldest first */
 	size_t count, room;
-	uint32_t *by_dot, *by_key; /* index + 1; of equal keys the newest */
+	uint32_t *by_dot, *by_key, *by_path; /* index + 1; of equal keys and paths the newest */
 	size_t mask;
 };
 
@@ -117,6 +117,10 @@ static void index_entry(struct signatures *s, size_t i)
 	while (s->by_dot[slot])
 		slot = (slot + 1) & s->mask;
 	s->by_dot[slot] = (uint32_t)i + 1;
+	slot = e->path_hash & s->mask;
+	while (s->by_path[slot] && s->entries[s->by_path[slot] - 1].path_hash != e->path_hash)
+		slot = (slot + 1) & s->mask;
+	s->by_path[slot] = (uint32_t)i + 1;
 	if (!e->key)
 		return;
 	slot = e->key & s->mask;
@@ -132,9 +136,11 @@ static void rebuild_index(struct signatures *s)
 		slots *= 2;
 	free(s->by_dot);
 	free(s->by_key);
+	free(s->by_path);
 	s->by_dot = calloc(slots, sizeof *s->by_dot);
 	s->by_key = calloc(slots, sizeof *s->by_key);
-	if (!s->by_dot || !s->by_key)
+	s->by_path = calloc(slots, sizeof *s->by_path);
+	if (!s->by_dot || !s->by_key || !s->by_path)
 		abort();
 	s->mask = slots - 1;
 	for (size_t i = 0; i < s->count; i++)
@@ -194,6 +200,7 @@ static void encode_record(const struct head *h, const char *path, const struct d
 	bytes_put_u64(out, h->dot.origin);
 	bytes_put_u64(out, h->dot.number);
 	bytes_put_u64(out, h->key);
+	bytes_put_u64(out, h->path_hash);
 	bytes_put_u64(out, h->size);
 	bytes_put_u32(out, h->path_len);
 	bytes_put_u32(out, h->signature_len);
@@ -211,6 +218,7 @@ static bool decode_head(const uint8_t in[HEAD], struct head *ret)
 	ret->dot.origin = reading_u64(&r);
 	ret->dot.number = reading_u64(&r);
 	ret->key = reading_u64(&r);
+	ret->path_hash = reading_u64(&r);
 	ret->size = reading_u64(&r);
 	ret->path_len = reading_u32(&r);
 	ret->signature_len = reading_u32(&r);
@@ -247,7 +255,7 @@ static void read_file(struct signatures *s, uint32_t file)
 	struct head h;
 	uint64_t at = GENERATION;
 	for (; cdm_pread_all(s->fds[file], bytes, HEAD, (off_t)at) == 0 && decode_head(bytes, &h) && at + h.length <= s->file_limit; at += h.length) {
-		struct entry e = {.dot = h.dot, .key = h.key, .size = h.size, .offset = at, .length = h.length, .file = file};
+		struct entry e = {.dot = h.dot, .key = h.key, .path_hash = h.path_hash, .size = h.size, .offset = at, .length = h.length, .file = file};
 		add_entry(s, &e);
 	}
 	s->ends[file] = at;
@@ -315,6 +323,7 @@ void signatures_close(struct signatures **signatures)
 	free(s->entries);
 	free(s->by_dot);
 	free(s->by_key);
+	free(s->by_path);
 	free(s);
 }
 
@@ -331,7 +340,7 @@ bool signatures_has(struct signatures *s, struct cdm_dot dot)
 int signatures_put(struct signatures *s, struct cdm_dot dot, const char *path, size_t path_len, const struct delta_signature *signature)
 {
 	struct head h = {.dot = dot, .path_len = (uint32_t)path_len, .signature_len = (uint32_t)delta_signature_size(signature),
-		.key = signatures_name_key(path, path_len), .size = signature->size};
+		.key = signatures_name_key(path, path_len), .path_hash = XXH3_64bits(path, path_len), .size = signature->size};
 	uint64_t length = (uint64_t)HEAD + h.path_len + h.signature_len;
 	if (length > s->file_limit - GENERATION)
 		return -EFBIG;
@@ -340,7 +349,8 @@ int signatures_put(struct signatures *s, struct cdm_dot dot, const char *path, s
 	int r = find_dot(s, dot) ? -EEXIST : 0;
 	if (r == 0 && s->ends[s->current] + length > s->file_limit)
 		r = begin_file(s, 1 - s->current, s->generations[s->current] + 1);
-	struct entry e = {.dot = dot, .key = h.key, .size = h.size, .offset = s->ends[s->current], .length = h.length, .file = s->current};
+	struct entry e = {.dot = dot, .key = h.key, .path_hash = h.path_hash, .size = h.size, .offset = s->ends[s->current], .length = h.length,
+		.file = s->current};
 	if (r == 0)
 		s->ends[s->current] += length;
 	pthread_mutex_unlock(&s->lock);
@@ -379,26 +389,68 @@ struct delta_signature *signatures_get(struct signatures *s, struct cdm_dot dot)
 	return signature;
 }
 
+static const struct entry *find_path(const struct signatures *s, uint64_t hash)
+{
+	for (size_t slot = hash & s->mask; s->by_path[slot]; slot = (slot + 1) & s->mask)
+		if (s->entries[s->by_path[slot] - 1].path_hash == hash)
+			return &s->entries[s->by_path[slot] - 1];
+	return NULL;
+}
+
+struct cdm_dot signatures_newest_at(struct signatures *s, const char *path, size_t path_len)
+{
+	uint64_t hash = XXH3_64bits(path, path_len);
+	pthread_mutex_lock(&s->lock);
+	const struct entry *e = find_path(s, hash);
+	struct cdm_dot dot = e ? e->dot : (struct cdm_dot){0};
+	pthread_mutex_unlock(&s->lock);
+	return dot;
+}
+
+/* XXH3-64 of the path that a temporary name is on its way to; 0: it is none. */
+static uint64_t hash_of_final(const char *path, size_t len)
+{
+	const char *slash = len ? memrchr(path, '/', len) : NULL;
+	const char *name = slash ? slash + 1 : path;
+	size_t dir_len = (size_t)(name - path), name_len = len - dir_len, stripped_len = name_len;
+	if (!name_len)
+		return 0;
+	strip_temporary(&name, &stripped_len);
+	if (stripped_len == name_len)
+		return 0;
+	struct bytes final = {0};
+	bytes_put(&final, path, dir_len);
+	bytes_put(&final, name, stripped_len);
+	uint64_t hash = XXH3_64bits(final.data, final.len);
+	bytes_fini(&final);
+	return hash;
+}
+
+/* What a temporary name will replace counts before what only has a similar name. */
+static bool like_entry(struct signatures *s, const char *path, size_t path_len, struct entry *ret)
+{
+	uint64_t key = signatures_name_key(path, path_len), final = hash_of_final(path, path_len);
+	pthread_mutex_lock(&s->lock);
+	const struct entry *found = final ? find_path(s, final) : NULL;
+	if (!found && key)
+		found = find_key(s, key);
+	if (found)
+		*ret = *found;
+	pthread_mutex_unlock(&s->lock);
+	return found;
+}
+
 bool signatures_may_find_like(struct signatures *s, const char *path, size_t path_len)
 {
-	uint64_t key = signatures_name_key(path, path_len);
-	pthread_mutex_lock(&s->lock);
-	bool may = key && find_key(s, key);
-	pthread_mutex_unlock(&s->lock);
-	return may;
+	struct entry e;
+	return like_entry(s, path, path_len, &e);
 }
 
 bool signatures_find_like(struct signatures *s, const char *path, size_t path_len, uint64_t size, struct signatures_like *ret)
 {
-	uint64_t key = signatures_name_key(path, path_len);
 	struct entry e;
 	struct head h;
-	pthread_mutex_lock(&s->lock);
-	const struct entry *found = key ? find_key(s, key) : NULL;
-	if (found)
-		e = *found;
-	pthread_mutex_unlock(&s->lock);
-	if (!found || e.size > 2 * size || size > 2 * e.size)
+	if (!like_entry(s, path, path_len, &e) || e.size > 2 * size || size > 2 * e.size)
 		return false;
 	uint8_t *record = read_record(s, &e, &h);
 	if (!record || (h.path_len == path_len && memcmp(record + HEAD, path, path_len) == 0)) {

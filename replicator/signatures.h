@@ -4,10 +4,10 @@
  * appended to one, and when it is full the other, older one begins anew. Nothing is synced: a record that a crash tore
  * does not have its checksum. A record names its version by dot, so an old one never becomes wrong.
  *
- * Record (little endian): u32 magic "CDMd", u32 bytes of all of it, dot, u64 key of the name (below), u64 file size, u32 path length, u32 signature length,
- * u64 XXH3-64 of path and signature, u64 XXH3-64 of the 56 bytes before; path, signature (delta_signature_encode). A file begins with u64 generation.
+ * Record (little endian): u32 magic "CDMd", u32 bytes of all of it, dot, u64 key of the name (below), u64 XXH3-64 of the path, u64 file size, u32 path length, u32 signature length,
+ * u64 XXH3-64 of path and signature, u64 XXH3-64 of the 64 bytes before; path, signature (delta_signature_encode). A file begins with u64 generation.
  *
- * Any thread. The index in memory has 48 bytes per record; a lookup never waits for a disk, get and put may. */
+ * Any thread. The index in memory has about 90 bytes per record; a lookup never waits for a disk, get and put may. */
 #ifndef REPLICATOR_SIGNATURES_H
 #define REPLICATOR_SIGNATURES_H
 
@@ -27,8 +27,12 @@ int signatures_put(struct signatures *s, struct cdm_dot dot, const char *path, s
 /* For the caller to free(); NULL: not there (any more). */
 struct delta_signature *signatures_get(struct signatures *s, struct cdm_dot dot);
 
+/* The newest remembered version of what was at this path when it was shipped; none: nothing is known. From the index alone. */
+struct cdm_dot signatures_newest_at(struct signatures *s, const char *path, size_t path_len);
+
 /* The newest remembered version of another file in path's directory whose name differs only in what programs make up for each version
- * (app.3f2a.js, app-1.2.3.js, page.html.new, .page.html.Xy12Ab), and whose size is between half and twice of this. False: none. */
+ * (app.3f2a.js, app-1.2.3.js, page.html.new, .page.html.Xy12Ab), and whose size is between half and twice of this. False: none.
+ * Of a temporary name: what is at the name that it will have, if that is remembered. */
 struct signatures_like {
 	struct cdm_dot dot;
 	char *path; /* caller frees */

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # replication.sh [NODES] [BENCH…] — a lab of NODES (default 4) nodes in network namespaces on a journaled ext4 in memory; what a
 # person sees from the outside: latency, in-place change, rename, a tree of real files, sustained saves; bytes on the wire per
-# link, CPU of all programs, and rsync doing the same in the same run. BENCH: latency inplace rename tree sustained (default all).
-# BUILD names the build directory (default build). SECONDS_SUSTAINED (default 60). Needs root, rsync, jq.
+# link, CPU of all programs, and rsync doing the same in the same run. BENCH: latency inplace rename tree rewrite version sustained (default all).
+# BUILD names the build directory (default build). SECONDS_SUSTAINED (default 60). Needs root, rsync, jq, python3.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 build=${BUILD:-$here/build}
 nodes=${1:-4}
 shift || true
-benches=${*:-latency inplace rename tree sustained}
+benches=${*:-latency inplace rename tree rewrite version sustained}
 bench=$build/tests/bench/bench_replication lab=$build/tests/lab/lab stat=$build/cdmfs/cdmfs-stat
 work=$(mktemp -d /dev/shm/cdm-bench-XXXXXX)
 finish() {
@@ -70,6 +70,77 @@ run_tree() {
 	rm -rf "$work"/fs/plain-* "$work"/*.deb
 }
 
+stats() { # node counter: of the replicator
+	python3 -c 'import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b"{\"cmd\":\"stats\"}\n")
+print(json.loads(s.makefile().readline())["sets"]["www"].get(sys.argv[2], 0))' "$work/fs/lab/$1/run/control.sock" "$2"
+}
+settle() { # until no node has signatures to take: what follows is to find them
+	local n
+	for n in $(status | jq -r '.nodes[].name'); do
+		until [ "$(stats "$n" signing)" = 0 ]; do timeout 0.2 tail -f /dev/null || true; done
+	done
+}
+counts() { # of the source
+	local c
+	for c in signatures signing deltas_sent delta_saved_bytes deltas_refused changes_sent content_sent_bytes superseded needs_answered; do echo -n "$c $(stats n1 $c)  "; done
+	echo "refused by a target $(stats n2 deltas_refused)"
+}
+rsyncs() { # title old new: rsync of new over a copy of old, to as many directories as there are targets, side by side
+	local t0 i
+	for i in "${!targets[@]}"; do cp -a "$2" "$work/fs/plain-$i"; done
+	sync -f "$work/fs"
+	t0=$(seconds)
+	for i in "${!targets[@]}"; do rsync -a --no-whole-file --delete --stats "$3" "$work/fs/plain-$i" >"$work/rsync-$i" & done
+	wait
+	echo "  rsync $1 to ${#targets[@]} directories: $(echo "$(seconds) - $t0" | bc) s, bytes each $(awk '/^Total bytes (sent|received)/ {gsub(",", ""); s += $4} END {print s}' "$work/rsync-0")"
+	rm -rf "$work"/fs/plain-*
+}
+
+run_rewrite() {
+	local old=$work/fs/old.bin new=$work/fs/new.bin t0 t1
+	head -c 268435456 /dev/urandom >"$old"
+	(head -c 26843545 "$old" && head -c 1048576 /dev/urandom && tail -c +26843546 "$old") >"$new"
+	cp "$old" "$source/rewritten.bin" && wait_all && settle
+	measure_rewrite() {
+		t0=$(seconds)
+		cp "$new" "$source/rewritten.bin.new" && mv "$source/rewritten.bin.new" "$source/rewritten.bin"
+		t1=$(seconds)
+		wait_all
+		echo "  256 MiB with 1 MiB inserted at a tenth: written in $(echo "$t1 - $t0" | bc) s, durable on all after $(echo "$(seconds) - $t0" | bc) s"
+	}
+	measured "rewrite" measure_rewrite
+	rsyncs "the same" "$old" "$new"
+	rm -f "$old" "$new" "$source/rewritten.bin" && wait_all
+}
+
+run_version() { # the newest two versions of a documentation package that the archive has
+	local package=openjdk-17-doc versions v i=0
+	mapfile -t versions < <(apt-cache madison "$package" | awk '{print $3}' | sort -uV | tail -2)
+	for v in "${versions[@]}"; do
+		mkdir -p "$work/fs/version-$i" && (cd "$work" && apt-get -qq download "$package=$v" >/dev/null 2>&1 && dpkg -x "$package"*.deb "$work/fs/version-$i" && rm "$package"*.deb)
+		find "$work/fs/version-$i" -type l -delete
+		i=$((i + 1))
+	done
+	echo "versions ${versions[*]}: $(find "$work/fs/version-1" -type f | wc -l) files, $(du -sm "$work/fs/version-1" | cut -f1) MiB"
+	rsync -a "$work/fs/version-0/" "$source/version/" && wait_all && settle
+	measure_version() {
+		t0=$(seconds)
+		rsync -a --delete "$work/fs/version-1/" "$source/version/"
+		t1=$(seconds)
+		wait_all
+		echo "  next version: written in $(echo "$t1 - $t0" | bc) s, durable on all after $(echo "$(seconds) - $t0" | bc) s"
+	}
+	echo "  before: $(counts)"
+	measured "next version" measure_version
+	echo "  after: $(counts)"
+	for i in "${!targets[@]}"; do rsync -naHAXic --delete --modify-window=-1 "$source/version/" "${targets[$i]}/version/" | head -3; done
+	rsyncs "the same" "$work/fs/version-0" "$work/fs/version-1/"
+	rm -rf "$work"/fs/version-*
+}
+
 for b in $benches; do
 	case $b in
 	latency) measured "200 saves of 10 KiB" "$bench" latency "$source" "${targets[@]}" ;;
@@ -79,6 +150,8 @@ for b in $benches; do
 	rename) measured "5,000 files and 5 renames" "$bench" rename "$source" "${targets[@]}"
 		measured "one more rename" bash -c 'mv "$0/many-5" "$0/many-6"; "$1" run n1 --dir "$2" -- "$3" www --wait --timeout 60 >/dev/null' "$source" "$lab" "$work/fs/lab" "$stat" ;;
 	tree) measured "tree" run_tree ;;
+	rewrite) run_rewrite ;;
+	version) run_version ;;
 	sustained) echo "memory of a node before: $(memory)"
 		measured "sustained" "$bench" sustained "$source" "${targets[@]}" seconds="${SECONDS_SUSTAINED:-60}"
 		echo "memory of a node after: $(memory)" ;;

@@ -188,8 +188,17 @@ static void a_file_that_resembles_is_found(void **state)
 	assert_int_equal(like.path_len, 14);
 	assert_memory_equal(like.path, "js/app.77aa.js", 14);
 	free(like.path);
+	assert_int_equal(signatures_newest_at(p->s, "js/app.3f2a.js", 14).number, 1);
+	assert_true(cdm_dot_is_none(signatures_newest_at(p->s, "js/app.1234.js", 14)));
+	put(p, 4, "js/app.3f2a.js", 60000);
+	assert_int_equal(signatures_newest_at(p->s, "js/app.3f2a.js", 14).number, 4);
 	assert_false(signatures_find_like(p->s, "js/app.1234.js", 14, 200000, &like));
 	assert_false(signatures_find_like(p->s, "js/other.1234.js", 16, 50000, &like));
+	put(p, 5, "index-1.html", 50000);
+	put(p, 6, "index-2.html", 50000);
+	assert_true(signatures_find_like(p->s, ".index-1.html.Xy12Ab", 20, 50000, &like));
+	assert_int_equal(like.dot.number, 5);
+	free(like.path);
 	assert_false(signatures_find_like(p->s, "js/index.js", 11, 50000, &like));
 }
 

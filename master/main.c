@@ -258,16 +258,21 @@ static void on_model(void *arg)
 		agents_check(m->agents);
 }
 
+struct account { /* being recorded */
+	int error;
+	bool done;
+};
+
 static void on_account(void *arg, int error, const json_t *result, const struct cdm_error *err)
 {
-	struct master *m = arg;
-	if (error < 0) {
+	struct account *a = arg;
+	if (error < 0)
 		cdm_log_err(failed, err);
-		event_base_loopbreak(m->base);
-	}
+	a->error = error;
+	a->done = true;
 }
 
-/* The first account: its token is only in the file, the registry keeps the hash. */
+/* The first account: its token is only in the file, the registry keeps the hash. It is good before anybody can use it. */
 static int make_admin(struct master *m, int dirfd, struct cdm_error *err)
 {
 	char token[66], hash[TOKEN_HASH_TEXT];
@@ -279,9 +284,13 @@ static int make_admin(struct master *m, int dirfd, struct cdm_error *err)
 	token_hash(token, hash);
 	strcat(token, "\n");
 	r = cdm_replace_file(dirfd, "admin.token", token, strlen(token), 0600, err);
-	if (r == 0)
-		registry_submit(m->registry, REG_ACCOUNT_SET, json_pack("{s:s, s:s}", "name", "admin", "hash", hash), NULL, false, on_account, m);
-	return r;
+	if (r < 0)
+		return r;
+	struct account account = {0};
+	registry_submit(m->registry, REG_ACCOUNT_SET, json_pack("{s:s, s:s}", "name", "admin", "hash", hash), NULL, false, on_account, &account);
+	while (!account.done && event_base_loop(m->base, EVLOOP_ONCE) == 0)
+		;
+	return account.done && account.error == 0 ? 0 : cdm_fail_plain(err, EIO, "the first account could not be recorded");
 }
 
 static int write_endpoints(const struct master *m, int dirfd, struct cdm_error *err)

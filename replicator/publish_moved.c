@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* publish_moved.c — a change whose author did not know that a directory above was renamed here goes where that directory is now.
  * Two directories that were moved into each other on two nodes: the higher rename stays, the other one is undone everywhere. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -172,4 +173,59 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 	int r = pub->mapped2 && c->op == CDM_OP_RENAME && is_inside(c) ? break_cycle(pub, in, &last) : 0;
 	history_rename_fini(&last);
 	return r;
+}
+
+/* --- a directory whose new name a comparison of trees has brought already --- */
+
+struct child {
+	int from, to;
+	const char *name;
+	int flags;
+};
+
+static int call_move(void *arg)
+{
+	struct child *c = arg;
+	return renameat2(c->from, c->name, c->to, c->name, RENAME_NOREPLACE);
+}
+
+static int call_remove(void *arg)
+{
+	struct child *c = arg;
+	return unlinkat(c->from, c->name, c->flags);
+}
+
+static void merge_child(struct publisher *pub, struct incoming *in, struct child *c)
+{
+	struct stat from, to;
+	struct step step;
+	if (fstatat(c->from, c->name, &from, AT_SYMLINK_NOFOLLOW) < 0)
+		return;
+	bool there = fstatat(c->to, c->name, &to, AT_SYMLINK_NOFOLLOW) == 0, directory = S_ISDIR(from.st_mode);
+	step_init(&step, CDM_CALL_RENAME, in, NULL);
+	if (!there && publisher_call(pub, &step, call_move, c, NULL) == 0)
+		return;
+	if (there && directory && S_ISDIR(to.st_mode))
+		moved_merge(pub, in, c->from, c->name, c->to, c->name);
+	bool same = there && from.st_size == to.st_size && from.st_mtim.tv_sec == to.st_mtim.tv_sec && from.st_mtim.tv_nsec == to.st_mtim.tv_nsec;
+	c->flags = directory ? AT_REMOVEDIR : 0;
+	step_init(&step, directory ? CDM_CALL_RMDIR : CDM_CALL_UNLINK, in, NULL);
+	step.a.flags = same || directory ? 0 : CDM_AN_KEEP_OLD;
+	publisher_call(pub, &step, call_remove, c, NULL);
+}
+
+void moved_merge(struct publisher *pub, struct incoming *in, int from_dir, const char *from_name, int to_dir, const char *to_name)
+{
+	int from = openat(from_dir, from_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_close_ int to = openat(to_dir, to_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *d = from < 0 || to < 0 ? NULL : fdopendir(from);
+	if (!d) {
+		if (from >= 0)
+			close(from);
+		return;
+	}
+	for (struct dirent *e; (e = readdir(d));)
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			merge_child(pub, in, &(struct child){.from = from, .to = to, .name = e->d_name});
+	closedir(d);
 }

@@ -528,6 +528,15 @@ static int apply_exchange(struct publisher *pub, struct incoming *in, struct cdm
 	return call_exchange(pub, in, there ? &forth : &back);
 }
 
+/* At the new name is the subject itself: a comparison of trees saw it there before this rename came. */
+static bool is_same_directory(struct publisher *pub, const struct cdm_change *c)
+{
+	struct cdm_stamp to;
+	struct stat st;
+	return !cdm_dot_is_none(c->version.dot) && stamp_here(pub, c->path2, c->path2_len, &to, &st) && S_ISDIR(st.st_mode) &&
+		cdm_dot_equal(to.content.dot, c->version.dot);
+}
+
 static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -573,6 +582,13 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 		step.a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
 		if (verdict != ABSENT)
 			expect_version(&step, found.found.dot);
+	}
+	if (directory && (r == -ENOTEMPTY || r == -EEXIST) && is_same_directory(pub, c)) {
+		moved_merge(pub, in, parent, name, parent2, name2);
+		n.flags = AT_REMOVEDIR;
+		step_init(&step, CDM_CALL_RMDIR, in, &record);
+		r = publisher_call(pub, &step, call_unlink, &n, NULL);
+		pub->odd = true;
 	}
 	if (directory)
 		publisher_forget_dirs(pub);

@@ -29,6 +29,9 @@ void raise_parent(struct publisher *pub, struct incoming *in, const char *path, 
 /* publish_moved.c: paths of the change as they are here; enum apply other than APPLIED: that is its end. moved_end: as they came. */
 int moved_begin(struct publisher *pub, struct incoming *in);
 void moved_end(struct publisher *pub, struct incoming *in);
+/* What is in one directory goes into another that is the same one in a later state: what that lacks is moved, the rest is there and goes (a different
+ * file is kept in conflicts/). */
+void moved_merge(struct publisher *pub, struct incoming *in, int from_dir, const char *from_name, int to_dir, const char *to_name);
 /* Everything below dir/name goes, as far as it can; local paths stay. */
 void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name);
 

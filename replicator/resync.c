@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* resync.c — the sender's side of comparing trees (resync.h), and the frames of both. */
 #include "replicator/resync.h"
+#include "replicator/quarantine.h"
 #include "replicator/ship.h"
 
 #include <errno.h>
@@ -21,6 +22,9 @@ void resync_begin(struct peer *p, uint8_t flags)
 {
 	struct set *s = p->set;
 	struct resync *r = resync_of(p);
+	char reason[256];
+	if (quarantine_describe(s->quarantine, reason, sizeof reason))
+		flags |= RESYNC_INCOMPLETE;
 	p->ship->phase = SHIP_RESYNC;
 	r->sending = true;
 	ship_root(p, true);
@@ -151,7 +155,7 @@ static int take_start(struct peer *p, uint8_t flags, const uint8_t *payload, siz
 			cdm_vector_fini(&vector);
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_START malformed or repeated");
 	}
-	resync_in_start(p, &vector, flags & RESYNC_VERIFY);
+	resync_in_start(p, &vector, flags);
 	cdm_vector_fini(&vector);
 	return 0;
 }

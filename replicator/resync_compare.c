@@ -34,14 +34,15 @@ static struct group *group_slot(struct groups *g, uint64_t theirs)
 	return &g->slots[i];
 }
 
-void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender)
+void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender, bool incomplete)
 {
 	*shared = (struct compare_shared){.groups = calloc(1, sizeof *shared->groups)};
 	if (!shared->groups)
 		abort();
 	cdm_vector_copy(&shared->sender, sender);
 	cdm_vector_copy(&shared->mine, &s->follow.visible);
-	shared->decisive = cdm_vector_covers_all(sender, &shared->mine);
+	shared->incomplete = incomplete;
+	shared->decisive = !incomplete && cdm_vector_covers_all(sender, &shared->mine);
 	shared->began_clock = cdm_clock_now();
 	shared->unseen = unseen_new(s, sender);
 }
@@ -242,7 +243,7 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
 	if (came)
 		return; /* the rename or link ships, with all that is below */
-	bool goes = !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->sender, dot);
+	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->sender, dot);
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
 	else if (goes)

@@ -56,12 +56,13 @@ bool unseen_went(struct unseen *u, const char *path, size_t len);
 bool unseen_came(struct unseen *u, const char *path, size_t len);
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;
+	bool incomplete;      /* the sender has set changes aside: that it lacks something says nothing */
 	bool decisive;        /* the sender knew all of our changes when this began: where he differs, he is right … */
 	uint64_t began_clock; /* … but for what was changed here since */
 	struct unseen *unseen;
 	struct groups *groups;
 };
-void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender);
+void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender, bool incomplete);
 void compare_shared_fini(struct compare_shared *shared);
 
 struct compare { /* one directory */

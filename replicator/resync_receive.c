@@ -409,7 +409,7 @@ static void look_again(void *arg)
 	in->once_more = false;
 	in->phase = WALKING;
 	removals_clear(in);
-	compare_shared_init(&in->shared, in->set, &before.sender);
+	compare_shared_init(&in->shared, in->set, &before.sender, before.incomplete);
 	compare_shared_fini(&before);
 	in->seen = in->same = 0;
 	in->stack = todo_new("", 0);
@@ -562,10 +562,10 @@ static void finish(struct resync_in *in)
 		cdm_log(resync_ends, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_uint("same", in->same),
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
-		bool decisive = in->shared.decisive, changed = in->changed || in->removed;
+		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed || in->removed;
 		resync_in_free(&p->resync->in);
 		unsure_compared(p);
-		doubt_compared(s, decisive, changed);
+		doubt_compared(s, decisive || incomplete, changed);
 	}
 	set_moved(s);
 }
@@ -602,8 +602,9 @@ static void pump(struct resync_in *in)
 	}
 }
 
-void resync_in_start(struct peer *p, const struct cdm_vector *sender, bool verify)
+void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t flags)
 {
+	bool verify = flags & RESYNC_VERIFY;
 	struct set *s = p->set;
 	struct resync_in *in = calloc(1, sizeof *in);
 	if (!in)
@@ -612,7 +613,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, bool verif
 	in->serial = p->serial;
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;
-	compare_shared_init(&in->shared, s, sender);
+	compare_shared_init(&in->shared, s, sender, flags & RESYNC_INCOMPLETE);
 	in->stack = todo_new("", 0);
 	p->resync->in = in;
 	cdm_vector_merge(&p->has, sender);

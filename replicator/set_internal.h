@@ -218,6 +218,7 @@ void barrier_seen(struct set *s, const char *name, size_t len);
 void barrier_fail_all(struct set *s, int error);
 
 /* resync.c */
+#define RESYNC_INCOMPLETE 2 /* the sender has set changes aside: what it lacks may be there for all that its vector says */
 #define RESYNC_VERIFY 1 /* flag of RESYNC_START: nothing is missing, but trees may have come out differently */
 void resync_begin(struct peer *p, uint8_t flags); /* as the sender: the journal cannot serve this peer, or VERIFY */
 int resync_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);

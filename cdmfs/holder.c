@@ -549,6 +549,10 @@ static int run_mount(struct holder *h)
 	}
 	watchdog_start(h);
 	run_loop(h);
+	if (h->fuse_fd >= 0) { /* nobody answers any more: should the mount still be there, calls on it (our own ones, too) get errors */
+		close(h->fuse_fd);
+		h->fuse_fd = -1;
+	}
 	if (h->immutable)
 		set_immutable(h->mountpoint, false);
 	clean_run_dir(h);

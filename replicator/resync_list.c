@@ -87,6 +87,11 @@ static int fill_entry(struct set *s, int dir_fd, const char *name, struct entry 
 	uint8_t stamp[CDM_XATTR_VERSION_SIZE];
 	if (fd < 0)
 		return -errno;
+	/* First: a stamp is set after the attributes, so what is seen then is never older than it says. */
+	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, stamp, sizeof stamp);
+	if (n <= 0 || cdm_stamp_decode(stamp, (size_t)n, &e->stamp) < 0)
+		e->stamp = (struct cdm_stamp){0};
 	int r = publisher_stat(s->publisher, fd, &st);
 	if (r < 0)
 		return r;
@@ -98,10 +103,6 @@ static int fill_entry(struct set *s, int dir_fd, const char *name, struct entry 
 	e->rdev = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode) ? st.st_rdev : 0;
 	e->group = st.st_ino;
 	e->mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
-	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
-	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, stamp, sizeof stamp);
-	if (n <= 0 || cdm_stamp_decode(stamp, (size_t)n, &e->stamp) < 0)
-		e->stamp = (struct cdm_stamp){0};
 	if (S_ISLNK(st.st_mode) && (n = readlinkat(dir_fd, name, target, sizeof target)) > 0)
 		e->extra = XXH3_64bits(target, (size_t)n);
 	else if (!S_ISLNK(st.st_mode))

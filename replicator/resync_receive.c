@@ -365,9 +365,16 @@ static void root_settled(struct job *job)
 	job_finished(job);
 }
 
-/* By the rule of all other directories (compare_directory). False: nothing to do. */
+static bool is_set_later(const struct cdm_stamp *a, const struct cdm_stamp *b)
+{
+	return a->attr_clock != b->attr_clock ? a->attr_clock > b->attr_clock : a->attr_origin > b->attr_origin;
+}
+
+/* By the rule of all other directories (compare_directory), but where ours was set later the sender is told, however much he knew: no vector
+ * says that he has it. So the applier looks at the clocks once more (not decisive). False: nothing to do. */
 static bool settle_root(struct resync_in *in)
 {
+	struct peer *p = peer_of(in);
 	struct incoming *root = in->root;
 	struct entry ours;
 	in->root = NULL;
@@ -376,14 +383,20 @@ static bool settle_root(struct resync_in *in)
 	struct cdm_attr *attr = &root->carried.change.attr;
 	struct directory theirs = {.mtime_ns = attr->mtime_ns, .stamp = {.attr_clock = root->carried.change.clock > 1 ? root->carried.change.clock : 0,
 		.attr_origin = root->carried.change.base.origin}};
-	bool differs = entry_read(in->set, "", 0, &ours) == 0 && compare_directory(&in->shared, &theirs, &ours, in->root_stays, &attr->mtime_ns) &&
+	bool found = entry_read(in->set, "", 0, &ours) == 0;
+	if (found && p && is_set_later(&ours.stamp, &theirs.stamp)) {
+		incoming_free(root, in->set->staging_fd);
+		ship_root(p, true);
+		ship_kick(p);
+		return false;
+	}
+	bool differs = found && compare_directory(&in->shared, &theirs, &ours, in->root_stays, &attr->mtime_ns) &&
 		((attr->mode ^ ours.mode) & 07777 || attr->uid != ours.uid || attr->gid != ours.gid || attr->mtime_ns != ours.mtime_ns);
 	if (!differs) {
 		incoming_free(root, in->set->staging_fd);
 		return false;
 	}
 	root->mtime_was_ns = ours.mtime_ns;
-	root->decisive = in->shared.decisive;
 	in->changed++;
 	struct job *job = job_new(in->set, in->serial, 0);
 	job_add(job, root);

@@ -508,11 +508,11 @@ void ship_root(struct peer *p, bool always)
 {
 	struct stat st;
 	bool ours_counts = always || !p->towards_parent || (p->is_empty && !p->was_empty);
+	struct cdm_stamp stamp = {0};
+	if (cdm_stamp_get(p->set->store_fd, &stamp) < 0) /* first: it is set after the attributes, so they are never older than it says */
+		stamp = (struct cdm_stamp){0};
 	if (!ours_counts || publisher_stat(p->set->publisher, p->set->store_fd, &st) < 0)
 		return;
-	struct cdm_stamp stamp = {0};
-	if (cdm_stamp_get(p->set->store_fd, &stamp) < 0)
-		stamp = (struct cdm_stamp){0};
 	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = stamp.attr_clock ? stamp.attr_clock : 1,
 		.base = {stamp.attr_origin, stamp.attr_origin ? 1 : 0},
 		.attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,

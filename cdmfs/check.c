@@ -2,11 +2,19 @@
 /* The start-up check (promise 1): after an end that lost the journal's tail the store may hold changes that no record tells of. Everything
  * changed since the last mark becomes a new version under the new incarnation. Serving goes on meanwhile; the replicator waits. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 #include "cdmfs/save.h"
 #include "cdmfs/walk.h"
+#include "common/faultpoint.h"
+#include "common/io.h"
 #include "common/log.h"
+
+#define CHECK_FILE "check" /* in RUN/SET while it is not over: since when, what the journal knew, what was synced */
+#define CHECK_FILE_MAX (64u << 20)
 
 struct check {
 	struct fs *fs;
@@ -67,6 +75,7 @@ static int check_entry(struct fs *fs, const struct walk_entry *e, void *arg)
 	pthread_rwlock_unlock(&fs->tree);
 	if (r >= 0)
 		c->found++;
+	cdm_faultpoint("check.recorded_not_next");
 	return r == -EIO || r == -ENOSPC ? r : 0;
 }
 
@@ -82,6 +91,7 @@ static void *check_thread(void *arg)
 		cdm_fail(&err, -r, "check the store after an unclean end");
 		cdm_log_err(check_failed, &err);
 	} else if (r == 0) {
+		unlinkat(c->fs->run_fd, CHECK_FILE, 0);
 		cdm_log(check_done, cdm_uint("entries", c->files), cdm_uint("recovered", c->found));
 	}
 	recall_confirmed_drop(c->fs);
@@ -92,11 +102,59 @@ static void *check_thread(void *arg)
 	return NULL;
 }
 
+/* --- the next server goes on with it, from the beginning: what this one has recorded has a version of the new incarnation --- */
+
+static int note_write(struct fs *fs, int64_t since_ns, const struct cdm_vector *known, struct cdm_error *err)
+{
+	_cleanup_free_ char *vector = cdm_vector_format(known);
+	_cleanup_free_ char *text = NULL;
+	size_t len = 0;
+	FILE *f = vector ? open_memstream(&text, &len) : NULL;
+
+	if (!f)
+		return cdm_fail(err, ENOMEM, "check the store");
+	fprintf(f, "%lld\n%s\n", (long long)since_ns, vector);
+	recall_synced_write(fs, f);
+	if (fclose(f) != 0)
+		return cdm_fail(err, ENOMEM, "check the store");
+	return cdm_replace_file(fs->run_fd, CHECK_FILE, text, len, 0600, err);
+}
+
+int check_resume(struct fs *fs, struct cdm_error *err)
+{
+	_cleanup_free_ char *text = NULL;
+	struct cdm_vector known = {0};
+	size_t len;
+	char *vector, *dots;
+	int r = cdm_read_file(fs->run_fd, CHECK_FILE, CHECK_FILE_MAX, &text, &len, NULL);
+
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return cdm_fail(err, -r, "read %s/" CHECK_FILE, fs->run_dir);
+	vector = strchr(text, '\n');
+	dots = vector ? strchr(vector + 1, '\n') : NULL;
+	if (!dots)
+		return cdm_fail_plain(err, EBADMSG, "%s/" CHECK_FILE " is damaged", fs->run_dir);
+	*dots = 0;
+	r = cdm_vector_parse(vector + 1, &known);
+	if (r < 0)
+		return cdm_fail_plain(err, EBADMSG, "%s/" CHECK_FILE " is damaged", fs->run_dir);
+	recall_synced_read(fs, dots + 1);
+	recall_confirm(fs);
+	cdm_log(check_begin, cdm_str("since", "the server before began it"), cdm_str("reason", "the journal's tail was lost"));
+	r = check_start(fs, strtoll(text, NULL, 10), &known, err);
+	cdm_vector_fini(&known);
+	return r;
+}
+
 int check_start(struct fs *fs, int64_t since_ns, const struct cdm_vector *known, struct cdm_error *err)
 {
-	struct check *c = calloc(1, sizeof(*c));
-	int e;
+	int e = note_write(fs, since_ns, known, err);
+	struct check *c = e < 0 ? NULL : calloc(1, sizeof(*c));
 
+	if (e < 0)
+		return e;
 	if (!c)
 		return cdm_fail(err, ENOMEM, "check the store");
 	c->fs = fs;
@@ -115,15 +173,29 @@ int check_start(struct fs *fs, int64_t since_ns, const struct cdm_vector *known,
 	return 0;
 }
 
-void check_wait(struct fs *fs)
+bool check_wait(struct fs *fs)
+{
+	struct check *c = fs->check;
+	bool done;
+
+	if (!c)
+		return true;
+	pthread_mutex_lock(&c->mtx);
+	while (!c->done && !atomic_load(&fs->ending))
+		pthread_cond_wait(&c->over, &c->mtx);
+	done = c->done;
+	pthread_mutex_unlock(&c->mtx);
+	return done;
+}
+
+void check_wake_waiters(struct fs *fs)
 {
 	struct check *c = fs->check;
 
 	if (!c)
 		return;
 	pthread_mutex_lock(&c->mtx);
-	while (!c->done)
-		pthread_cond_wait(&c->over, &c->mtx);
+	pthread_cond_broadcast(&c->over);
 	pthread_mutex_unlock(&c->mtx);
 }
 

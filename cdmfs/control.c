@@ -246,7 +246,8 @@ int control_get(struct request *rq, const char *name, uint32_t size)
 {
 	if (strcmp(name, "trusted.cdmfs.status") == 0) {
 		alive_waits(rq->worker);
-		check_wait(rq->fs); /* the replicator begins with this */
+		if (!check_wait(rq->fs)) /* the replicator begins with this */
+			return OP_SILENT; /* the next server is asked again */
 		return answer_json(rq, status_json(rq->fs), size);
 	}
 	if (strcmp(name, "trusted.cdmfs.open") == 0)

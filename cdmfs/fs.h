@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include "cdmfs/descriptors.h"
 #include "cdmfs/inode.h"
@@ -226,8 +227,13 @@ bool policy_is_local(struct fs *fs, const char *path, size_t len);
 
 /* --- start-up check (check.c): record what changed since then without a record; known: what the journal has --- */
 int check_start(struct fs *fs, int64_t since_ns, const struct cdm_vector *known, struct cdm_error *err);
-/* Until it is over. What others have made meanwhile must not come before: a file that looks like theirs may hold only half of it. */
-void check_wait(struct fs *fs);
+/* A server before began it and is not done: the same again. */
+int check_resume(struct fs *fs, struct cdm_error *err);
+/* Until it is over. What others have made meanwhile must not come before: a file that looks like theirs may hold only half of it.
+ * False: the server ends before that. */
+bool check_wait(struct fs *fs);
+/* fs->ending was set. */
+void check_wake_waiters(struct fs *fs);
 void check_stop(struct fs *fs);
 /* recall.c: before the journal is opened, note what it may forget; afterwards record it again, if it did. */
 void recall_read(struct fs *fs);
@@ -235,6 +241,9 @@ void recall_record(struct fs *fs);
 void recall_drop(struct fs *fs);
 /* While the check runs: is this a version of another node whose SAVE the journal still has (so it was whole on the disk at the last mark)? */
 void recall_confirm(struct fs *fs);
+/* What was synced, for a server that goes on with the check: as lines, and back. */
+void recall_synced_write(struct fs *fs, FILE *to);
+void recall_synced_read(struct fs *fs, const char *text);
 bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version);
 /* Was this version of this node fsynced since the last mark? */
 bool recall_is_synced(const struct fs *fs, struct cdm_dot version);

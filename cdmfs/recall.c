@@ -216,6 +216,23 @@ void recall_confirm(struct fs *fs)
 	dots_sort(&fs->synced);
 }
 
+void recall_synced_write(struct fs *fs, FILE *to)
+{
+	for (size_t i = 0; i < fs->synced.count; i++)
+		fprintf(to, "%llu %llu\n", (unsigned long long)fs->synced.dots[i].origin, (unsigned long long)fs->synced.dots[i].number);
+}
+
+void recall_synced_read(struct fs *fs, const char *text)
+{
+	for (char *end; *text; text = *end ? end + 1 : end) {
+		struct cdm_dot dot = {.origin = (cdm_origin)strtoull(text, &end, 10)};
+		if (end == text)
+			return;
+		dot.number = strtoull(end, &end, 10);
+		dots_add(&fs->synced, dot);
+	}
+}
+
 bool recall_is_confirmed(const struct fs *fs, struct cdm_dot version)
 {
 	return dots_have(&fs->confirmed, version);

@@ -218,7 +218,7 @@ static int begin_check(struct server *s, struct cdm_error *err)
 	if (!tail_was_lost(s)) {
 		recall_drop(fs);
 		recall_confirmed_drop(fs);
-		return 0;
+		return check_resume(fs, err);
 	}
 	recall_record(fs);
 	recall_confirm(fs);
@@ -313,6 +313,7 @@ static void stop_workers(struct server *s)
 {
 	atomic_store(&s->fs.ending, true);
 	saver_wake_waiters(&s->fs);
+	check_wake_waiters(&s->fs);
 	for (unsigned i = 0; i < s->running; i++) {
 		join_worker(&s->workers[i]);
 		munmap(s->workers[i].in, WORKER_BUFFER);
@@ -348,6 +349,7 @@ static void remove_run_files(struct fs *fs)
 	unlinkat(fs->run_fd, "inflight", 0);
 	unlinkat(fs->run_fd, "removed", 0);
 	unlinkat(fs->run_fd, "alive", 0);
+	unlinkat(fs->run_fd, "check", 0);
 	unlinkat(fs->run_fd, "init", 0);
 }
 

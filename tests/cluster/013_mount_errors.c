@@ -346,6 +346,70 @@ static void all_killed_then_started(void **state)
 	nothing_left();
 }
 
+/* --- the check after a lost tail --- */
+
+#define FOUND 1000 /* so many that the server is ready before they are all found */
+
+static void take_save(const struct cdm_change *c, void *arg)
+{
+	bool *found = arg;
+	unsigned n;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%.*s", (int)c->path_len, c->path ? c->path : "");
+	if (c->op == CDM_OP_SAVE && c->flags & CDM_CH_RECOVERED && sscanf(name, "past-%u", &n) == 1 && n < FOUND)
+		found[n] = true;
+}
+
+static bool all_told(void *arg)
+{
+	bool found[FOUND] = {false};
+
+	fixture_journal_read(fixture, 0, take_save, found);
+	return !memchr(found, false, sizeof(found));
+}
+
+static void kill_all_of_it(void)
+{
+	const pid_t server = fixture_pid(fixture, "server"), watcher = fixture_pid(fixture, "watcher");
+	struct statfs fs;
+	int64_t end = cdm_now_ms() + FIXTURE_DEADLINE_MS;
+
+	kill(fixture->holder, SIGKILL);
+	kill(server, SIGKILL);
+	kill(watcher, SIGKILL);
+	assert_int_equal(waitpid(fixture->holder, NULL, 0), fixture->holder);
+	fixture->holder = 0;
+	while (statfs(fixture->mnt, &fs) == 0 || errno != ENOTCONN) {
+		assert_true(cdm_now_ms() < end);
+		poll(NULL, 0, 2);
+	}
+}
+
+/* What the store holds beyond the journal is found although the server dies, and is replaced, while it looks for it. */
+static void check_survives_its_server(void **state)
+{
+	char path[200], point[200];
+
+	fixture_mount(fixture, NULL);
+	kill_all_of_it();
+	snprintf(path, sizeof(path), "%s/%s/tail", fixture->run, FIXTURE_SET);
+	assert_int_equal(unlink(path), 0); /* memory is lost with the power */
+	for (int i = 0; i < FOUND; i++) {
+		snprintf(path, sizeof(path), "%s/past-%d", fixture->store, i);
+		put_file(path, "kept by the store only", 22);
+	}
+	snprintf(point, sizeof(point), "%s/point", fixture->dir);
+	setenv("CDMFS_FAULTPOINT_FILE", point, 1);
+	put_file(point, "check.recorded_not_next:800", 27);
+	fixture_mount(fixture, NULL);
+	unsetenv("CDMFS_FAULTPOINT_FILE");
+	fixture_wait("the changes found", all_told, NULL);
+	assert_int_equal(access(point, F_OK), -1); /* it did die of it */
+	assert_int_equal(fixture_unmount(fixture), 0);
+	nothing_left();
+}
+
 /* The server dies while the mount is being taken down: another one closes the journal, so that nothing is left. */
 static void server_killed_at_the_end(void **state)
 {
@@ -562,7 +626,7 @@ static int body(struct fixture *f)
 		ONE(wrong_usage), ONE(unknown_set), ONE(not_joined_yet), ONE(store_missing), ONE(store_not_writable), ONE(store_without_handles),
 		ONE(mountpoint_missing_or_a_file), ONE(mountpoint_not_empty), ONE(mountpoint_busy), ONE(store_and_mountpoint_nested),
 		ONE(damaged_files), ONE(second_instance), ONE(umount_ends_it), ONE(mounted_again_at_once), ONE(umount_of_the_full_mount_ends_it), ONE(ended_while_busy),
-		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(server_killed_at_the_end), ONE(starts_in_the_background), ONE(mount_options),
+		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(check_survives_its_server), ONE(server_killed_at_the_end), ONE(starts_in_the_background), ONE(mount_options),
 		ONE(pure_target_is_read_only), ONE(metadata_is_hidden), ONE(tells_the_service_manager),
 		ONE(hanging_server_is_replaced)};
 #undef ONE

@@ -11,10 +11,10 @@
 #include "replicator/set_internal.h"
 #include "replicator/signatures.h"
 
-#define PLANS_MAX 1024               /* remembered */
+#define PLANS_MAX 4096               /* remembered: the slowest peer may be four batches behind */
 #define PLANS_BYTES (8u << 20)       /* and their copies */
 #define SIGNINGS_MAX 4096            /* waiting: beyond it new files get no signature */
-#define BUCKETS 1024                 /* power of two */
+#define BUCKETS 4096                 /* power of two */
 #define SAVED_MIN 256                /* a delta must save so much */
 
 struct deltas {
@@ -135,7 +135,8 @@ static bool find_like(struct delta_plan *p, uint64_t size)
 	if (!signatures_find_like(p->deltas->signatures, c->path, c->path_len, size, &like))
 		return false;
 	_cleanup_close_ int fd = cdm_open_beneath(p->set->store_fd, like.path, like.path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
-	if (fd < 0 || !still_is(fd, like.dot)) {
+	bool renamed_since = fd >= 0 && still_is(fd, c->version.dot); /* over it: the others hear of that later */
+	if (fd < 0 || (!still_is(fd, like.dot) && !renamed_since)) {
 		free(like.path);
 		return false;
 	}
@@ -263,6 +264,8 @@ static bool find_base(struct deltas *d, const struct cdm_change *c, struct cdm_d
 		return signatures_has(d->signatures, *ret);
 	if (c->flags & CDM_CH_COVERS)
 		*ret = signatures_newest_at(d->signatures, c->path, c->path_len);
+	if (cdm_dot_equal(*ret, c->version.dot)) /* it was searched before, and its signature kept */
+		*ret = (struct cdm_dot){0};
 	return !cdm_dot_is_none(*ret) || signatures_may_find_like(d->signatures, c->path, c->path_len);
 }
 

@@ -52,6 +52,8 @@ struct unseen *unseen_new(struct set *s, const struct cdm_vector *sender); /* lo
 void unseen_free(struct unseen **u);
 /* Walker. Was it removed or renamed away here? Also true where the journal does not tell any more. */
 bool unseen_went(struct unseen *u, const char *path, size_t len);
+/* The same, but only where the journal tells. */
+bool unseen_surely_went(struct unseen *u, const char *path, size_t len);
 /* Did it get this name here (rename, link)? */
 bool unseen_came(struct unseen *u, const char *path, size_t len);
 struct compare_shared { /* of one resync; the walker's once it began */

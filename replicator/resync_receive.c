@@ -328,6 +328,7 @@ static void submit(struct resync_in *in, struct job *job, void (*done)(struct jo
 /* In the order found: a directory before what is in it, a file before its other names. */
 static void submit_ready(struct resync_in *in)
 {
+	struct unseen *since = in->shared.decisive && in->wants ? unseen_new(in->set, &in->shared.sender) : NULL; /* what we removed since it began */
 	while (in->wants && in->jobs < JOBS_MAX) {
 		struct job *job = job_new(in->set, in->serial, 0);
 		while (in->wants && job->count < JOB_CHANGES && (in->wants->answered || in->wants->in)) {
@@ -338,6 +339,10 @@ static void submit_ready(struct resync_in *in)
 			if (!in->wants)
 				in->wants_tail = &in->wants;
 			in->want_count--;
+			if (w->in && since && unseen_surely_went(since, w->path, w->len)) {
+				incoming_free(w->in, in->set->staging_fd);
+				w->in = NULL;
+			}
 			if (w->in) {
 				w->in->resync = true;
 				w->in->decisive = in->shared.decisive;
@@ -350,11 +355,13 @@ static void submit_ready(struct resync_in *in)
 		if (!job->count) {
 			job_free(job);
 			if (!in->wants || !(in->wants->answered || in->wants->in))
-				return;
+				break;
 			continue;
 		}
 		submit(in, job, job_finished);
 	}
+	if (since)
+		unseen_free(&since);
 }
 
 /* --- the root --- */

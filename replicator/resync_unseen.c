@@ -136,6 +136,13 @@ bool unseen_went(struct unseen *u, const char *path, size_t len)
 	return !u->complete || paths_have(&u->went, path, len);
 }
 
+bool unseen_surely_went(struct unseen *u, const char *path, size_t len)
+{
+	if (!u->looked)
+		look(u);
+	return paths_have(&u->went, path, len);
+}
+
 bool unseen_came(struct unseen *u, const char *path, size_t len)
 {
 	if (!u->looked)

@@ -642,7 +642,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	s->doubt.raised |= verify;
 	s->doubt.raised_since = false;
 	s->doubt.began_ms = cdm_now_ms();
-	count_up(&s->counters.full_resync_count, 1);
+	count_up(verify ? &s->counters.verify_count : &s->counters.full_resync_count, 1);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", verify ? "after a conflict" : "the peer asks for it"));
 	state_changed(s);
 	pump(in);

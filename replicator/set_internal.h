@@ -43,7 +43,7 @@ void contexts_fini(struct contexts *c);
 struct set_counters { /* any thread */
 	_Atomic uint64_t batches_sent, changes_sent, content_sent_bytes, folded, superseded, batches_received, changes_received,
 		content_received_bytes, applied, already_there, skipped, needs_sent, needs_answered, conflicts, quarantined,
-		full_resync_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled,
+		full_resync_count, verify_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled,
 		deltas_sent, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
 		signing; /* this one also falls: saves that wait for their signature */
 };

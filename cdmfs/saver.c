@@ -21,6 +21,8 @@
 #define LOOK_MAX_NS (60 * SECOND_NS)
 #define GATHER_NS (SECOND_NS / 10)
 #define INVALIDATE_MAX 64
+#define ASK_AGAIN_NS (SECOND_NS / 20) /* the watcher's queue is full, after closes were lost */
+#define BARRIERS_MAX 16
 #define ROOM_WAIT_S 5
 
 struct expected { /* an unsaved file to be looked at when no close is seen */
@@ -39,6 +41,11 @@ struct saver {
 	int wake_fd;
 	atomic_bool stop;
 	bool started;
+	/* the thread's own: closes were lost at lost_ns, and what was unsaved then is not all looked at yet */
+	bool lost;
+	int64_t lost_ns;
+	uint64_t barriers[BARRIERS_MAX]; /* they wait for that */
+	unsigned barrier_count;
 	pthread_mutex_t mtx;
 	/* under mtx */
 	struct expected *expected;
@@ -98,6 +105,13 @@ void saver_expect(struct fs *fs, uint64_t id, bool by_path)
 	pthread_mutex_unlock(&s->mtx);
 	if (sooner)
 		wake(s);
+}
+
+static void expect_at_once(struct saver *s, uint64_t id)
+{
+	pthread_mutex_lock(&s->mtx);
+	expect_locked(s, id, 0);
+	pthread_mutex_unlock(&s->mtx);
 }
 
 void saver_invalidate(struct fs *fs, uint64_t id, uint64_t offset)
@@ -171,14 +185,51 @@ static void put_barrier(struct fs *fs, uint64_t id)
 	inodes_release(fs->nodes, id);
 }
 
-static void at_rest(struct fs *fs, uint64_t id, int64_t looked_ns)
+/* Is anything left that was unsaved when closes were lost, and of which nobody knows yet whether it has a writer? */
+static bool lost_is_open(struct saver *s)
 {
+	uint32_t cursor = 0;
+	struct node n;
+	struct dirty d;
+
+	while (s->lost && inodes_next(s->fs->nodes, &cursor, &n))
+		if (n.flags & NODE_UNSAVED && !(n.flags & (NODE_WRITER | NODE_ORPHAN)) && inodes_dirty(s->fs->nodes, n.id, &d) && d.last_ns <= s->lost_ns)
+			return true;
+	s->lost = false;
+	return false;
+}
+
+/* A barrier says that all closes before it were seen: after lost ones not before the watcher was asked. */
+static void take_barrier(struct saver *s, uint64_t id)
+{
+	if (!lost_is_open(s)) {
+		put_barrier(s->fs, id);
+	} else if (s->barrier_count < BARRIERS_MAX) {
+		s->barriers[s->barrier_count++] = id;
+	} else { /* who made it makes another */
+		inodes_flags(s->fs->nodes, id, 0, NODE_BARRIER);
+		inodes_release(s->fs->nodes, id);
+	}
+}
+
+static void put_waiting_barriers(struct saver *s)
+{
+	if (s->barrier_count == 0 || lost_is_open(s))
+		return;
+	for (unsigned i = 0; i < s->barrier_count; i++)
+		put_barrier(s->fs, s->barriers[i]);
+	s->barrier_count = 0;
+}
+
+static void at_rest(struct saver *s, uint64_t id, int64_t looked_ns)
+{
+	struct fs *fs = s->fs;
 	struct node n;
 
 	if (!inodes_find(fs->nodes, id, &n))
 		return;
 	if (n.flags & NODE_BARRIER) {
-		put_barrier(fs, id);
+		take_barrier(s, id);
 		return;
 	}
 	if (n.flags & NODE_CONFLICT)
@@ -197,8 +248,16 @@ static void expect_all(struct saver *s, bool lost)
 	uint32_t cursor = 0;
 	struct node n;
 
+	if (lost) {
+		s->lost = true;
+		s->lost_ns = mono_ns();
+		s->barrier_count = 0;
+	}
 	while (inodes_next(s->fs->nodes, &cursor, &n)) {
-		if (n.flags & NODE_UNSAVED) {
+		if (n.flags & NODE_UNSAVED && lost) {
+			inodes_flags(s->fs->nodes, n.id, 0, NODE_WRITER);
+			expect_at_once(s, n.id);
+		} else if (n.flags & NODE_UNSAVED) {
 			saver_expect(s->fs, n.id, true);
 		} else if (lost && n.flags & NODE_BARRIER) {
 			inodes_flags(s->fs->nodes, n.id, 0, NODE_BARRIER);
@@ -216,10 +275,13 @@ static bool take_messages(struct saver *s)
 
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(batch[0]); i++) {
 		if (batch[i].kind == WATCH_CLOSED && batch[i].writers == 0)
-			at_rest(s->fs, batch[i].node, batch[i].time_ns);
+			at_rest(s, batch[i].node, batch[i].time_ns);
+		else if (batch[i].kind == WATCH_CLOSED && s->lost)
+			inodes_flags(s->fs->nodes, batch[i].node, NODE_WRITER, 0);
 		else if (batch[i].kind == WATCH_LOST)
 			expect_all(s, true);
 	}
+	put_waiting_barriers(s);
 	if (n > 0)
 		recv(s->fs->watch_fd, batch, 0, MSG_DONTWAIT);
 	return n > 0;
@@ -240,14 +302,17 @@ static bool look_at(struct saver *s, struct expected *e, int64_t now)
 
 	if (!inodes_find(s->fs->nodes, e->id, &n) || n.flags & NODE_ORPHAN || !inodes_dirty(s->fs->nodes, e->id, &d))
 		return false;
-	if (d.last_ns + FIRST_LOOK_PATH_NS > now) {
+	bool lost = s->lost && d.last_ns <= s->lost_ns;
+	if (!lost && d.last_ns + FIRST_LOOK_PATH_NS > now) {
 		e->due_ns = d.last_ns + FIRST_LOOK_PATH_NS;
 		return true;
 	}
 	if (!ask_watcher(s, e->id)) {
-		e->due_ns = now + SECOND_NS;
+		e->due_ns = now + (lost ? ASK_AGAIN_NS : SECOND_NS);
 		return true;
 	}
+	if (e->wait_ns < FIRST_LOOK_PATH_NS)
+		e->wait_ns = FIRST_LOOK_PATH_NS;
 	e->due_ns = now + e->wait_ns;
 	e->wait_ns = e->wait_ns * 2 < LOOK_MAX_NS ? e->wait_ns * 2 : LOOK_MAX_NS;
 	return true;

@@ -174,10 +174,11 @@ static json_t *parent_json(const struct model *m, const struct model_set *s, con
 
 static json_t *set_document(const struct model *m, const struct model_set *s, const struct policy_tree *t, int slot, json_t *all_members)
 {
-	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:O, s:b, s:O, s:o, s:o, s:o, s:o}", "name", s->name, "id", (json_int_t)s->id, "role",
+	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:O, s:b, s:O, s:o, s:o, s:o, s:o, s:b}", "name", s->name, "id", (json_int_t)s->id, "role",
 		role_name(s->role[t->node[slot]]), "update", s->update, "open", s->open, "exclude", s->exclude, "default_excludes", s->default_excludes, "local",
 		s->local, "parent", parent_json(m, s, t, slot), "alternates", neighbours_json(m, s, t, slot, false), "children",
-		neighbours_json(m, s, t, slot, true), "members", all_members ? json_incref(all_members) : members_json(m, s, t, slot));
+		neighbours_json(m, s, t, slot, true), "members", all_members ? json_incref(all_members) : members_json(m, s, t, slot),
+		"neighbours_only", t->count > POLICY_MEMBERS_FULL);
 }
 
 /* The members of small sets are the same in every document: built once per push. */

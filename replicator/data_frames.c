@@ -376,7 +376,7 @@ int carried_decode(const uint8_t *in, size_t len, struct carried *ret)
 	ret->flags = reading_u8(&r);
 	size_t change_len = reading_u32(&r);
 	const uint8_t *change = reading_bytes(&r, change_len);
-	if (!change || kind > CONTENT_DELTA)
+	if (!change || kind > CONTENT_APART)
 		return -EBADMSG;
 	ret->kind = kind;
 	int n = cdm_change_decode(change, change_len, &ret->change);
@@ -390,6 +390,8 @@ int carried_decode(const uint8_t *in, size_t len, struct carried *ret)
 		decode_object(&r, ret);
 	if (ret->kind == CONTENT_DELTA)
 		decode_delta(&r, ret);
+	if (ret->kind == CONTENT_APART && (ret->change.op != CDM_OP_SAVE || ret->flags & CARRIED_ANSWER || cdm_dot_is_none(ret->stamp.content.dot)))
+		r.bad = true;
 	if (ret->flags & CARRIED_INLINE) {
 		if (!carried_has_content(ret) || ret->delta.copies_total > FRAME_COPIES_INLINE_MAX)
 			r.bad = true;
@@ -468,4 +470,119 @@ int need_decode(const uint8_t *in, size_t len, struct need *ret)
 	if (!reading_done(&r) || !ret->ticket || cdm_path_check(ret->path, ret->path_len) < 0)
 		return -EBADMSG;
 	return 0;
+}
+
+/* --- contents that are fetched --- */
+
+static void put_dot(struct bytes *out, struct cdm_dot dot)
+{
+	bytes_put_u64(out, dot.origin);
+	bytes_put_u64(out, dot.number);
+}
+
+static struct cdm_dot read_version(struct reading *r)
+{
+	struct cdm_dot dot;
+	dot.origin = reading_u64(r);
+	dot.number = reading_u64(r);
+	if (cdm_dot_is_none(dot))
+		r->bad = true;
+	return dot;
+}
+
+static const char *read_path(struct reading *r, size_t *ret_len)
+{
+	*ret_len = reading_u32(r);
+	const char *path = (const char *)reading_bytes(r, *ret_len);
+	if (!path || cdm_path_check(path, *ret_len) < 0)
+		r->bad = true;
+	return path;
+}
+
+void coming_encode(const struct coming *c, struct bytes *out)
+{
+	put_dot(out, c->version);
+	bytes_put_u64(out, c->size);
+	bytes_put_u32(out, (uint32_t)c->path_len);
+	bytes_put(out, c->path, c->path_len);
+}
+
+int coming_decode(const uint8_t *in, size_t len, struct coming *ret)
+{
+	struct reading r = {in, len, 0, false};
+	ret->version = read_version(&r);
+	ret->size = reading_u64(&r);
+	ret->path = read_path(&r, &ret->path_len);
+	return reading_done(&r) && ret->size <= INT64_MAX ? 0 : -EBADMSG;
+}
+
+void fetch_ask_encode(const struct fetch_ask *f, struct bytes *out)
+{
+	bytes_put_u32(out, f->request);
+	put_dot(out, f->version);
+	bytes_put_u64(out, f->size);
+	bytes_put_u64(out, f->from);
+	bytes_put_u8(out, (uint8_t)f->set_len);
+	bytes_put(out, f->set, f->set_len);
+	bytes_put_u32(out, (uint32_t)f->path_len);
+	bytes_put(out, f->path, f->path_len);
+}
+
+int fetch_ask_decode(const uint8_t *in, size_t len, struct fetch_ask *ret)
+{
+	struct reading r = {in, len, 0, false};
+	ret->request = reading_u32(&r);
+	ret->version = read_version(&r);
+	ret->size = reading_u64(&r);
+	ret->from = reading_u64(&r);
+	ret->set_len = reading_u8(&r);
+	ret->set = (const char *)reading_bytes(&r, ret->set_len);
+	ret->path = read_path(&r, &ret->path_len);
+	bool good = reading_done(&r) && ret->request && ret->set_len && !memchr(ret->set, 0, ret->set_len) && ret->size <= INT64_MAX &&
+		ret->from <= ret->size && ret->from % FRAME_PIECE_MAX == 0;
+	return good ? 0 : -EBADMSG;
+}
+
+void fed_piece_encode_head(uint32_t request, uint64_t offset, uint32_t len, struct bytes *out)
+{
+	bytes_put_u32(out, request);
+	piece_encode_head(offset, len, out);
+}
+
+int fed_piece_decode(const uint8_t *in, size_t len, struct fed_piece *ret)
+{
+	struct reading r = {in, len, 0, false};
+	ret->request = reading_u32(&r);
+	return r.bad ? -EBADMSG : piece_decode(in + r.at, len - r.at, &ret->piece);
+}
+
+void fed_end_encode(const struct fed_end *e, struct bytes *out)
+{
+	bytes_put_u32(out, e->request);
+	bytes_put_u8(out, e->result);
+	bytes_put(out, e->digest, sizeof e->digest);
+}
+
+int fed_end_decode(const uint8_t *in, size_t len, struct fed_end *ret)
+{
+	struct reading r = {in, len, 0, false};
+	ret->request = reading_u32(&r);
+	ret->result = reading_u8(&r);
+	const uint8_t *digest = reading_bytes(&r, sizeof ret->digest);
+	if (!digest || !reading_done(&r) || ret->result > FED_BUSY)
+		return -EBADMSG;
+	memcpy(ret->digest, digest, sizeof ret->digest);
+	return 0;
+}
+
+void fetch_stop_encode(uint32_t request, struct bytes *out)
+{
+	bytes_put_u32(out, request);
+}
+
+int fetch_stop_decode(const uint8_t *in, size_t len, uint32_t *ret_request)
+{
+	struct reading r = {in, len, 0, false};
+	*ret_request = reading_u32(&r);
+	return reading_done(&r) ? 0 : -EBADMSG;
 }

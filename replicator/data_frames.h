@@ -83,6 +83,7 @@ enum content_kind {
 	CONTENT_RANGES = 2,  /* pieces on top of the base version */
 	CONTENT_ATTRS = 3,   /* object attributes only (directories) */
 	CONTENT_DELTA = 4,   /* pieces, and copies out of the base version; the rest are holes */
+	CONTENT_APART = 5,   /* everything, fetched apart from the change (fetch.h) */
 };
 #define ANSWER_ORIGIN CDM_ORIGIN(UINT32_MAX, UINT32_MAX) /* of the dot of an answer: (this, ticket) */
 enum carried_flags {
@@ -149,6 +150,50 @@ struct change_end {
 };
 void change_end_encode(const struct change_end *e, struct bytes *out);
 int change_end_decode(const uint8_t *in, size_t len, struct change_end *ret);
+
+struct coming { /* COMING: this content is on its way to you; it can be fetched already */
+	struct cdm_dot version;
+	uint64_t size;
+	const char *path;
+	size_t path_len;
+};
+void coming_encode(const struct coming *c, struct bytes *out);
+int coming_decode(const uint8_t *in, size_t len, struct coming *ret);
+
+#define FETCH_SET_NAME_MAX 255
+struct fetch_ask { /* FETCH: send this content from `from` (a multiple of a block) on */
+	uint32_t request; /* the asker's, not 0; names it in the answers */
+	struct cdm_dot version;
+	uint64_t size, from;
+	const char *set, *path; /* path: where it may be, if it is already published */
+	size_t set_len, path_len;
+};
+void fetch_ask_encode(const struct fetch_ask *f, struct bytes *out);
+int fetch_ask_decode(const uint8_t *in, size_t len, struct fetch_ask *ret);
+
+struct fed_piece { /* FED */
+	uint32_t request;
+	struct piece piece;
+};
+void fed_piece_encode_head(uint32_t request, uint64_t offset, uint32_t len, struct bytes *out);
+int fed_piece_decode(const uint8_t *in, size_t len, struct fed_piece *ret);
+
+enum fed_result {
+	FED_WHOLE = 0,   /* all of it was sent; digest of the whole content (blocks.h) */
+	FED_GONE = 1,    /* this version is not here any more */
+	FED_UNKNOWN = 2, /* nothing is known of it here */
+	FED_BUSY = 3,    /* not now */
+};
+struct fed_end { /* FED_END */
+	uint32_t request;
+	uint8_t result;
+	uint8_t digest[16];
+};
+void fed_end_encode(const struct fed_end *e, struct bytes *out);
+int fed_end_decode(const uint8_t *in, size_t len, struct fed_end *ret);
+
+void fetch_stop_encode(uint32_t request, struct bytes *out); /* FETCH_STOP */
+int fetch_stop_decode(const uint8_t *in, size_t len, uint32_t *ret_request);
 
 #define NEED_LOOK 1 /* flag of a NEED frame: version and attributes of a file are enough */
 struct need { /* NEED: send what is at this path whole; the answer carries `ticket` as its change's number */

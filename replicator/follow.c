@@ -7,6 +7,7 @@
 #include <string.h>
 #include <fcntl.h>
 #include <unistd.h>
+#include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/route.h"
 #include "replicator/state.h"
@@ -226,6 +227,7 @@ void follow_step(struct set *s)
 		next = p->next;
 		ship_kick(p);
 	}
+	feed_kick(s);
 	if (moved)
 		set_moved(s);
 }

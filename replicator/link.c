@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/tls.h"
 #include "replicator/conn.h"
+#include "replicator/fetch.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
@@ -20,7 +21,7 @@
 #define TICK_MS 5000
 #define PING_AFTER_MS 4500 /* nothing received for so long: ask */
 #define DEAD_AFTER_MS 15000
-#define KNOWN_FEATURES 0u
+#define KNOWN_FEATURES ((uint32_t)LINK_FEATURE_FETCH)
 
 struct attach { /* one set on this link */
 	struct set *set;
@@ -41,6 +42,7 @@ struct link {
 	char name[WIRE_NAME_MAX + 1]; /* dialled: whom we want; then whom the certificate named */
 	uint32_t number;              /* 0 before the certificate was seen */
 	uint64_t instance;
+	uint32_t features;            /* the peer's */
 	struct sockaddr_storage from;
 	struct cdm_timer *timer;      /* hello deadline, then the tick */
 	struct attach *attaches;
@@ -142,6 +144,12 @@ void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t fl
 		send_frame(l, (uint8_t)type, flags, own_index(l, set), head, head_len, body, body_len);
 }
 
+void link_send_bare(struct link *l, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len)
+{
+	if (l->state == LINK_UP)
+		send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len);
+}
+
 static void send_error(struct link *l, int errnum, const char *text)
 {
 	uint8_t out[WIRE_SMALL_MAX];
@@ -226,6 +234,8 @@ static void link_closed(void *arg, const struct cdm_error *why)
 	cdm_timer_cancel(&l->timer);
 	for (size_t i = 0; i < l->attach_count; i++)
 		attach_down(l, &l->attaches[i], l->why.text);
+	if (was_up)
+		fetch_link_gone(node, l);
 	for (size_t i = 0; i < node->link_count; i++)
 		if (node->links[i] == l)
 			node->links[i] = node->links[--node->link_count];
@@ -382,6 +392,7 @@ static int take_hello(struct link *l, const uint8_t *payload, size_t len)
 		return -EACCES;
 	}
 	l->instance = h.instance ? h.instance : 1;
+	l->features = h.features;
 	if (!cdm_clock_observe(h.clock))
 		cdm_log(clock_ahead, cdm_str("peer", l->name), cdm_int("ahead_ms", (cdm_clock_to_ns(h.clock) - cdm_wall_ns()) / 1000000));
 	if (!settle_duplicate(l))
@@ -484,6 +495,14 @@ static void take_set_frame(struct link *l, const struct wire_header *h, const ui
 		link_fail(l, -r, "%s", err.text[0] ? err.text : "a frame that cannot be used");
 }
 
+static void take_fetch_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r = fetch_frame(l->node, l, h->type, payload, h->payload, &err);
+	if (r < 0)
+		link_fail(l, -r, "%s", err.text);
+}
+
 static void take_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
 {
 	if (l->state == LINK_HELLO && h->type != FRAME_HELLO && h->type != FRAME_ERROR) {
@@ -511,6 +530,8 @@ static void take_frame(struct link *l, const struct wire_header *h, const uint8_
 	default:
 		if (h->type == FRAME_STATE || (h->type >= FRAME_SUBSCRIBE && h->type <= FRAME_RESYNC_END))
 			take_set_frame(l, h, payload);
+		else if (h->type >= FRAME_FETCH && h->type <= FRAME_FED_END)
+			take_fetch_frame(l, h, payload);
 		/* else one that may be skipped: wire_header_decode has seen to that */
 	}
 }
@@ -545,6 +566,8 @@ static void link_drained(void *arg, size_t queued)
 	for (size_t i = 0; i < l->attach_count && l->state == LINK_UP; i++)
 		if (l->attaches[i].up)
 			set_link_drained(l->attaches[i].set, l);
+	if (l->state == LINK_UP)
+		feed_link_drained(l->node, l);
 }
 
 static const struct conn_ops link_conn_ops = {
@@ -628,6 +651,11 @@ const char *link_peer_name(const struct link *l)
 uint32_t link_peer_number(const struct link *l)
 {
 	return l->number;
+}
+
+bool link_has(const struct link *l, enum link_feature feature)
+{
+	return l->features & feature;
 }
 
 size_t link_queued(const struct link *l)

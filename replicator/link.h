@@ -7,6 +7,7 @@
 #define REPLICATOR_LINK_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "replicator/node.h"
@@ -29,9 +30,15 @@ enum frame_type {
 	FRAME_ACK = 38,       /* visible vector, durable vector */
 	FRAME_NEED = 39,      /* of a change: send it another way (whole, from offset, …) */
 	FRAME_COPIES = 40,    /* of the current change: what is copied out of the base version */
+	FRAME_COMING = 41,    /* a large content is on its way: it may be fetched already */
 	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50,
 	FRAME_RESYNC_ASK = 51, /* child to parent: let me compare trees with you (doubt.c) */
 	FRAME_RESYNC_END = 54,
+	/* contents that are fetched, also between nodes that are not parent and child: fetch.c feed.c */
+	FRAME_FETCH = 64,     /* send me this content */
+	FRAME_FETCH_STOP = 65,
+	FRAME_FED = 66,       /* a piece of it */
+	FRAME_FED_END = 67,   /* its digest, or why not */
 };
 #define FRAME_PAYLOAD_MAX (256u << 10) /* every type; content is cut into pieces of at most 128 KiB */
 #define LINK_QUEUE_HIGH (2u << 20)     /* stop producing content above this many queued bytes … */
@@ -44,7 +51,14 @@ uint32_t link_peer_number(const struct link *l);
  * bounded by the caller minding link_queued(). A dead link swallows it. */
 void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t flags, const void *head, size_t head_len,
 	const void *body, size_t body_len);
+/* A frame that belongs to no set's stream (types 64 and up). */
+void link_send_bare(struct link *l, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len);
 size_t link_queued(const struct link *l);
+/* What a peer's HELLO said it understands. */
+enum link_feature {
+	LINK_FEATURE_FETCH = 1u << 8, /* COMING, FETCH and what answers it, contents apart from their changes */
+};
+bool link_has(const struct link *l, enum link_feature feature);
 /* Stop/resume reading from the peer (back-pressure of a full receiver). Counted. */
 void link_pause(struct link *l);
 void link_resume(struct link *l);

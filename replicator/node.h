@@ -19,6 +19,7 @@ struct state_table;
 struct control;
 struct opens;
 struct renew;
+struct feed;
 struct ssl_ctx_st;
 
 struct member { /* a node that may exchange a set, from routes.json */
@@ -37,6 +38,7 @@ struct route { /* the held table of one set */
 	char **children; size_t child_count;
 	struct member *members; size_t member_count;
 	bool paused;           /* we are, in this set */
+	bool neighbours_only;  /* members does not name all of them */
 };
 const struct member *route_member(const struct route *r, const char *name); /* NULL if none */
 const struct member *route_member_number(const struct route *r, uint32_t number);
@@ -55,6 +57,7 @@ struct node {
 	struct control *control;      /* control.c */
 	struct opens *opens;          /* opens.c */
 	struct renew *renew;          /* renew.c */
+	struct feed *feeds; size_t feed_count; /* feed.c */
 	struct ssl_ctx_st *tls_client, *tls_server;
 	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
 	bool stopping;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "common/log.h"
 #include "replicator/master_link.h"
+#include "replicator/ring.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
 
@@ -57,6 +58,22 @@ static void add_wanted(struct wanted **list, size_t *count, const struct held *h
 	(*list)[(*count)++] = (struct wanted){.name = m->name, .addr = m->addr};
 }
 
+static bool is_child(const struct route *r, const char *name)
+{
+	for (size_t i = 0; i < r->child_count; i++)
+		if (strcmp(r->children[i], name) == 0)
+			return true;
+	return false;
+}
+
+/* Whoever feeds us large contents; a child of ours dials us anyway. */
+static void add_feeder(struct wanted **list, size_t *count, const struct held *h)
+{
+	const struct member *m = ring_before(&h->route, h->node->id->number);
+	if (m && !is_child(&h->route, m->name))
+		add_wanted(list, count, h, m->name);
+}
+
 static void want_links(struct node *node)
 {
 	struct wanted *list = NULL;
@@ -67,6 +84,7 @@ static void want_links(struct node *node)
 			continue;
 		add_wanted(&list, &count, h, parent_now(h));
 		add_wanted(&list, &count, h, h->route.parent);
+		add_feeder(&list, &count, h);
 	}
 	dialer_want(node, list, count);
 	free(list);

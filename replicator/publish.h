@@ -14,6 +14,7 @@
 #include "replicator/set_internal.h"
 
 #define STAGING_NAME_MAX 64
+#define STAGING_FETCH "fetch-" /* begins the names of contents that are being fetched (fetch.c) */
 
 struct incoming { /* one received change with what came along */
 	struct incoming *next;

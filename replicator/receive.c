@@ -12,6 +12,7 @@
 #include <xxhash.h>
 #include "common/io.h"
 #include "replicator/content.h"
+#include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/resync.h"
 #include "replicator/unsure.h"
@@ -197,6 +198,12 @@ static void piece_written(void *arg, int result)
 	free(w);
 }
 
+void receive_content_came(struct peer *p, struct incoming *in)
+{
+	in->ended = true;
+	incoming_settled(p, in);
+}
+
 /* Bytes of the open batch that stay in memory until it is applied. */
 static int count_inline(struct receiver *r, size_t len, struct cdm_error *err)
 {
@@ -355,6 +362,11 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 		XXH3_128bits_reset(r->hash);
 		return 0;
 	}
+	if (k->kind == CONTENT_APART && !cdm_vector_covers(&r->peer->set->follow.visible, k->change.dot)) {
+		fetch_await(r->peer, in);
+		return 0;
+	}
+	in->superseded = k->kind == CONTENT_APART; /* it is here, by another way */
 	in->ended = true;
 	incoming_settled(r->peer, in);
 	return 0;
@@ -385,6 +397,15 @@ static int take_batch(struct receiver *r, const uint8_t *payload, size_t len, st
 	return 0;
 }
 
+static int take_coming(struct receiver *r, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct coming coming;
+	if (coming_decode(payload, len, &coming) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed COMING");
+	fetch_coming(r->peer, &coming);
+	return 0;
+}
+
 static int take_batch_end(struct receiver *r, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct batch_head head;
@@ -412,6 +433,8 @@ int receive_frame(struct peer *p, enum frame_type type, uint8_t flags, const uin
 		return take_copies(r, payload, len, err);
 	case FRAME_CHANGE_END:
 		return take_end(r, payload, len, err);
+	case FRAME_COMING:
+		return take_coming(r, payload, len, err);
 	case FRAME_BATCH_END:
 		return take_batch_end(r, payload, len, err);
 	default:
@@ -444,6 +467,7 @@ void receive_free(struct peer *p)
 {
 	struct receiver *r = p->receiver;
 	bool whole = true;
+	fetch_peer_gone(p);
 	if (r->current && r->current->carried.flags & CARRIED_ANSWER)
 		let_go(r->current, p->set->staging_fd);
 	for (struct batch_in *b = r->batches; b; b = r->batches) {

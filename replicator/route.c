@@ -196,6 +196,7 @@ static int parse_route(const json_t *j, uint64_t epoch, uint32_t own_number, str
 	}
 	const struct member *own = route_member_number(r, own_number);
 	r->paused = own && own->paused;
+	r->neighbours_only = json_is_true(json_object_get(j, "neighbours_only"));
 	return 0;
 }
 

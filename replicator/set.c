@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/deltas.h"
+#include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
 #include "replicator/ship.h"
@@ -137,8 +138,10 @@ static void mounts_changed(void *arg, int result)
 void set_ready(struct set *s)
 {
 	s->ready = true;
-	if (!s->swept)
+	if (!s->swept) {
 		stage_sweep(s->staging_fd); /* leftovers of an earlier run: what is still wanted comes again */
+		fetch_start(s);
+	}
 	s->swept = true;
 	publisher_seed(s->publisher, &s->follow.visible, s->follow.own_raw);
 	unsure_ready(s);
@@ -221,6 +224,8 @@ void set_free(struct set **set)
 	unsure_free(s);
 	durable_stop(s);
 	publisher_stop(s->publisher);
+	feed_stop(s);
+	fetch_stop(s);
 	if (s->mounts_io)
 		cdm_loop_cancel(s->node->loop, s->mounts_io);
 	follow_stop(s);
@@ -537,6 +542,7 @@ json_t *set_stats(struct set *s)
 	STAT(batches_received), STAT(changes_received), STAT(content_received_bytes), STAT(applied), STAT(already_there), STAT(skipped);
 	STAT(needs_sent), STAT(needs_answered), STAT(conflicts), STAT(quarantined), STAT(checkpoints), STAT(assembled);
 	STAT(deltas_sent), STAT(delta_saved_bytes), STAT(deltas_applied), STAT(deltas_refused), STAT(signatures), STAT(signing);
+	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fed_bytes);
 	STAT(full_resync_count), STAT(verify_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
 #undef STAT
 	return o;

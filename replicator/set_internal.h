@@ -16,9 +16,12 @@
 #define SET_MAGIC 0x53455431u
 #define PEER_MAGIC 0x50454552u
 
+struct incoming;
 struct publisher;
 struct quarantine;
 struct deltas;
+struct fetch;
+struct offer;
 struct adopt;
 struct ship;
 struct receiver;
@@ -45,6 +48,7 @@ struct set_counters { /* any thread */
 		content_received_bytes, applied, already_there, skipped, needs_sent, needs_answered, conflicts, quarantined,
 		full_resync_count, verify_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled,
 		deltas_sent, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
+		fetched, fetched_bytes, fetch_resumed_bytes, fetch_damaged, fed_bytes, /* contents apart from their changes; these bytes are part of the content's */
 		signing; /* this one also falls: saves that wait for their signature */
 };
 
@@ -127,6 +131,10 @@ struct set {
 	struct cdm_worker *applier, *walker; /* blocking work: applying received changes; syncfs, barriers, walks */
 	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
+	struct fetch *fetches;                    /* fetch.c: contents on their way to here */
+	struct cdm_timer *fetch_timer;
+	struct offer *offers;                     /* feed.c: contents that peers were told of */
+	size_t offer_next;
 	struct deltas *deltas;               /* NULL until the store's directories are there, or when there can be none */
 	/* loop */
 	const struct route *route;
@@ -189,6 +197,7 @@ void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_er
 void unreadable_over(struct set *s, const char *path, size_t len); /* it was read */
 
 /* receive.c */
+void receive_content_came(struct peer *p, struct incoming *in); /* a fetched content is in staging, or superseded */
 void receive_new(struct peer *p);
 void receive_free(struct peer *p);
 int receive_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);

@@ -2,6 +2,7 @@
 /* ship_send.c — one item after the other onto the link: small contents ride in their CHANGE, larger ones are read with
  * io_uring as the link drains. Content counts only if stamp and journal say afterwards that nobody touched it meanwhile. */
 #include "common/io.h"
+#include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/ship.h"
 
@@ -364,6 +365,25 @@ static void send_copies(struct ship *ship)
 	}
 }
 
+/* --- content that the peer fetches --- */
+
+static bool goes_apart(const struct ship *ship)
+{
+	const struct carried *k = &ship->content->carried;
+	return k->kind == CONTENT_WHOLE && k->content_bytes >= FETCH_MIN && !ship->answering && link_has(ship->peer->link, LINK_FEATURE_FETCH);
+}
+
+/* Should the file be written again before the peer has it, the peer learns that from the feed, and what it lacks from the next save. */
+static void send_apart(struct ship *ship)
+{
+	struct carried *k = &ship->content->carried;
+	k->kind = CONTENT_APART;
+	feed_offer(ship_set(ship), k->stamp.content.dot, &ship->current->change.handle);
+	send_change(ship, k);
+	unreadable_over(ship_set(ship), ship->current->change.path, ship->current->change.path_len);
+	item_done(ship);
+}
+
 /* False: waits. */
 static bool content_step(struct ship *ship)
 {
@@ -372,6 +392,10 @@ static bool content_step(struct ship *ship)
 	if (!plan_step(ship))
 		return false;
 	struct content *c = ship->content;
+	if (goes_apart(ship)) {
+		send_apart(ship);
+		return true;
+	}
 	if (c->carried.flags & CARRIED_INLINE || read_inline(ship)) {
 		int r = verdict(ship);
 		if (r == 1)

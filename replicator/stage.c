@@ -257,7 +257,7 @@ int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_
 		in->carried.change.path);
 }
 
-static void sweep(int dir_fd, const char *name)
+static void sweep(int dir_fd, const char *name, const char *keep)
 {
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -269,8 +269,10 @@ static void sweep(int dir_fd, const char *name)
 	for (struct dirent *e; (e = readdir(d));) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
+		if (keep && strncmp(e->d_name, keep, strlen(keep)) == 0)
+			continue;
 		if (unlinkat(fd, e->d_name, 0) < 0 && errno == EISDIR) {
-			sweep(fd, e->d_name);
+			sweep(fd, e->d_name, NULL);
 			unlinkat(fd, e->d_name, AT_REMOVEDIR);
 		}
 	}
@@ -279,11 +281,11 @@ static void sweep(int dir_fd, const char *name)
 
 void stage_remove_tree(int staging_fd, const char *name)
 {
-	sweep(staging_fd, name);
+	sweep(staging_fd, name, NULL);
 	unlinkat(staging_fd, name, AT_REMOVEDIR);
 }
 
 void stage_sweep(int staging_fd)
 {
-	sweep(staging_fd, ".");
+	sweep(staging_fd, ".", STAGING_FETCH); /* those are fetch_start's */
 }

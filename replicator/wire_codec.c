@@ -23,6 +23,11 @@ static uint32_t payload_limit(uint8_t type)
 		return WIRE_SMALL_MAX;
 	case FRAME_STATE:
 		return STATE_FIXED + 16 + 32 + 256 + 2 * VECTOR_BYTES_MAX;
+	case FRAME_FETCH:
+	case FRAME_FETCH_STOP:
+	case FRAME_FED:
+	case FRAME_FED_END:
+		return FRAME_PAYLOAD_MAX;
 	default:
 		return type >= FRAME_SUBSCRIBE && type <= FRAME_RESYNC_END ? FRAME_PAYLOAD_MAX : 0;
 	}

@@ -21,6 +21,7 @@
 
 #include "common/tls.h"
 #include "replicator/control.h"
+#include "replicator/fetch.h"
 #include "replicator/links.h"
 #include "replicator/opens.h"
 #include "replicator/route.h"
@@ -140,6 +141,16 @@ void set_link_drained(struct set *s, struct link *l)
 {
 	s->drained++;
 	send_pieces(s, l);
+}
+int fetch_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	return 0;
+}
+void fetch_link_gone(struct node *node, struct link *l)
+{
+}
+void feed_link_drained(struct node *node, struct link *l)
+{
 }
 void set_get_state(struct set *s, struct set_state *ret)
 {

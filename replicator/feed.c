@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* feed.c — contents for those who fetch them (fetch.h): out of the store, or out of what is still arriving here. Each link takes the first
+ * of its requests that has something to send; a request that waits holds up no other one. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include "common/io.h"
+#include "replicator/blocks.h"
+#include "replicator/fetch.h"
+#include "replicator/publish.h"
+
+#define OFFERS 256
+#define PARKED_MS 1000 /* a content that is not here may be about to come */
+
+struct offer {
+	struct cdm_dot version;
+	struct cdm_handle handle;
+};
+
+struct feed { /* one request */
+	struct feed *next;
+	struct node *node;
+	struct link *link; /* NULL: gone; freed by what is in flight */
+	uint32_t request;
+	struct set *set;
+	struct cdm_dot version;
+	char *path;
+	size_t path_len;
+	uint64_t size, at;
+	struct fetch *from;         /* still arriving here, or just arrived; else: */
+	int fd;                     /* of the store's file, -1 = nothing found yet */
+	struct cdm_handle handle;
+	bool sparse;
+	bool hashed;                /* hash covers all up to `at` */
+	struct block_hash hash;
+	bool digested;              /* by the worker: what came before `at` was not sent by us */
+	int digest_error;
+	uint8_t digest[16];
+	bool busy;                  /* a read or the worker is at it */
+	struct cdm_timer *parked;
+};
+
+struct feed_read {
+	struct feed *feed;
+	uint32_t len;
+	uint8_t data[BLOCK];
+};
+
+static struct feed **feeds_of(struct node *node)
+{
+	return (struct feed **)&node->feeds;
+}
+
+/* --- where the content is --- */
+
+void feed_offer(struct set *s, struct cdm_dot version, const struct cdm_handle *handle)
+{
+	if (!s->offers && !(s->offers = calloc(OFFERS, sizeof *s->offers)))
+		abort();
+	for (size_t i = 0; i < OFFERS; i++)
+		if (cdm_dot_equal(s->offers[i].version, version))
+			return;
+	s->offers[s->offer_next++ % OFFERS] = (struct offer){version, *handle};
+}
+
+static const struct offer *find_offer(const struct set *s, struct cdm_dot version)
+{
+	for (size_t i = 0; s->offers && i < OFFERS; i++)
+		if (cdm_dot_equal(s->offers[i].version, version))
+			return &s->offers[i];
+	return NULL;
+}
+
+static bool has_version(int fd, struct cdm_dot version)
+{
+	struct cdm_stamp stamp;
+	return cdm_stamp_get(fd, &stamp) == 0 && cdm_dot_equal(stamp.content.dot, version);
+}
+
+static int open_in_store(struct feed *f)
+{
+	struct set *s = f->set;
+	struct stat st;
+	const struct offer *o = find_offer(s, f->version);
+	_cleanup_close_ int fd = o ? cdm_handle_open(s->store_fd, &o->handle, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW) : -1;
+	if (fd < 0)
+		fd = cdm_open_beneath(s->store_fd, f->path, f->path_len, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size || !has_version(fd, f->version) ||
+		cdm_handle_get(fd, "", &f->handle) < 0)
+		return -ENOENT;
+	f->sparse = (uint64_t)st.st_blocks * 512 < f->size;
+	f->fd = cdm_take_fd(&fd);
+	block_hash_begin(&f->hash, f->size);
+	f->hashed = f->at == 0;
+	return 0;
+}
+
+static bool find_content(struct feed *f)
+{
+	if (f->from || f->fd >= 0)
+		return true;
+	struct fetch *from = fetch_find(f->set, f->version);
+	if (from && !fetch_is_gone(from) && fetch_size(from) == f->size) {
+		f->from = from;
+		fetch_ref(from);
+	} else if (open_in_store(f) < 0) {
+		return false;
+	}
+	cdm_timer_cancel(&f->parked);
+	return true;
+}
+
+/* --- the end of a request --- */
+
+static void feed_free(struct feed *f)
+{
+	cdm_timer_cancel(&f->parked);
+	if (f->from)
+		fetch_unref(f->from);
+	if (f->fd >= 0)
+		close(f->fd);
+	block_hash_fini(&f->hash);
+	free(f->path);
+	free(f);
+}
+
+static void feed_drop(struct feed *f)
+{
+	for (struct feed **at = feeds_of(f->node); *at; at = &(*at)->next)
+		if (*at == f) {
+			*at = f->next;
+			f->node->feed_count--;
+			break;
+		}
+	f->link = NULL;
+	if (!f->busy)
+		feed_free(f);
+}
+
+static void feed_end(struct feed *f, enum fed_result result, const uint8_t digest[16])
+{
+	struct fed_end end = {.request = f->request, .result = result};
+	struct bytes frame = {0};
+	if (digest)
+		memcpy(end.digest, digest, sizeof end.digest);
+	fed_end_encode(&end, &frame);
+	link_send_bare(f->link, FRAME_FED_END, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+	feed_drop(f);
+}
+
+/* --- sending --- */
+
+static void feed_link(struct node *node, struct link *l);
+
+static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint32_t len)
+{
+	struct bytes head = {0};
+	fed_piece_encode_head(f->request, offset, len, &head);
+	link_send_bare(f->link, FRAME_FED, head.data, head.len, data, len);
+	bytes_fini(&head);
+	count_up(&f->set->counters.content_sent_bytes, len);
+	count_up(&f->set->counters.fed_bytes, len);
+}
+
+static void send_block(struct feed *f, const uint8_t *data, uint32_t len)
+{
+	for (uint32_t at = 0, run; block_next_run(data, len, &at, &run); at += run) {
+		send_run(f, f->at + at, data + at, run);
+		if (f->hashed)
+			block_hash_piece(&f->hash, f->at + at, data + at, run);
+	}
+	f->at += len;
+}
+
+static void read_failed(struct feed *f, int error)
+{
+	struct peer *p = set_peer(f->set, f->link);
+	struct cdm_error err = CDM_ERROR_INIT;
+	cdm_fail(&err, error, "read %.*s", (int)(f->path_len < 200 ? f->path_len : 200), f->path);
+	if (p)
+		unreadable_said(p, f->path, f->path_len, &err);
+}
+
+static void block_read(void *arg, int result)
+{
+	struct feed_read *read = arg;
+	struct feed *f = read->feed;
+	f->busy = false;
+	if (!f->link) {
+		feed_free(f);
+	} else if (result != (int)read->len) { /* shorter than it was, or not readable */
+		if (result < 0)
+			read_failed(f, -result);
+		feed_end(f, FED_GONE, NULL);
+	} else {
+		struct node *node = f->node;
+		struct link *l = f->link;
+		send_block(f, read->data, read->len);
+		feed_link(node, l);
+	}
+	free(read);
+}
+
+/* What is in the page cache goes at once. */
+static void next_block(struct feed *f, uint32_t len)
+{
+	static uint8_t block[BLOCK]; /* loop thread */
+	int fd = f->from ? fetch_fd(f->from) : f->fd;
+	struct iovec iov = {block, len};
+	if (preadv2(fd, &iov, 1, (off_t)f->at, RWF_NOWAIT) == (ssize_t)len) {
+		send_block(f, block, len);
+		return;
+	}
+	struct feed_read *read = malloc(sizeof *read);
+	if (!read)
+		abort();
+	read->feed = f;
+	read->len = len;
+	f->busy = true;
+	cdm_loop_read(f->node->loop, fd, read->data, len, f->at, block_read, read);
+}
+
+/* --- all was sent --- */
+
+static void digest_work(void *arg)
+{
+	struct feed *f = arg;
+	f->digest_error = block_hash_file(f->fd, f->size, f->digest);
+}
+
+static void digest_done(void *arg)
+{
+	struct feed *f = arg;
+	f->busy = false;
+	f->digested = true;
+	f->set->posted--;
+	if (!f->link)
+		feed_free(f);
+	else
+		feed_link(f->node, f->link);
+}
+
+/* Of the store's file: did it have this version all the time? 1: not known yet, the journal will tell. */
+static int verdict(const struct feed *f)
+{
+	struct cdm_journal_reader *reader = f->set->follow.reader;
+	int r = reader ? cdm_journal_reader_pending(reader, &f->handle) : 0;
+	if (r == 1)
+		return 1;
+	return has_version(f->fd, f->version) ? 0 : -ESTALE;
+}
+
+/* True: it is over. */
+static bool finish(struct feed *f)
+{
+	uint8_t digest[16];
+	if (f->from) {
+		if (!fetch_is_whole(f->from, digest))
+			return false;
+		feed_end(f, FED_WHOLE, digest);
+		return true;
+	}
+	if (!f->hashed && !f->digested) {
+		f->busy = true;
+		f->set->posted++;
+		cdm_worker_submit(f->set->walker, digest_work, digest_done, f);
+		return false;
+	}
+	int r = f->digest_error < 0 ? f->digest_error : verdict(f);
+	if (r == 1)
+		return false;
+	if (f->hashed)
+		block_hash_end(&f->hash, f->digest);
+	feed_end(f, r == 0 ? FED_WHOLE : FED_GONE, f->digest);
+	return true;
+}
+
+/* Send of one request until the link is full enough, it waits, or it is over (then it is freed). */
+static void feed_step(struct feed *f)
+{
+	while (link_queued(f->link) <= LINK_QUEUE_HIGH && !f->busy) {
+		uint64_t limit = f->from ? fetch_readable(f->from) : f->size;
+		int fd = f->from ? fetch_fd(f->from) : f->fd;
+		if (f->from && fetch_is_gone(f->from)) {
+			feed_end(f, FED_GONE, NULL);
+			return;
+		}
+		if (f->from || f->sparse)
+			f->at = block_next_data(fd, f->at, limit);
+		if (f->at >= f->size) {
+			finish(f);
+			return;
+		}
+		if (f->at >= limit)
+			return;
+		next_block(f, limit - f->at < BLOCK ? (uint32_t)(limit - f->at) : BLOCK);
+	}
+}
+
+static void feed_link(struct node *node, struct link *l)
+{
+	for (struct feed *f = *feeds_of(node), *next; f && link_queued(l) <= LINK_QUEUE_HIGH; f = next) {
+		next = f->next;
+		if (f->link == l && !f->busy && find_content(f))
+			feed_step(f);
+	}
+}
+
+void feed_link_drained(struct node *node, struct link *l)
+{
+	feed_link(node, l);
+}
+
+void feed_kick(struct set *s)
+{
+	for (struct feed *f = *feeds_of(s->node), *next; f; f = next) {
+		next = f->next;
+		if (f->set == s && !f->busy && find_content(f))
+			feed_step(f);
+	}
+}
+
+/* --- requests --- */
+
+static void not_found(void *arg)
+{
+	struct feed *f = arg;
+	f->parked = NULL;
+	feed_end(f, FED_UNKNOWN, NULL);
+}
+
+/* The set, if this peer may have it. */
+static struct set *set_of(struct node *node, struct link *l, const struct fetch_ask *ask)
+{
+	char name[FETCH_SET_NAME_MAX + 1];
+	memcpy(name, ask->set, ask->set_len);
+	name[ask->set_len] = 0;
+	struct set *s = node_set(node, name);
+	const struct route *r = s ? s->route : NULL;
+	const struct member *m = r ? route_member_number(r, link_peer_number(l)) : NULL;
+	bool may = m && strcmp(m->name, link_peer_name(l)) == 0 && !m->paused && !r->paused;
+	return may && s->ready && !s->stopping ? s : NULL;
+}
+
+static void refuse(struct link *l, uint32_t request)
+{
+	struct fed_end end = {.request = request, .result = FED_BUSY};
+	struct bytes frame = {0};
+	fed_end_encode(&end, &frame);
+	link_send_bare(l, FRAME_FED_END, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+}
+
+static int take_fetch(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fetch_ask ask;
+	if (fetch_ask_decode(payload, len, &ask) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FETCH");
+	struct set *s = set_of(node, l, &ask);
+	if (!s || node->feed_count >= FEEDS_MAX) {
+		refuse(l, ask.request);
+		return 0;
+	}
+	struct feed *f = calloc(1, sizeof *f);
+	if (!f || !(f->path = malloc(ask.path_len)))
+		abort();
+	memcpy(f->path, ask.path, ask.path_len);
+	f->path_len = ask.path_len;
+	f->node = node;
+	f->link = l;
+	f->set = s;
+	f->request = ask.request;
+	f->version = ask.version;
+	f->size = ask.size;
+	f->at = ask.from / BLOCK * BLOCK;
+	f->fd = -1;
+	struct feed **at = feeds_of(node);
+	while (*at)
+		at = &(*at)->next;
+	*at = f;
+	node->feed_count++;
+	if (!find_content(f) && find_offer(s, f->version)) {
+		feed_end(f, FED_GONE, NULL);
+		return 0;
+	}
+	if (!f->from && f->fd < 0)
+		f->parked = cdm_loop_after(node->loop, PARKED_MS, not_found, f);
+	feed_link(node, l);
+	return 0;
+}
+
+static int take_stop(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	uint32_t request;
+	if (fetch_stop_decode(payload, len, &request) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_STOP");
+	for (struct feed *f = *feeds_of(node), *next; f; f = next) {
+		next = f->next;
+		if (f->link == l && f->request == request)
+			feed_drop(f);
+	}
+	return 0;
+}
+
+int feed_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	return type == FRAME_FETCH ? take_fetch(node, l, payload, len, err) : take_stop(node, l, payload, len, err);
+}
+
+bool feed_feeds(const struct node *node, const struct set *s, struct cdm_dot version, const struct link *l)
+{
+	for (const struct feed *f = node->feeds; f; f = f->next)
+		if (f->link == l && f->set == s && cdm_dot_equal(f->version, version))
+			return true;
+	return false;
+}
+
+void feed_link_gone(struct node *node, struct link *l)
+{
+	for (struct feed *f = *feeds_of(node), *next; f; f = next) {
+		next = f->next;
+		if (f->link == l)
+			feed_drop(f);
+	}
+}
+
+void feed_stop(struct set *s)
+{
+	for (struct feed *f = *feeds_of(s->node), *next; f; f = next) {
+		next = f->next;
+		if (f->set == s)
+			feed_drop(f);
+	}
+	free(s->offers);
+	s->offers = NULL;
+}

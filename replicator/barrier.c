@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include "replicator/set_internal.h"
 
-#define BARRIER_MS 10000
+#define BARRIER_MS 60000 /* a store that is being synced answers late */
 
 struct barrier {
 	struct barrier *next;
@@ -95,7 +95,7 @@ void set_barrier(struct set *s, set_barrier_fn *done, void *arg)
 	b->working = true;
 	s->posted++;
 	b->timer = cdm_loop_after(s->node->loop, BARRIER_MS, barrier_late, b);
-	cdm_worker_submit(s->walker, barrier_work, barrier_made, b);
+	cdm_worker_submit(s->caller, barrier_work, barrier_made, b);
 }
 
 void barrier_seen(struct set *s, const char *name, size_t len)

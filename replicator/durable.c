@@ -98,7 +98,7 @@ void durable_wanted(struct set *s)
 		cdm_vector_raise(&cp->mark, s->follow.own_raw); /* numbers must never be used again */
 	d->running = true;
 	s->posted++;
-	cdm_worker_submit(s->walker, checkpoint_work, checkpoint_done, cp);
+	cdm_worker_submit(s->syncer, checkpoint_work, checkpoint_done, cp);
 }
 
 void durable_stop(struct set *s)

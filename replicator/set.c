@@ -120,7 +120,7 @@ static void probe_start(struct set *s, bool reload)
 	probe->reload = reload;
 	s->probing = true;
 	s->posted++;
-	cdm_worker_submit(s->walker, probe_work, probe_done, probe);
+	cdm_worker_submit(s->caller, probe_work, probe_done, probe);
 }
 
 static void mounts_changed(void *arg, int result)
@@ -177,7 +177,9 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 	if (r == 0) {
 		s->applier = cdm_worker_new(node->loop, "cdm-apply");
 		s->walker = cdm_worker_new(node->loop, "cdm-walk");
-		if (!s->applier || !s->walker)
+		s->caller = cdm_worker_new(node->loop, "cdm-call");
+		s->syncer = cdm_worker_new(node->loop, "cdm-sync");
+		if (!s->applier || !s->walker || !s->caller || !s->syncer)
 			r = cdm_fail(err, EAGAIN, "start the threads of set %s", conf->name);
 	}
 	s->quarantine = quarantine_new();
@@ -231,6 +233,8 @@ void set_free(struct set **set)
 	follow_stop(s);
 	cdm_worker_free(&s->applier);
 	cdm_worker_free(&s->walker);
+	cdm_worker_free(&s->caller);
+	cdm_worker_free(&s->syncer);
 	deltas_stop(s->deltas);
 	publisher_free(&s->publisher);
 	quarantine_free(&s->quarantine);

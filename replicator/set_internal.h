@@ -128,7 +128,8 @@ struct set {
 	char *run_dir;
 	int store_fd, staging_fd, conflicts_fd;
 	struct set_counters counters;
-	struct cdm_worker *applier, *walker; /* blocking work: applying received changes; syncfs, barriers, walks */
+	struct cdm_worker *applier, *walker; /* blocking work: applying received changes; walks, hashes */
+	struct cdm_worker *caller, *syncer;  /* short calls on the mount, which must wait for no walk and no disk; checkpoints */
 	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
 	struct fetch *fetches;                    /* fetch.c: contents on their way to here */

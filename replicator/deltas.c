@@ -178,24 +178,6 @@ static void kick_peers(struct set *s)
 	}
 }
 
-static void search_work(void *arg)
-{
-	search(arg);
-}
-
-static void search_done(void *arg)
-{
-	struct delta_plan *p = arg;
-	struct set *s = p->set;
-	s->posted--;
-	p->state = p->found_any ? PLAN_READY : PLAN_NONE;
-	item_free(p->item);
-	p->item = NULL;
-	p->deltas->plan_bytes += plan_bytes(p);
-	deltas_release(&p);
-	kick_peers(s);
-}
-
 struct signing {
 	struct deltas *deltas;
 	struct item *item;
@@ -226,8 +208,6 @@ static void sign_done(void *arg)
 	free(g);
 }
 
-/* --- what is asked --- */
-
 static struct item *copy_item(const struct item *item)
 {
 	struct item *copy = item_new(&item->change, item->read_ms);
@@ -240,7 +220,7 @@ static void sign(struct deltas *d, const struct item *item)
 	for (size_t i = 0; i < sizeof d->signing / sizeof *d->signing; i++)
 		if (cdm_dot_equal(d->signing[i], version))
 			return;
-	if (d->signings == SIGNINGS_MAX || signatures_has(d->signatures, version))
+	if (d->set->stopping || d->signings == SIGNINGS_MAX || signatures_has(d->signatures, version))
 		return;
 	struct signing *g = calloc(1, sizeof *g);
 	if (!g || !(g->item = copy_item(item))) {
@@ -254,6 +234,28 @@ static void sign(struct deltas *d, const struct item *item)
 	d->set->posted++;
 	cdm_worker_submit(d->signer, sign_work, sign_done, g);
 }
+
+static void search_work(void *arg)
+{
+	search(arg);
+}
+
+static void search_done(void *arg)
+{
+	struct delta_plan *p = arg;
+	struct set *s = p->set;
+	s->posted--;
+	p->state = p->found_any ? PLAN_READY : PLAN_NONE;
+	if (!p->found_any)
+		sign(p->deltas, p->item); /* nothing to search for was found: the next version shall find this one */
+	item_free(p->item);
+	p->item = NULL;
+	p->deltas->plan_bytes += plan_bytes(p);
+	deltas_release(&p);
+	kick_peers(s);
+}
+
+/* --- what is asked --- */
 
 /* The base to search for, none where the name must tell. False: there is none. A file that took the place of a known one before
  * it was saved does not say of which. */

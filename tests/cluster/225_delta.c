@@ -80,6 +80,20 @@ static void the_next_version_under_another_name(void **state)
 	assert_int_equal(total("deltas_refused"), 0);
 }
 
+/* Pages of one index have one name but for the number, and nothing else in common: each is remembered all the same. */
+static void a_similar_name_without_similar_content(void **state)
+{
+	shipped("mkdir index && head -c 100000 /dev/urandom > index/index-1.html");
+	shipped("head -c 1M /dev/urandom > index/index-2.html");  /* not even of a similar size */
+	shipped("head -c 900000 /dev/urandom > index/index-3.html");
+	for (int page = 1; page <= 3; page++) {
+		char command[128];
+		snprintf(command, sizeof command, "cd index && cat index-%d.html > .new && date >> .new && mv .new index-%d.html", page, page);
+		assert_in_range(travels(command), 1, LINKS * 8192);
+	}
+	assert_int_equal(total("deltas_refused"), 0);
+}
+
 static void holes_stay(void **state)
 {
 	struct stat st;
@@ -146,6 +160,7 @@ int main(void)
 		cmocka_unit_test(an_insertion_and_a_rename_over),
 		cmocka_unit_test(written_anew_in_place),
 		cmocka_unit_test(the_next_version_under_another_name),
+		cmocka_unit_test(a_similar_name_without_similar_content),
 		cmocka_unit_test(holes_stay),
 		cmocka_unit_test(a_corrupted_base),
 		cmocka_unit_test(a_base_that_somebody_else_changed),

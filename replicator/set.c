@@ -21,6 +21,7 @@
 #include "replicator/unsure.h"
 
 #define FUSE_MAGIC 0x65735546
+#define ACK_MS 50 /* vectors that moved without a batch are told at most this often */
 
 const char *set_name(const struct set *s)
 {
@@ -299,6 +300,7 @@ void set_link_down(struct set *s, struct link *l)
 			continue;
 		*at = p->next;
 		p->subscribed = false;
+		cdm_timer_cancel(&p->ack);
 		adopt_peer_gone(p);
 		unsure_peer_gone(p);
 		doubt_child_gone(p);
@@ -386,11 +388,30 @@ static int take_subscribe(struct peer *p, const uint8_t *payload, size_t len, st
 
 void set_send_ack(struct peer *p, uint64_t batch)
 {
+	cdm_timer_cancel(&p->ack);
+	p->acked_ms = cdm_now_ms();
 	struct ack ack = {.batch = batch, .visible = p->set->follow.visible, .durable = p->set->durable.vector};
 	struct bytes frame = {0};
 	ack_encode(&ack, &frame);
 	link_send(p->link, p->set, FRAME_ACK, 0, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
+}
+
+static void ack_over(void *arg)
+{
+	struct peer *p = arg;
+	p->ack = NULL;
+	set_send_ack(p, 0);
+}
+
+/* Only the vectors moved: nobody waits for that on this link. */
+static void ack_later(struct peer *p)
+{
+	int64_t wait = p->acked_ms + ACK_MS - cdm_now_ms();
+	if (wait <= 0)
+		set_send_ack(p, 0);
+	else if (!p->ack)
+		p->ack = cdm_loop_after(p->set->node->loop, wait, ack_over, p);
 }
 
 static int take_ack(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
@@ -412,6 +433,8 @@ static int take_need(struct peer *p, uint8_t flags, const uint8_t *payload, size
 	struct need need;
 	if (need_decode(payload, len, &need) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed NEED");
+	if (p->ack)
+		set_send_ack(p, 0); /* the answer counts together with what we know */
 	ship_need(p, &need, flags & NEED_LOOK);
 	return 0;
 }
@@ -445,7 +468,7 @@ void set_moved(struct set *s)
 {
 	for (struct peer *p = s->peers; p; p = p->next)
 		if (p->told)
-			set_send_ack(p, 0);
+			ack_later(p);
 	state_changed(s);
 	durable_wanted(s);
 	unsure_moved(s);

@@ -113,6 +113,8 @@ struct peer { /* one link that carries this set */
 	bool root_taken;                    /* it told us the root's attributes */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
 	struct cdm_vector visible, durable; /* as it acknowledged */
+	int64_t acked_ms;                   /* when it was last told our vectors */
+	struct cdm_timer *ack;              /* they moved since: it will be told */
 	struct ship *ship;
 	struct receiver *receiver;
 	struct resync *resync;

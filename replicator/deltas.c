@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +16,8 @@
 #define PLANS_BYTES (8u << 20)       /* and their copies */
 #define SIGNINGS_MAX 4096            /* waiting: beyond it new files get no signature */
 #define BUCKETS 4096                 /* power of two */
+#define RECEIVED_MAX 1024            /* plans that came and nobody asked for yet: at a leaf nobody ever does */
+#define RECEIVED_BYTES (1u << 20)
 #define SAVED_MIN 256                /* a delta must save so much */
 
 struct deltas {
@@ -28,6 +31,10 @@ struct deltas {
 	uint64_t plan_bytes;
 	struct cdm_dot signing[64];       /* of those that wait: a save goes to several peers */
 	size_t signing_next;
+	pthread_mutex_t lock;             /* the rest, in any thread */
+	struct delta_plan *received, **received_tail; /* oldest first, linked by `next` */
+	size_t received_count;
+	uint64_t received_bytes;
 };
 
 struct cdm_dot deltas_base(const struct cdm_change *c)
@@ -98,6 +105,68 @@ static void plans_trim(struct deltas *d)
 		d->plan_bytes -= plan_bytes(p);
 		deltas_release(&p);
 	}
+}
+
+/* --- plans that came with what was received --- */
+
+static struct delta_plan *received_pop(struct deltas *d)
+{
+	struct delta_plan *p = d->received;
+	if (!p)
+		return NULL;
+	d->received = p->next;
+	if (!d->received)
+		d->received_tail = &d->received;
+	p->next = NULL;
+	d->received_count--;
+	d->received_bytes -= plan_bytes(p);
+	return p;
+}
+
+void deltas_received(struct deltas *d, const struct carried *k, struct delta_copies *copies, const uint8_t *encoded)
+{
+	struct delta_plan *p = calloc(1, sizeof *p);
+	if (!p)
+		abort();
+	p->state = PLAN_READY;
+	p->version = k->stamp.content.dot;
+	p->base = k->delta.base;
+	p->base_size = k->delta.base_size;
+	p->guessed = cdm_dot_is_none(deltas_base(&k->change));
+	p->base_path = k->delta.path_len ? strndup(k->delta.path, k->delta.path_len) : NULL;
+	if (k->delta.path_len && !p->base_path)
+		abort();
+	p->base_path_len = k->delta.path_len;
+	p->found.copies = *copies;
+	*copies = (struct delta_copies){0};
+	p->found.size = k->size;
+	memcpy(p->found.digest, k->delta.digest, sizeof p->found.digest);
+	bytes_put(&p->copies, encoded, k->delta.copies_total);
+	p->received = true;
+	p->refs = 1;
+	pthread_mutex_lock(&d->lock);
+	*d->received_tail = p;
+	d->received_tail = &p->next;
+	d->received_count++;
+	d->received_bytes += plan_bytes(p);
+	while (d->received != p && (d->received_count > RECEIVED_MAX || d->received_bytes > RECEIVED_BYTES)) {
+		struct delta_plan *old = received_pop(d);
+		deltas_release(&old);
+	}
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void take_received(struct deltas *d)
+{
+	pthread_mutex_lock(&d->lock);
+	for (struct delta_plan *p; (p = received_pop(d));) {
+		p->deltas = d;
+		p->set = d->set;
+		d->plan_bytes += plan_bytes(p);
+		plan_add(d, p);
+	}
+	pthread_mutex_unlock(&d->lock);
+	plans_trim(d);
 }
 
 /* --- the worker's part --- */
@@ -271,12 +340,23 @@ static bool find_base(struct deltas *d, const struct cdm_change *c, struct cdm_d
 	return !cdm_dot_is_none(*ret) || signatures_may_find_like(d->signatures, c->path, c->path_len);
 }
 
+bool deltas_fits(const struct delta_plan *p, const struct cdm_change *c)
+{
+	struct cdm_dot base = deltas_base(c);
+	return cdm_dot_equal(base, p->base) || (p->guessed && cdm_dot_is_none(base));
+}
+
 static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
 {
 	const struct cdm_change *c = &item->change;
 	if (!d || !d->ready || !item_is_whole_save(item) || item->bytes < DELTA_FILE_MIN || cdm_dot_is_none(c->version.dot) || !c->handle.len)
 		return NULL;
+	take_received(d);
 	struct delta_plan *p = plan_find(d, c->version.dot);
+	if (p && p->received && deltas_fits(p, c))
+		sign(d, item);
+	else if (p && p->received)
+		p = NULL; /* saves that became one here are another step than the one that came */
 	bool knows_more = p && p->state == PLAN_NONE && p->guessed && !cdm_dot_is_none(deltas_base(c)); /* renamed into place since */
 	if (p && !knows_more)
 		return p;
@@ -349,6 +429,8 @@ struct deltas *deltas_new(struct set *s)
 		abort();
 	d->set = s;
 	d->tail = &d->plans;
+	d->received_tail = &d->received;
+	pthread_mutex_init(&d->lock, NULL);
 	d->searcher = cdm_worker_new(s->node->loop, "cdm-delta");
 	d->signer = cdm_worker_new(s->node->loop, "cdm-sign");
 	if (d->searcher && d->signer) {
@@ -382,6 +464,9 @@ void deltas_free(struct deltas **deltas)
 		next = p->next;
 		deltas_release(&p);
 	}
+	for (struct delta_plan *p; (p = received_pop(d));)
+		deltas_release(&p);
+	pthread_mutex_destroy(&d->lock);
 	signatures_close(&d->signatures);
 	free(d);
 }

@@ -2,9 +2,9 @@
 /* deltas.h — for one set: which saves travel as a delta, worked out beside the loop. A whole save of DELTA_FILE_MIN bytes or more has its
  * signature taken when it is shipped (signatures.h). If the signature of what it replaces is known, or of a file in the same directory whose name
  * only differs in what programs make up, the new content is searched for the old one's blocks: a *plan*, shared by all peers
- * and remembered for a while. Two threads: searching does not wait for the signing of large new files.
+ * and remembered for a while. Two threads: searching does not wait for the signing of large new files. What came as a delta is passed on as it came.
  *
- * Loop thread only. A plan is only right for the version it was made for; who sends it looks at the stamp afterwards, as with any content. */
+ * Loop thread only, but for deltas_received. A plan is only right for the version it was made for; who sends it looks at the stamp afterwards, as with any content. */
 #ifndef REPLICATOR_DELTAS_H
 #define REPLICATOR_DELTAS_H
 
@@ -24,6 +24,7 @@ struct delta_plan {
 	size_t base_path_len;
 	uint64_t base_size;
 	bool guessed;             /* the save does not name the base */
+	bool received;            /* it came so from the parent */
 	struct delta_found found;
 	struct bytes copies;      /* encoded */
 
@@ -44,10 +45,15 @@ void deltas_free(struct deltas **d);
 bool deltas_opening(const struct deltas *d);
 /* This save will be sent soon: begin what takes time. */
 void deltas_expect(struct deltas *d, const struct item *item);
+/* From the applier: `version` was put together here, as `k` said, from these copies (taken over; encoded: copied from k->delta.copies_total bytes). To be
+ * called before it is visible: who it is passed on to will have the same base, and nothing is searched for. */
+void deltas_received(struct deltas *d, const struct carried *k, struct delta_copies *copies, const uint8_t *encoded);
 /* Its plan, to be released; the peers are kicked when WORKING ends. NULL: it travels whole. */
 struct delta_plan *deltas_take(struct deltas *d, const struct item *item);
 void deltas_release(struct delta_plan **plan);
 
+/* Is the plan's base what this save builds on? */
+bool deltas_fits(const struct delta_plan *p, const struct cdm_change *c);
 /* What of the receiver's content the save builds on: what it was rewritten from, else what it replaced. */
 struct cdm_dot deltas_base(const struct cdm_change *c);
 

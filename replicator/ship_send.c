@@ -313,10 +313,8 @@ static bool stream_step(struct ship *ship)
 static bool plan_fits(const struct ship *ship)
 {
 	const struct delta_plan *plan = ship->plan;
-	const struct cdm_change *c = &ship->current->change;
 	return plan->state == PLAN_READY && plan->found.size == ship->content->carried.size && cdm_vector_covers(&ship->peer->has, plan->base) &&
-		(cdm_dot_equal(deltas_base(c), plan->base) || (plan->guessed && cdm_dot_is_none(deltas_base(c)))) &&
-		ship->batch_copies + plan->copies.len <= BATCH_COPIES_MAX;
+		deltas_fits(plan, &ship->current->change) && ship->batch_copies + plan->copies.len <= BATCH_COPIES_MAX;
 }
 
 static void use_plan(struct ship *ship)
@@ -331,6 +329,7 @@ static void use_plan(struct ship *ship)
 	memcpy(k->delta.digest, plan->found.digest, sizeof k->delta.digest);
 	ship->batch_copies += k->delta.copies_total;
 	count_up(&ship_set(ship)->counters.deltas_sent, 1);
+	count_up(&ship_set(ship)->counters.deltas_passed_on, plan->received);
 	count_up(&ship_set(ship)->counters.delta_saved_bytes, whole - k->content_bytes);
 }
 

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "common/io.h"
-#include "replicator/delta.h"
+#include "replicator/deltas.h"
 #include "replicator/publish.h"
 
 /* What is at a path in the store, if it has this content version. fd or -ESTALE. */
@@ -47,17 +47,21 @@ static int open_staged(struct publisher *pub, struct incoming *in, struct cdm_er
 	return r < 0 ? cdm_fail(err, -r, "stage received content") : cdm_take_fd(&fd);
 }
 
+static const uint8_t *encoded_copies(const struct incoming *in)
+{
+	return in->carried.delta.copies ? in->carried.delta.copies : in->copies.data;
+}
+
 static int read_copies(const struct incoming *in, struct delta_copies *ret, struct cdm_error *err)
 {
 	const struct carried *k = &in->carried;
-	const uint8_t *bytes = k->delta.copies ? k->delta.copies : in->copies.data;
 	size_t len = k->delta.copies ? k->delta.copies_total : in->copies.len;
-	if (len != k->delta.copies_total || delta_copies_decode(bytes, len, k->delta.base_size, k->size, ret) < 0)
+	if (len != k->delta.copies_total || delta_copies_decode(encoded_copies(in), len, k->delta.base_size, k->size, ret) < 0)
 		return cdm_fail_plain(err, ESTALE, "the copies of a delta make no sense");
 	return 0;
 }
 
-static int put_together(struct incoming *in, int base, int staged, struct cdm_error *err)
+static int put_together(struct publisher *pub, struct incoming *in, int base, int staged, struct cdm_error *err)
 {
 	const struct carried *k = &in->carried;
 	struct delta_copies copies = {0};
@@ -73,6 +77,8 @@ static int put_together(struct incoming *in, int base, int staged, struct cdm_er
 		}
 		delta_signer_free(&signer);
 	}
+	if (r == 0 && pub->set->deltas)
+		deltas_received(pub->set->deltas, k, &copies, encoded_copies(in));
 	delta_copies_fini(&copies);
 	return r;
 }
@@ -85,7 +91,7 @@ int stage_delta(struct publisher *pub, struct incoming *in, struct cdm_error *er
 		return APPLY_NOTHING;
 	_cleanup_close_ int base = open_base(pub, in, err);
 	_cleanup_close_ int staged = base < 0 ? -1 : open_staged(pub, in, err);
-	int r = base < 0 ? base : staged < 0 ? staged : put_together(in, base, staged, err);
+	int r = base < 0 ? base : staged < 0 ? staged : put_together(pub, in, base, staged, err);
 	if (r == -ESTALE)
 		count_up(&pub->set->counters.deltas_refused, 1);
 	if (r < 0)

@@ -52,15 +52,23 @@ static int64_t travels(const char *command)
 
 #define LINKS (lab_node_count(lab) - 1)
 
+/* Of the deltas since, those that relays sent: all as they came. */
+static void relays_searched_nothing(int64_t sent_before, int64_t passed_before)
+{
+	int64_t relayed = total("deltas_sent") - counter("n1", "deltas_sent") - sent_before;
+	assert_int_equal(total("deltas_passed_on") - passed_before, relayed);
+}
+
 static void an_insertion_and_a_rename_over(void **state)
 {
 	shipped("head -c 8M /dev/urandom > large");
-	int64_t applied = total("deltas_applied");
+	int64_t applied = total("deltas_applied"), relayed = total("deltas_sent") - counter("n1", "deltas_sent"), passed = total("deltas_passed_on");
 	int64_t sent = travels("(head -c 1000000 large; head -c 100001 /dev/urandom; tail -c +1000001 large) > large.new && mv large.new large");
 	assert_in_range(sent, LINKS * 100001, LINKS * (100001 + 4096));
 	assert_int_equal(total("deltas_applied") - applied, LINKS);
 	sent = travels("(head -c 2000000 large; tail -c +2000100 large; date) > large.new && mv large.new large");
 	assert_in_range(sent, 1, LINKS * 8192);
+	relays_searched_nothing(relayed, passed);
 	assert_int_equal(total("deltas_refused"), 0);
 	assert_int_equal(total("needs_sent"), 0);
 }

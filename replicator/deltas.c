@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/set_internal.h"
@@ -404,11 +405,18 @@ struct delta_plan *deltas_take(struct deltas *d, const struct item *item)
 
 /* --- lifetime --- */
 
+static uint64_t signatures_limit(int store_fd)
+{
+	struct statvfs fs;
+	uint64_t share = fstatvfs(store_fd, &fs) < 0 ? 0 : (uint64_t)fs.f_blocks * fs.f_frsize / SIGNATURES_SHARE;
+	return share < SIGNATURES_MIN ? SIGNATURES_MIN : share > SIGNATURES_MAX ? SIGNATURES_MAX : share;
+}
+
 static void open_work(void *arg)
 {
 	struct deltas *d = arg;
 	struct cdm_error err = CDM_ERROR_INIT;
-	if (signatures_open(d->set->store_fd, SIGNATURES_LIMIT, &d->signatures, &err) < 0)
+	if (signatures_open(d->set->store_fd, signatures_limit(d->set->store_fd), &d->signatures, &err) < 0)
 		cdm_log_err(deltas_off, &err, cdm_str("set", set_name(d->set)));
 }
 

@@ -14,7 +14,10 @@
 #include "common/change.h"
 #include "replicator/delta.h"
 
-#define SIGNATURES_LIMIT (64ull << 20) /* bytes on disk of one set */
+/* Bytes on disk of one set: SHARE of its filesystem, between MIN and MAX. Small files take a sixteenth of their size. */
+#define SIGNATURES_SHARE 256
+#define SIGNATURES_MIN (64ull << 20)
+#define SIGNATURES_MAX (256ull << 20)
 
 struct signatures;
 /* store_fd is borrowed. Makes what is missing, reads what is there. */

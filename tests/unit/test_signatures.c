@@ -34,7 +34,7 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(p->path));
 	p->fd = open(p->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(mkdirat(p->fd, ".cdmfs", 0700), 0);
-	again(p, SIGNATURES_LIMIT);
+	again(p, SIGNATURES_MIN);
 	*state = p;
 	return 0;
 }
@@ -92,7 +92,7 @@ static void kept_over_restarts(void **state)
 		for (uint64_t i = 1; i <= 3000; i++)
 			assert_int_equal(get(p, i), i);
 		assert_int_equal(get(p, 3001), 0);
-		again(p, SIGNATURES_LIMIT);
+		again(p, SIGNATURES_MIN);
 	}
 }
 
@@ -133,7 +133,7 @@ static void damage_is_noticed(void **state)
 	assert_null(s);
 	assert_int_equal(get(p, 51), 51);
 	assert_int_equal(cdm_pwrite_all(fd, "!", 1, 8 + 80 * record + 9), 0); /* a head: what follows is not found again */
-	again(p, SIGNATURES_LIMIT);
+	again(p, SIGNATURES_MIN);
 	assert_int_equal(get(p, 80), 80);
 	assert_int_equal(get(p, 81), 0);
 	put(p, 81, "a/b", 1000);
@@ -141,9 +141,9 @@ static void damage_is_noticed(void **state)
 	assert_int_equal(ftruncate(fd, 20), 0);
 	s = signatures_get(p->s, (struct cdm_dot){ORIGIN, 3});
 	assert_null(s);
-	again(p, SIGNATURES_LIMIT);
+	again(p, SIGNATURES_MIN);
 	put(p, 200, "a/b", 1000);
-	again(p, SIGNATURES_LIMIT);
+	again(p, SIGNATURES_MIN);
 	assert_int_equal(get(p, 200), 200);
 	close(fd);
 }
@@ -182,7 +182,7 @@ static void a_file_that_resembles_is_found(void **state)
 	put(p, 1, "js/app.3f2a.js", 50000);
 	put(p, 2, "js/app.77aa.js", 50000);
 	put(p, 3, "js/index.js", 50000);
-	again(p, SIGNATURES_LIMIT);
+	again(p, SIGNATURES_MIN);
 	assert_true(signatures_find_like(p->s, "js/app.1234.js", 14, 60000, &like));
 	assert_int_equal(like.dot.number, 2);
 	assert_int_equal(like.path_len, 14);

@@ -4,7 +4,8 @@
  * only differs in what programs make up, the new content is searched for the old one's blocks: a *plan*, shared by all peers
  * and remembered for a while. Two threads: searching does not wait for the signing of large new files. What came as a delta is passed on as it came.
  *
- * Loop thread only, but for deltas_received. A plan is only right for the version it was made for; who sends it looks at the stamp afterwards, as with any content. */
+ * Loop thread only, but for deltas_received. A plan is only right for the version it was made for; who sends it looks at the stamp
+ * afterwards, as with any content. */
 #ifndef REPLICATOR_DELTAS_H
 #define REPLICATOR_DELTAS_H
 
@@ -45,8 +46,8 @@ void deltas_free(struct deltas **d);
 bool deltas_opening(const struct deltas *d);
 /* This save will be sent soon: begin what takes time. */
 void deltas_expect(struct deltas *d, const struct item *item);
-/* From the applier: `version` was put together here, as `k` said, from these copies (taken over; encoded: copied from k->delta.copies_total bytes). To be
- * called before it is visible: who it is passed on to will have the same base, and nothing is searched for. */
+/* From the applier, before it is visible: a content was put together here as `k` said, from these copies (taken over; `encoded` has
+ * k->delta.copies_total bytes of them and is copied). Who it is passed on to has the same base: nothing is searched for. */
 void deltas_received(struct deltas *d, const struct carried *k, struct delta_copies *copies, const uint8_t *encoded);
 /* Its plan, to be released; the peers are kicked when WORKING ends. NULL: it travels whole. */
 struct delta_plan *deltas_take(struct deltas *d, const struct item *item);

@@ -338,32 +338,25 @@ static int write_piece(struct publisher *pub, struct incoming *in, int fd, uint6
 	return publisher_call(pub, &step, call_pwrite, &call, NULL);
 }
 
+/* The ranges say where its bytes are: what the spool file has as data is cut at the blocks of its filesystem. */
 static int write_spooled(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)
 {
 	_cleanup_close_ int spool = openat(pub->set->staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	uint8_t *buf = malloc(FRAME_PIECE_MAX);
-	if (spool < 0 || !buf) {
-		free(buf);
+	_cleanup_free_ uint8_t *buf = malloc(FRAME_PIECE_MAX);
+	if (spool < 0 || !buf)
 		return -EIO;
-	}
 	int r = 0;
-	off_t end = lseek(spool, 0, SEEK_END);
-	for (off_t at = 0; r == 0 && at < end;) {
-		off_t data = lseek(spool, at, SEEK_DATA);
-		if (data < 0)
-			break;
-		off_t hole = lseek(spool, data, SEEK_HOLE);
-		for (at = data; r == 0 && at < hole;) {
-			ssize_t n = pread(spool, buf, hole - at < (off_t)FRAME_PIECE_MAX ? (size_t)(hole - at) : FRAME_PIECE_MAX, at);
-			if (n <= 0) {
-				r = n < 0 ? -errno : -EIO;
-				break;
-			}
-			r = write_piece(pub, in, fd, (uint64_t)at, buf, (size_t)n, expect);
-			at += n;
+	for (size_t i = 0; r == 0 && i < in->carried.change.range_count; i++) {
+		struct cdm_range range = stage_range(in, i);
+		for (uint64_t done = 0; r == 0 && done < range.length;) {
+			uint64_t at = range.offset + done, left = range.length - done;
+			ssize_t n = pread(spool, buf, left < FRAME_PIECE_MAX ? (size_t)left : FRAME_PIECE_MAX, (off_t)at);
+			if (n <= 0)
+				return n < 0 ? -errno : -EIO;
+			r = write_piece(pub, in, fd, at, buf, (size_t)n, expect);
+			done += (uint64_t)n;
 		}
 	}
-	free(buf);
 	return r;
 }
 

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A large content goes from node to node once, while it arrives, and goes on where it stopped. */
+#include "tests/cluster/story.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MIB (1ll << 20)
+
+static void random_file(const char *path, long long bytes)
+{
+	shell("n1", "head -c %lld /dev/urandom > %s", bytes, path);
+}
+
+struct reaches { /* a counter of a node */
+	const char *node, *name;
+	int64_t value;
+};
+
+static bool has_reached(void *arg, char *seen)
+{
+	struct reaches *r = arg;
+	int64_t now = counter(r->node, r->name);
+	snprintf(seen, 512, "%s of %s is %" PRId64, r->name, r->node, now);
+	return now >= r->value;
+}
+
+static void reaches(const char *node, const char *name, int64_t value)
+{
+	struct reaches r = {node, name, value};
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(has_reached, &r, STORY_MS, "a transfer that is under way", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void slow(const char *node, const char *rate)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_slow(lab, node, rate, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void all_fast(void)
+{
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		slow(lab_node_name(lab, i), "off");
+}
+
+static void once_over_each_link(void **state)
+{
+	int64_t sent[8];
+	unsigned nodes = lab_node_count(lab);
+	for (unsigned i = 0; i < nodes; i++)
+		sent[i] = counter(lab_node_name(lab, i), "content_sent_bytes");
+	random_file("large", 24 * MIB);
+	everywhere_equal();
+	int64_t all = 0;
+	for (unsigned i = 0; i < nodes; i++) {
+		int64_t now = counter(lab_node_name(lab, i), "content_sent_bytes") - sent[i];
+		assert_in_range(now, 0, 24 * MIB);
+		all += now;
+	}
+	assert_int_equal(all, (nodes - 1) * 24 * MIB);
+	assert_int_equal(counter("n1", "needs_answered"), 0);
+}
+
+static void from_any_node(void **state)
+{
+	shell("n3", "mkdir video && head -c 5000001 /dev/urandom > video/a.bin && head -c 3000000 /dev/urandom > video/.b.tmp && mv video/.b.tmp video/b");
+	everywhere_equal();
+	shell("n2", "mv video films && head -c 2000000 /dev/urandom >> films/a.bin");
+	everywhere_equal();
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		assert_int_equal(counter(lab_node_name(lab, i), "fetch_damaged"), 0);
+}
+
+/* Ranges too large for one frame, which begin and end within a block. */
+static void large_ranges_in_place(void **state)
+{
+	shell("n1", "head -c 3000001 /dev/urandom > ranges");
+	everywhere_equal();
+	shell("n1", "dd if=/dev/urandom of=ranges bs=1001 count=300 seek=700 conv=notrunc status=none");
+	everywhere_equal();
+	shell("n1", "head -c 500000 /dev/urandom >> ranges");
+	everywhere_equal();
+}
+
+static void many_at_once(void **state)
+{
+	shell("n1", "mkdir many && for i in $(seq 40); do head -c $((1100000 + i)) /dev/urandom > many/$i; done");
+	everywhere_equal();
+	shell("n1", "rm -r many");
+	everywhere_equal();
+}
+
+static void holes_stay_holes(void **state)
+{
+	struct stat st;
+	shell("n1", "truncate -s 300M sparse && head -c 3M /dev/urandom | dd of=sparse bs=64K seek=100 conv=notrunc status=none && "
+		"dd if=/dev/urandom of=sparse bs=4K count=1 seek=50000 conv=notrunc status=none");
+	everywhere_equal();
+	_cleanup_free_ char *path = lab_path(lab, "n4", "sparse");
+	assert_int_equal(stat(path, &st), 0);
+	assert_in_range(st.st_blocks * 512, 3 * MIB, 4 * MIB);
+}
+
+static void goes_on_after_a_kill(void **state)
+{
+	slow("n4", "60mbit");
+	int64_t before = counter("n4", "fetched_bytes");
+	random_file("killed", 40 * MIB);
+	reaches("n4", "fetched_bytes", before + 18 * MIB);
+	killed("n4", LAB_REPLICATOR);
+	started("n4", LAB_REPLICATOR);
+	all_fast();
+	everywhere_equal();
+	assert_in_range(counter("n4", "fetch_resumed_bytes"), 8 * MIB, 40 * MIB);
+	assert_in_range(counter("n4", "fetched_bytes"), 0, 32 * MIB);
+}
+
+static void goes_on_after_a_cut(void **state)
+{
+	slow("n3", "60mbit");
+	int64_t before = counter("n3", "fetched_bytes");
+	random_file("cut", 24 * MIB);
+	reaches("n3", "fetched_bytes", before + 4 * MIB);
+	cut("n3");
+	save("n1", "beside", "the others have no part in it");
+	gets_text("n2", "beside", "the others have no part in it");
+	healed("n3");
+	all_fast();
+	everywhere_equal();
+	assert_in_range(counter("n3", "fetched_bytes") - before, 1, 28 * MIB);
+}
+
+/* Whoever took it from the node that is gone takes it from another one. */
+static void a_feeder_dies(void **state)
+{
+	slow("n1", "100mbit");
+	int64_t before = counter("n3", "fetched_bytes"), fetched = counter("n4", "fetched");
+	random_file("orphaned", 32 * MIB);
+	reaches("n3", "fetched_bytes", before + 4 * MIB);
+	killed("n2", LAB_REPLICATOR);
+	all_fast();
+	reaches("n4", "fetched", fetched + 1);
+	started("n2", LAB_REPLICATOR);
+	everywhere_equal();
+	assert_in_range(counter("n3", "fetched_bytes") - before, 1, 40 * MIB);
+}
+
+static void overwritten_while_it_travels(void **state)
+{
+	slow("n1", "100mbit");
+	int64_t before = counter("n3", "fetched_bytes");
+	random_file("changing", 24 * MIB);
+	reaches("n3", "fetched_bytes", before + 2 * MIB);
+	random_file("changing", 20 * MIB);
+	shell("n1", "dd if=/dev/urandom of=changing bs=1000 count=1 seek=3 conv=notrunc status=none");
+	all_fast();
+	everywhere_equal();
+	shell("n1", "mv changing changed");
+	everywhere_equal();
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(once_over_each_link), cmocka_unit_test(from_any_node), cmocka_unit_test(large_ranges_in_place), cmocka_unit_test(many_at_once), cmocka_unit_test(holes_stay_holes),
+		cmocka_unit_test(goes_on_after_a_kill), cmocka_unit_test(goes_on_after_a_cut), cmocka_unit_test(a_feeder_dies),
+		cmocka_unit_test(overwritten_while_it_travels)};
+	return STORIES("fetch", ((struct lab_options){.nodes = 4, .netns = true}), stories);
+}

@@ -586,3 +586,19 @@ int fetch_stop_decode(const uint8_t *in, size_t len, uint32_t *ret_request)
 	*ret_request = reading_u32(&r);
 	return reading_done(&r) ? 0 : -EBADMSG;
 }
+
+void fetch_at_encode(const struct fetch_at *a, struct bytes *out)
+{
+	bytes_put_u32(out, a->request);
+	bytes_put_u64(out, a->bytes);
+	bytes_put_u64(out, a->elapsed);
+}
+
+int fetch_at_decode(const uint8_t *in, size_t len, struct fetch_at *ret)
+{
+	struct reading r = {in, len, 0, false};
+	ret->request = reading_u32(&r);
+	ret->bytes = reading_u64(&r);
+	ret->elapsed = reading_u64(&r);
+	return reading_done(&r) && ret->bytes <= INT64_MAX && ret->elapsed <= INT64_MAX ? 0 : -EBADMSG;
+}

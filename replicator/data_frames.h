@@ -161,7 +161,7 @@ void coming_encode(const struct coming *c, struct bytes *out);
 int coming_decode(const uint8_t *in, size_t len, struct coming *ret);
 
 #define FETCH_SET_NAME_MAX 255
-struct fetch_ask { /* FETCH: send this content from `from` (a multiple of a block) on */
+struct fetch_ask { /* FETCH, FETCH_LOOK: send this content from `from` (a multiple of a block) on */
 	uint32_t request; /* the asker's, not 0; names it in the answers */
 	struct cdm_dot version;
 	uint64_t size, from;
@@ -191,6 +191,14 @@ struct fed_end { /* FED_END */
 };
 void fed_end_encode(const struct fed_end *e, struct bytes *out);
 int fed_end_decode(const uint8_t *in, size_t len, struct fed_end *ret);
+
+struct fetch_at { /* FETCH_AT */
+	uint32_t request;
+	uint64_t bytes;   /* so much the one got who has most of it … */
+	uint64_t elapsed; /* … in so many ms; 0 = nobody took it */
+};
+void fetch_at_encode(const struct fetch_at *a, struct bytes *out);
+int fetch_at_decode(const uint8_t *in, size_t len, struct fetch_at *ret);
 
 void fetch_stop_encode(uint32_t request, struct bytes *out); /* FETCH_STOP */
 int fetch_stop_decode(const uint8_t *in, size_t len, uint32_t *ret_request);

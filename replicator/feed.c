@@ -19,6 +19,8 @@
 struct offer {
 	struct cdm_dot version;
 	struct cdm_handle handle;
+	uint64_t furthest;         /* of all that were fed, the one who has most of it */
+	int64_t first_ms, last_ms; /* since when that one is fed, when it got its last block */
 };
 
 struct feed { /* one request */
@@ -64,10 +66,10 @@ void feed_offer(struct set *s, struct cdm_dot version, const struct cdm_handle *
 	for (size_t i = 0; i < OFFERS; i++)
 		if (cdm_dot_equal(s->offers[i].version, version))
 			return;
-	s->offers[s->offer_next++ % OFFERS] = (struct offer){version, *handle};
+	s->offers[s->offer_next++ % OFFERS] = (struct offer){.version = version, .handle = *handle};
 }
 
-static const struct offer *find_offer(const struct set *s, struct cdm_dot version)
+static struct offer *find_offer(const struct set *s, struct cdm_dot version)
 {
 	for (size_t i = 0; s->offers && i < OFFERS; i++)
 		if (cdm_dot_equal(s->offers[i].version, version))
@@ -167,6 +169,18 @@ static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint3
 	count_up(&f->set->counters.fed_bytes, len);
 }
 
+/* For those who take it from elsewhere and want to know whether that is slow. */
+static void note_progress(struct feed *f)
+{
+	struct offer *o = find_offer(f->set, f->version);
+	if (!o || f->at <= o->furthest)
+		return;
+	o->furthest = f->at;
+	o->last_ms = cdm_now_ms();
+	if (!o->first_ms)
+		o->first_ms = o->last_ms;
+}
+
 static void send_block(struct feed *f, const uint8_t *data, uint32_t len)
 {
 	for (uint32_t at = 0, run; block_next_run(data, len, &at, &run); at += run) {
@@ -175,6 +189,7 @@ static void send_block(struct feed *f, const uint8_t *data, uint32_t len)
 			block_hash_piece(&f->hash, f->at + at, data + at, run);
 	}
 	f->at += len;
+	note_progress(f);
 }
 
 static void read_failed(struct feed *f, int error)
@@ -407,9 +422,30 @@ static int take_stop(struct node *node, struct link *l, const uint8_t *payload, 
 	return 0;
 }
 
+static int take_look(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fetch_ask ask;
+	if (fetch_ask_decode(payload, len, &ask) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_LOOK");
+	struct set *s = set_of(node, l, &ask);
+	const struct offer *o = s ? find_offer(s, ask.version) : NULL;
+	struct fetch_at at = {.request = ask.request};
+	struct bytes frame = {0};
+	if (o) {
+		at.bytes = o->furthest;
+		at.elapsed = (uint64_t)(o->last_ms - o->first_ms);
+	}
+	fetch_at_encode(&at, &frame);
+	link_send_bare(l, FRAME_FETCH_AT, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+	return 0;
+}
+
 int feed_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
-	return type == FRAME_FETCH ? take_fetch(node, l, payload, len, err) : take_stop(node, l, payload, len, err);
+	if (type == FRAME_FETCH)
+		return take_fetch(node, l, payload, len, err);
+	return type == FRAME_FETCH_LOOK ? take_look(node, l, payload, len, err) : take_stop(node, l, payload, len, err);
 }
 
 bool feed_feeds(const struct node *node, const struct set *s, struct cdm_dot version, const struct link *l)

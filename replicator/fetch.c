@@ -22,6 +22,12 @@
 #define TICK_MS 250
 #define SILENT_MS 1000                /* so long without a piece, and another feeder is asked */
 #define RING_AGAIN_MS 5000            /* after the ring failed a content */
+#define LOOK_MS 1000                  /* between looks at how fast others get it */
+#define SLOW_FACTOR 3                 /* slower than the fastest by this: the ring has a slow link before us … */
+#define SLOW_LEFT (4u << 20)          /* … and so much is left that another feeder pays */
+#define TRIAL_PACE (4u << 20)         /* bytes per second: when the ring gives less, and the end is */
+#define TRIAL_LEFT_S 10               /* further away than this, the sender is tried */
+#define TRIAL_MS 3000                 /* for so long */
 #define WHOLE_KEPT_MS 600000          /* for a change that was announced and does not come */
 #define PART_KEPT_MS 86400000         /* for a parent that comes back */
 #define SERVED_MS 10000               /* a published content may still be asked for as one that arrives */
@@ -72,6 +78,10 @@ struct fetch {
 	struct waiter *waiters;
 	unsigned refs;               /* the table, writes, the worker, feeds */
 	int64_t heard_ms, used_ms;
+	int64_t looked_ms;           /* when FETCH_LOOK was sent, and … */
+	uint64_t looked_came, pace;  /* … how far it was then; bytes per second before that */
+	enum trial { TRIAL_NONE, TRIAL_RUNS, TRIAL_OVER } trial; /* of the sender in place of the ring */
+	uint64_t trial_pace;         /* what the ring gave */
 	uint64_t marked;
 };
 
@@ -477,6 +487,15 @@ static void heard(struct node *node, const struct link *l)
 				f->heard_ms = now;
 }
 
+static struct fetch *find_number(struct node *node, uint32_t request)
+{
+	for (size_t i = 0; i < node->set_count; i++)
+		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
+			if (f->feeder && f->request == request)
+				return f;
+	return NULL;
+}
+
 static int take_piece(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct fed_piece fed;
@@ -523,12 +542,37 @@ static int take_end(struct node *node, struct link *l, const uint8_t *payload, s
 	return 0;
 }
 
+static void leave_ring(struct fetch *f, int64_t ms)
+{
+	count_up(&f->set->counters.fetch_bypassed, 1);
+	f->ring_bad_ms = cdm_now_ms() + ms;
+	stop_asking(f);
+	fetch_step(f);
+}
+
+/* How fast others get it from the sender: is the ring much slower? Then it is taken from there, too. */
+static int take_at(struct node *node, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fetch_at at;
+	if (fetch_at_decode(payload, len, &at) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_AT");
+	struct fetch *f = find_number(node, at.request);
+	if (!f || !f->from_ring || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
+		return 0;
+	if ((double)at.bytes * 1000 / (double)at.elapsed < (double)f->pace * SLOW_FACTOR)
+		return 0;
+	leave_ring(f, PART_KEPT_MS);
+	return 0;
+}
+
 int fetch_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	if (type == FRAME_FED)
 		return take_piece(node, l, payload, len, err);
 	if (type == FRAME_FED_END)
 		return take_end(node, l, payload, len, err);
+	if (type == FRAME_FETCH_AT)
+		return take_at(node, payload, len, err);
 	return feed_frame(node, l, type, payload, len, err);
 }
 
@@ -554,30 +598,37 @@ static struct link *sender_link(const struct fetch *f)
 	return p && may_ask(f, p->link) ? p->link : NULL;
 }
 
+static void send_ask(const struct fetch *f, struct link *l, enum frame_type type)
+{
+	struct fetch_ask a = {.request = f->request, .version = f->version, .size = f->size, .from = f->came / BLOCK * BLOCK, .set = set_name(f->set),
+		.set_len = strlen(set_name(f->set)), .path = f->path, .path_len = f->path_len};
+	struct bytes frame = {0};
+	fetch_ask_encode(&a, &frame);
+	link_send_bare(l, type, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+}
+
 static void ask(struct fetch *f, struct link *l)
 {
 	static uint32_t request;
-	struct fetch_ask a = {.version = f->version, .size = f->size, .from = f->came / BLOCK * BLOCK, .set = set_name(f->set),
-		.set_len = strlen(set_name(f->set)), .path = f->path, .path_len = f->path_len};
-	struct bytes frame = {0};
+	uint64_t from = f->came / BLOCK * BLOCK;
 	if (++request == 0)
 		request = 1;
-	if (a.from != f->came) { /* the last block is sent again, from its start */
-		f->came = a.from;
+	if (from != f->came) { /* the last block is sent again, from its start */
+		f->came = from;
 		f->hashed = false;
 	}
 	if (f->came == 0) {
 		block_hash_begin(&f->hash, f->size);
 		f->hashed = true;
 	}
-	a.request = f->request = request;
+	f->request = request;
 	f->feeder = l;
-	f->heard_ms = cdm_now_ms();
-	if (a.from)
-		count_up(&f->set->counters.fetch_resumed_bytes, a.from);
-	fetch_ask_encode(&a, &frame);
-	link_send_bare(l, FRAME_FETCH, frame.data, frame.len, NULL, 0);
-	bytes_fini(&frame);
+	f->heard_ms = f->looked_ms = cdm_now_ms();
+	f->looked_came = f->came;
+	if (from)
+		count_up(&f->set->counters.fetch_resumed_bytes, from);
+	send_ask(f, l, FRAME_FETCH);
 }
 
 static void fetch_step(struct fetch *f)
@@ -599,11 +650,46 @@ static void look_at_silence(struct fetch *f, int64_t now)
 	struct link *other = f->from_ring ? sender_link(f) : ring_link(f);
 	if (!other || other == f->feeder)
 		return;
-	if (f->from_ring)
+	if (f->from_ring) {
+		count_up(&f->set->counters.fetch_bypassed, 1);
 		f->ring_bad_ms = now + RING_AGAIN_MS;
+	}
 	stop_asking(f);
 	f->from_ring = !f->from_ring;
 	ask(f, other);
+}
+
+/* Where nobody shows that it goes faster, trying does: a ring that leads over a slow link is left, one that is as fast as all else is gone back to. */
+static void try_sender(struct fetch *f)
+{
+	uint64_t left = f->size - f->came;
+	if (f->trial == TRIAL_NONE && f->from_ring && f->pace < TRIAL_PACE && left > SLOW_LEFT && left > f->pace * TRIAL_LEFT_S) {
+		f->trial = TRIAL_RUNS;
+		f->trial_pace = f->pace;
+		leave_ring(f, TRIAL_MS);
+	} else if (f->trial == TRIAL_RUNS && !f->from_ring && cdm_now_ms() >= f->ring_bad_ms) {
+		f->trial = TRIAL_OVER;
+		if (f->pace * 2 < f->trial_pace * 3 && ring_link(f)) {
+			stop_asking(f);
+			fetch_step(f);
+		}
+	}
+}
+
+/* The ring's order may lead over a slow link: how do others fare who take it from whom we heard of it? */
+static void look_at_pace(struct fetch *f, int64_t now)
+{
+	if (!f->feeder || now - f->looked_ms < LOOK_MS)
+		return;
+	f->pace = (f->came - f->looked_came) * 1000 / (uint64_t)(now - f->looked_ms);
+	f->looked_ms = now;
+	f->looked_came = f->came;
+	struct link *sender = sender_link(f);
+	if (!sender || (f->from_ring && sender == f->feeder))
+		return;
+	if (f->from_ring)
+		send_ask(f, sender, FRAME_FETCH_LOOK);
+	try_sender(f);
 }
 
 static bool is_over(const struct fetch *f, int64_t now)
@@ -624,6 +710,7 @@ static void tick(void *arg)
 			continue;
 		}
 		look_at_silence(f, now);
+		look_at_pace(f, now);
 		fetch_step(f);
 	}
 	tick_wanted(s);

@@ -530,7 +530,7 @@ static void take_frame(struct link *l, const struct wire_header *h, const uint8_
 	default:
 		if (h->type == FRAME_STATE || (h->type >= FRAME_SUBSCRIBE && h->type <= FRAME_RESYNC_END))
 			take_set_frame(l, h, payload);
-		else if (h->type >= FRAME_FETCH && h->type <= FRAME_FED_END)
+		else if (h->type >= FRAME_FETCH && h->type <= FRAME_FETCH_AT)
 			take_fetch_frame(l, h, payload);
 		/* else one that may be skipped: wire_header_decode has seen to that */
 	}

@@ -39,6 +39,8 @@ enum frame_type {
 	FRAME_FETCH_STOP = 65,
 	FRAME_FED = 66,       /* a piece of it */
 	FRAME_FED_END = 67,   /* its digest, or why not */
+	FRAME_FETCH_LOOK = 68, /* how fast do those get it who take it from you? */
+	FRAME_FETCH_AT = 69,
 };
 #define FRAME_PAYLOAD_MAX (256u << 10) /* every type; content is cut into pieces of at most 128 KiB */
 #define LINK_QUEUE_HIGH (2u << 20)     /* stop producing content above this many queued bytes … */

@@ -569,7 +569,7 @@ json_t *set_stats(struct set *s)
 	STAT(batches_received), STAT(changes_received), STAT(content_received_bytes), STAT(applied), STAT(already_there), STAT(skipped);
 	STAT(needs_sent), STAT(needs_answered), STAT(conflicts), STAT(quarantined), STAT(checkpoints), STAT(assembled);
 	STAT(deltas_sent), STAT(deltas_passed_on), STAT(delta_saved_bytes), STAT(deltas_applied), STAT(deltas_refused), STAT(signatures), STAT(signing);
-	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fed_bytes);
+	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fetch_bypassed), STAT(fed_bytes);
 	STAT(full_resync_count), STAT(verify_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
 #undef STAT
 	return o;

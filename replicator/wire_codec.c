@@ -27,6 +27,8 @@ static uint32_t payload_limit(uint8_t type)
 	case FRAME_FETCH_STOP:
 	case FRAME_FED:
 	case FRAME_FED_END:
+	case FRAME_FETCH_LOOK:
+	case FRAME_FETCH_AT:
 		return FRAME_PAYLOAD_MAX;
 	default:
 		return type >= FRAME_SUBSCRIBE && type <= FRAME_RESYNC_END ? FRAME_PAYLOAD_MAX : 0;

@@ -151,6 +151,18 @@ static void a_feeder_dies(void **state)
 	assert_in_range(counter("n3", "fetched_bytes") - before, 1, 40 * MIB);
 }
 
+static void a_slow_node_holds_up_nobody(void **state)
+{
+	int64_t three = counter("n3", "fetched"), four = counter("n4", "fetched");
+	slow("n2", "12mbit");
+	random_file("overtaking", 40 * MIB);
+	reaches("n3", "fetched", three + 1);
+	reaches("n4", "fetched", four + 1);
+	assert_in_range(counter("n3", "fetch_bypassed") + counter("n4", "fetch_bypassed"), 1, 8);
+	all_fast();
+	everywhere_equal();
+}
+
 static void overwritten_while_it_travels(void **state)
 {
 	slow("n1", "100mbit");
@@ -170,6 +182,6 @@ int main(void)
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(once_over_each_link), cmocka_unit_test(from_any_node), cmocka_unit_test(large_ranges_in_place), cmocka_unit_test(many_at_once), cmocka_unit_test(holes_stay_holes),
 		cmocka_unit_test(goes_on_after_a_kill), cmocka_unit_test(goes_on_after_a_cut), cmocka_unit_test(a_feeder_dies),
-		cmocka_unit_test(overwritten_while_it_travels)};
+		cmocka_unit_test(a_slow_node_holds_up_nobody), cmocka_unit_test(overwritten_while_it_travels)};
 	return STORIES("fetch", ((struct lab_options){.nodes = 4, .netns = true}), stories);
 }

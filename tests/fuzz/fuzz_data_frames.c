@@ -52,6 +52,35 @@ static void try_ack(const uint8_t *data, size_t size)
 	ack_fini(&a);
 }
 
+static void try_fetch(uint8_t kind, const uint8_t *data, size_t size)
+{
+	struct bytes again = {0};
+	struct fetch_ask ask;
+	struct coming coming;
+	struct fed_piece fed;
+	struct fed_end end;
+	struct fetch_at at;
+	uint32_t request;
+	if (kind == 6 && fetch_ask_decode(data, size, &ask) == 0)
+		fetch_ask_encode(&ask, &again);
+	else if (kind == 7 && coming_decode(data, size, &coming) == 0)
+		coming_encode(&coming, &again);
+	else if (kind == 8 && fed_end_decode(data, size, &end) == 0)
+		fed_end_encode(&end, &again);
+	else if (kind == 9 && fetch_at_decode(data, size, &at) == 0)
+		fetch_at_encode(&at, &again);
+	else if (kind == 10 && fetch_stop_decode(data, size, &request) == 0)
+		fetch_stop_encode(request, &again);
+	else if (kind == 11 && fed_piece_decode(data, size, &fed) == 0) {
+		fed_piece_encode_head(fed.request, fed.piece.offset, fed.piece.len, &again);
+		bytes_put(&again, fed.piece.data, fed.piece.len);
+	} else {
+		return;
+	}
+	same(&again, data, size);
+	bytes_fini(&again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct batch_head head;
@@ -60,7 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct need need;
 	if (!size)
 		return 0;
-	uint8_t kind = data[0] % 6;
+	uint8_t kind = data[0] % 12;
 	data++;
 	size--;
 	if (kind == 0)
@@ -73,6 +102,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		batch_head_decode(data, size, &head);
 	else if (kind == 4)
 		piece_decode(data, size, &piece);
+	else if (kind > 5)
+		try_fetch(kind, data, size);
 	else if (need_decode(data, size, &need) < 0)
 		change_end_decode(data, size, &end);
 	return 0;

@@ -158,19 +158,11 @@ static void incoming_settled(struct peer *p, struct incoming *in)
 		submit_ready(p->receiver);
 }
 
-static struct peer *peer_by_serial(struct set *s, uint64_t serial)
-{
-	struct peer *p = s->peers;
-	while (p && p->serial != serial)
-		p = p->next;
-	return p;
-}
-
 static void piece_written(void *arg, int result)
 {
 	struct piece_write *w = arg;
 	struct incoming *in = w->in;
-	struct peer *p = peer_by_serial(w->set, w->peer_serial);
+	struct peer *p = set_peer_by_serial(w->set, w->peer_serial);
 	in->writes--;
 	w->set->writing--;
 	if (result >= 0 && result < (int)w->len) { /* short: the rest by hand, it is rare */

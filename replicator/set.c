@@ -271,6 +271,14 @@ struct peer *set_peer(struct set *s, const struct link *l)
 	return p;
 }
 
+struct peer *set_peer_by_serial(struct set *s, uint64_t serial)
+{
+	struct peer *p = s->peers;
+	while (p && p->serial != serial)
+		p = p->next;
+	return p;
+}
+
 void set_link_up(struct set *s, struct link *l, bool towards_parent)
 {
 	if (set_peer(s, l))

@@ -166,6 +166,7 @@ struct set {
 
 /* set.c */
 struct peer *set_peer(struct set *s, const struct link *l);
+struct peer *set_peer_by_serial(struct set *s, uint64_t serial); /* NULL: it is gone */
 void set_subscribe_peer(struct peer *p);
 void set_send_ack(struct peer *p, uint64_t batch);
 void set_moved(struct set *s);  /* visible or durable moved: tell peers and the state layer */

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fetch_content.c — pieces on their way to the disk, the digest of the whole, and the changes that wait for it. */
+#include "replicator/fetch_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include "common/io.h"
+
+#define WRITES_HIGH (8u << 20)
+#define WRITES_LOW (2u << 20)
+#define MARK_EVERY (8u << 20) /* bytes between notes of how far a file got */
+#define DAMAGES_MAX 3
+
+/* --- changes that wait --- */
+
+/* A name of its own for each change: what the mount has looked up once is not used again. */
+static int hand_over(struct fetch *f, struct incoming *in)
+{
+	static unsigned number;
+	char name[STAGING_NAME_MAX];
+	int dir = f->set->staging_fd;
+	snprintf(name, sizeof name, "%016" PRIx64 "-%" PRIx64 ".f%x", f->version.origin, f->version.number, ++number);
+	bool last = !f->waiters;
+	int r = last ? renameat(dir, f->name, dir, name) : linkat(dir, f->name, dir, name, 0);
+	if (r < 0)
+		return -errno;
+	fremovexattr(f->fd, FETCH_PARTIAL_XATTR);
+	if (last)
+		f->name[0] = 0;
+	memcpy(in->staging, name, sizeof name);
+	in->carried.kind = CONTENT_WHOLE;
+	in->received = in->carried.content_bytes;
+	return 0;
+}
+
+/* All that wait get it, or are told that this version is not to be had (superseded: a later save has what it needs). */
+void fetch_settle_waiters(struct fetch *f)
+{
+	while (f->waiters) {
+		struct waiter *w = f->waiters;
+		struct peer *p = set_peer_by_serial(f->set, w->peer_serial);
+		f->waiters = w->next;
+		struct incoming *in = w->in;
+		free(w);
+		in->superseded = !f->whole;
+		int r = f->whole ? hand_over(f, in) : 0;
+		if (r < 0 && p)
+			link_fail(p->link, -r, "take received content of set %s", set_name(f->set));
+		else if (p)
+			receive_content_came(p, in);
+	}
+}
+
+static void fetch_give_up(struct fetch *f)
+{
+	fetch_ref(f);
+	f->gone = true;
+	fetch_settle_waiters(f);
+	fetch_drop(f);
+	fetch_unref(f);
+}
+
+static void became_whole(struct fetch *f)
+{
+	f->whole = true;
+	f->used_ms = cdm_now_ms();
+	count_up(&f->set->counters.fetched, 1);
+	feed_kick(f->set);
+	fetch_settle_waiters(f);
+}
+
+/* The links of all changes that wait for it begin anew, and with them the changes. */
+static void fail_waiters(struct fetch *f, int error, const char *what)
+{
+	for (struct waiter *w = f->waiters; w; w = w->next) {
+		struct peer *p = set_peer_by_serial(f->set, w->peer_serial);
+		if (p)
+			link_fail(p->link, error, "%s of set %s", what, set_name(f->set));
+	}
+}
+
+/* Bytes that do not give the announced digest: all of it again, from somebody else. Whoever took them from here is told. */
+static void damaged(struct fetch *f)
+{
+	cdm_log(fetch_damaged, cdm_str("set", set_name(f->set)), cdm_str("path", f->path),
+		cdm_str("msg", "the content that came is not what was sent; it is fetched again"));
+	count_up(&f->set->counters.fetch_damaged, 1);
+	f->gone = true;
+	feed_kick(f->set);
+	f->gone = f->ended = false;
+	f->came = 0;
+	f->ring_bad_ms = cdm_now_ms() + FETCH_RING_AGAIN_MS;
+	if (++f->damages >= DAMAGES_MAX || ftruncate(f->fd, 0) < 0) {
+		f->damages = 0;
+		fail_waiters(f, EBADMSG, "what was fetched is damaged each time");
+		return;
+	}
+	fetch_step(f);
+}
+
+/* --- the end of a content --- */
+
+static void check_work(void *arg)
+{
+	struct fetch *f = arg;
+	uint8_t digest[16];
+	f->hashed = block_hash_file(f->fd, f->size, digest) == 0 && memcmp(digest, f->digest, sizeof digest) == 0;
+}
+
+static void check_done(void *arg)
+{
+	struct fetch *f = arg;
+	f->set->posted--;
+	f->checking = false;
+	if (!f->gone && f->hashed)
+		became_whole(f);
+	else if (!f->gone)
+		damaged(f);
+	fetch_unref(f);
+}
+
+/* Everything came and is written: is it right? */
+void fetch_check(struct fetch *f)
+{
+	if (!f->ended || f->writes || f->checking || f->whole)
+		return;
+	if (ftruncate(f->fd, (off_t)f->size) < 0) {
+		damaged(f);
+	} else if (f->hashed) {
+		uint8_t digest[16];
+		block_hash_end(&f->hash, digest);
+		if (memcmp(digest, f->digest, sizeof digest) == 0)
+			became_whole(f);
+		else
+			damaged(f);
+	} else { /* a part of it came in an earlier run */
+		f->checking = true;
+		f->set->posted++;
+		fetch_ref(f);
+		cdm_worker_submit(f->set->walker, check_work, check_done, f);
+	}
+}
+
+/* --- pieces --- */
+
+static void write_failed(struct fetch *f, int error)
+{
+	struct set *s = f->set;
+	bool full = error == -ENOSPC || error == -EDQUOT;
+	if (full && f->waiters)
+		set_receive_full(s, true);
+	fail_waiters(f, -error, "write received content");
+	fetch_stop_asking(f);
+	if (!f->waiters)
+		fetch_drop(f);
+}
+
+static void piece_written(void *arg, int result)
+{
+	struct fetch_write *w = arg;
+	struct fetch *f = w->fetch;
+	struct set *s = f->set;
+	uint64_t offset = w->offset;
+	if (result >= 0 && result < (int)w->len) { /* short: the rest by hand, it is rare */
+		int r = cdm_pwrite_all(f->fd, w->data + result, w->len - (uint32_t)result, (off_t)(w->offset + (uint32_t)result));
+		result = r < 0 ? r : (int)w->len;
+	}
+	w->done = true;
+	f->writing -= w->len;
+	s->writing--;
+	while (f->writes && f->writes->done) {
+		struct fetch_write *first = f->writes;
+		f->writes = first->next;
+		if (!f->writes)
+			f->writes_tail = &f->writes;
+		free(first);
+	}
+	if (f->writing < WRITES_LOW)
+		fetch_resume_feeder(f);
+	if (result < 0 && !f->gone) {
+		f->ended = f->hashed = false;
+		if (f->came > offset)
+			f->came = offset / BLOCK * BLOCK;
+		write_failed(f, result);
+	} else if (!f->gone && !s->stopping) {
+		if (fetch_readable(f) >= f->marked + MARK_EVERY)
+			fetch_mark(f);
+		feed_kick(s);
+		fetch_check(f);
+		fetch_step(f);
+	}
+	fetch_unref(f);
+	set_let_go(s);
+}
+
+static void write_piece(struct fetch *f, const struct piece *piece)
+{
+	struct fetch_write *w = malloc(sizeof *w + piece->len);
+	if (!w)
+		abort();
+	*w = (struct fetch_write){.fetch = f, .offset = piece->offset, .len = piece->len};
+	memcpy(w->data, piece->data, piece->len);
+	*f->writes_tail = w;
+	f->writes_tail = &w->next;
+	f->writing += w->len;
+	f->set->writing++;
+	fetch_ref(f);
+	if (f->writing > WRITES_HIGH && !f->paused) {
+		f->paused = true;
+		link_pause(f->feeder);
+	}
+	cdm_loop_write(f->set->node->loop, f->fd, w->data, w->len, w->offset, piece_written, w);
+}
+
+static struct fetch *find_request(struct node *node, const struct link *l, uint32_t request)
+{
+	for (size_t i = 0; i < node->set_count; i++)
+		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
+			if (f->feeder == l && f->request == request)
+				return f;
+	return NULL;
+}
+
+/* Requests of one feeder are served one after the other: those behind are not silent. */
+static void heard(struct node *node, const struct link *l)
+{
+	int64_t now = cdm_now_ms();
+	for (size_t i = 0; i < node->set_count; i++)
+		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
+			if (f->feeder == l)
+				f->heard_ms = now;
+}
+
+static int take_piece(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fed_piece fed;
+	if (fed_piece_decode(payload, len, &fed) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FED");
+	struct fetch *f = find_request(node, l, fed.request);
+	if (!f)
+		return 0; /* sent before it saw our FETCH_STOP */
+	const struct piece *p = &fed.piece;
+	if (p->offset < f->came || p->offset + p->len > f->size || p->offset / BLOCK != (p->offset + p->len - 1) / BLOCK)
+		return cdm_fail_plain(err, EBADMSG, "a piece of a fetched content is not where it may be");
+	if (f->hashed)
+		f->hashed = block_hash_piece(&f->hash, p->offset, p->data, p->len) == 0;
+	f->came = p->offset + p->len;
+	heard(node, l);
+	count_up(&f->set->counters.content_received_bytes, p->len);
+	count_up(&f->set->counters.fetched_bytes, p->len);
+	write_piece(f, p);
+	return 0;
+}
+
+static int take_end(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fed_end end;
+	if (fed_end_decode(payload, len, &end) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FED_END");
+	struct fetch *f = find_request(node, l, end.request);
+	if (!f)
+		return 0;
+	fetch_resume_feeder(f);
+	f->feeder = NULL;
+	if (end.result == FED_WHOLE) {
+		f->ended = true;
+		memcpy(f->digest, end.digest, sizeof f->digest);
+		fetch_check(f);
+		return 0;
+	}
+	if (f->from_ring) {
+		f->ring_bad_ms = cdm_now_ms() + FETCH_RING_AGAIN_MS;
+		fetch_step(f);
+	} else if (end.result != FED_BUSY) { /* who told us of it has it no more: a later save brings what is there now */
+		fetch_give_up(f);
+	} /* else: asked again in a moment */
+	return 0;
+}
+
+int fetch_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	if (type == FRAME_FED)
+		return take_piece(node, l, payload, len, err);
+	if (type == FRAME_FED_END)
+		return take_end(node, l, payload, len, err);
+	if (type == FRAME_FETCH_AT)
+		return fetch_take_at(node, payload, len, err);
+	return feed_frame(node, l, type, payload, len, err);
+}
+

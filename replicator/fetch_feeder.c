@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fetch_feeder.c — whom to ask for a content: the ring, else the sender of its change; and when the other one is better. */
+#include "replicator/fetch_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "replicator/ring.h"
+
+#define TICK_MS 250
+#define SILENT_MS 1000                /* so long without a piece, and another feeder is asked */
+#define LOOK_MS 1000                  /* between looks at how fast others get it */
+#define SLOW_FACTOR 3                 /* slower than the fastest by this: the ring has a slow link before us … */
+#define SLOW_LEFT (4u << 20)          /* … and so much is left that another feeder pays */
+#define TRIAL_PACE (4u << 20)         /* bytes per second: when the ring gives less, and the end is */
+#define TRIAL_LEFT_S 10               /* further away than this, the sender is tried */
+#define TRIAL_MS 3000                 /* for so long */
+#define WHOLE_KEPT_MS 600000          /* for a change that was announced and does not come */
+#define SERVED_MS 10000               /* a published content may still be asked for as one that arrives */
+
+void fetch_resume_feeder(struct fetch *f)
+{
+	if (f->paused && f->feeder)
+		link_resume(f->feeder);
+	f->paused = false;
+}
+
+void fetch_stop_asking(struct fetch *f)
+{
+	struct bytes frame = {0};
+	if (!f->feeder)
+		return;
+	fetch_resume_feeder(f);
+	fetch_stop_encode(f->request, &frame);
+	link_send_bare(f->feeder, FRAME_FETCH_STOP, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+	f->feeder = NULL;
+}
+
+/* --- whom to ask --- */
+
+static bool may_ask(const struct fetch *f, const struct link *l)
+{
+	return l && link_has(l, LINK_FEATURE_FETCH) && !feed_feeds(f->set->node, f->set, f->version, l);
+}
+
+static struct link *ring_link(const struct fetch *f)
+{
+	struct node *node = f->set->node;
+	const struct route *r = f->set->route;
+	const struct member *m = r && cdm_now_ms() >= f->ring_bad_ms ? ring_before(r, node->id->number) : NULL;
+	struct link *l = m ? link_find_up(node, m->name) : NULL;
+	return may_ask(f, l) ? l : NULL;
+}
+
+static struct link *sender_link(const struct fetch *f)
+{
+	const struct peer *p = set_peer_by_serial(f->set, f->sender);
+	return p && may_ask(f, p->link) ? p->link : NULL;
+}
+
+static void send_ask(const struct fetch *f, struct link *l, enum frame_type type)
+{
+	struct fetch_ask a = {.request = f->request, .version = f->version, .size = f->size, .from = f->came / BLOCK * BLOCK, .set = set_name(f->set),
+		.set_len = strlen(set_name(f->set)), .path = f->path, .path_len = f->path_len};
+	struct bytes frame = {0};
+	fetch_ask_encode(&a, &frame);
+	link_send_bare(l, type, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+}
+
+static void ask(struct fetch *f, struct link *l)
+{
+	static uint32_t request;
+	uint64_t from = f->came / BLOCK * BLOCK;
+	if (++request == 0)
+		request = 1;
+	if (from != f->came) { /* the last block is sent again, from its start */
+		f->came = from;
+		f->hashed = false;
+	}
+	if (f->came == 0) {
+		block_hash_begin(&f->hash, f->size);
+		f->hashed = true;
+	}
+	f->request = request;
+	f->feeder = l;
+	f->heard_ms = f->looked_ms = cdm_now_ms();
+	f->looked_came = f->came;
+	if (from)
+		count_up(&f->set->counters.fetch_resumed_bytes, from);
+	send_ask(f, l, FRAME_FETCH);
+}
+
+void fetch_step(struct fetch *f)
+{
+	if (f->whole || f->ended || f->gone || f->feeder || f->writes || !f->path)
+		return;
+	struct link *ring = ring_link(f), *sender = sender_link(f);
+	f->from_ring = ring && ring != sender;
+	if (ring || sender)
+		ask(f, ring ? ring : sender);
+	fetch_tick_wanted(f->set);
+}
+
+/* Nothing came for a while: the other one is asked, if there is one. */
+static void look_at_silence(struct fetch *f, int64_t now)
+{
+	if (!f->feeder || f->paused || f->writes || now - f->heard_ms < SILENT_MS)
+		return;
+	struct link *other = f->from_ring ? sender_link(f) : ring_link(f);
+	if (!other || other == f->feeder)
+		return;
+	if (f->from_ring) {
+		count_up(&f->set->counters.fetch_bypassed, 1);
+		f->ring_bad_ms = now + FETCH_RING_AGAIN_MS;
+	}
+	fetch_stop_asking(f);
+	f->from_ring = !f->from_ring;
+	ask(f, other);
+}
+
+static void leave_ring(struct fetch *f, int64_t ms)
+{
+	count_up(&f->set->counters.fetch_bypassed, 1);
+	f->ring_bad_ms = cdm_now_ms() + ms;
+	fetch_stop_asking(f);
+	fetch_step(f);
+}
+
+/* How fast others get it from the sender: is the ring much slower? Then it is taken from there, too. */
+int fetch_take_at(struct node *node, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fetch_at at;
+	if (fetch_at_decode(payload, len, &at) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_AT");
+	struct fetch *f = fetch_find_request(node, at.request);
+	if (!f || !f->from_ring || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
+		return 0;
+	if ((double)at.bytes * 1000 / (double)at.elapsed < (double)f->pace * SLOW_FACTOR)
+		return 0;
+	leave_ring(f, FETCH_PART_KEPT_MS);
+	return 0;
+}
+
+/* Where nobody shows that it goes faster, trying does: a ring that leads over a slow link is left, one that is as fast as all else is gone back to. */
+static void try_sender(struct fetch *f)
+{
+	uint64_t left = f->size - f->came;
+	if (f->trial == TRIAL_NONE && f->from_ring && f->pace < TRIAL_PACE && left > SLOW_LEFT && left > f->pace * TRIAL_LEFT_S) {
+		f->trial = TRIAL_RUNS;
+		f->trial_pace = f->pace;
+		leave_ring(f, TRIAL_MS);
+	} else if (f->trial == TRIAL_RUNS && !f->from_ring && cdm_now_ms() >= f->ring_bad_ms) {
+		f->trial = TRIAL_OVER;
+		if (f->pace * 2 < f->trial_pace * 3 && ring_link(f)) {
+			fetch_stop_asking(f);
+			fetch_step(f);
+		}
+	}
+}
+
+/* The ring's order may lead over a slow link: how do others fare who take it from whom we heard of it? */
+static void look_at_pace(struct fetch *f, int64_t now)
+{
+	if (!f->feeder || now - f->looked_ms < LOOK_MS)
+		return;
+	f->pace = (f->came - f->looked_came) * 1000 / (uint64_t)(now - f->looked_ms);
+	f->looked_ms = now;
+	f->looked_came = f->came;
+	struct link *sender = sender_link(f);
+	if (!sender || (f->from_ring && sender == f->feeder))
+		return;
+	if (f->from_ring)
+		send_ask(f, sender, FRAME_FETCH_LOOK);
+	try_sender(f);
+}
+
+static bool is_over(const struct fetch *f, int64_t now)
+{
+	int64_t kept = !f->whole ? FETCH_PART_KEPT_MS : f->name[0] ? WHOLE_KEPT_MS : SERVED_MS;
+	return f->refs == 1 && !f->waiters && !f->feeder && now - f->used_ms > kept;
+}
+
+static void tick(void *arg)
+{
+	struct set *s = arg;
+	int64_t now = cdm_now_ms();
+	s->fetch_timer = NULL;
+	for (struct fetch *f = s->fetches, *next; f; f = next) {
+		next = f->next;
+		if (is_over(f, now)) {
+			fetch_drop(f);
+			continue;
+		}
+		look_at_silence(f, now);
+		look_at_pace(f, now);
+		fetch_step(f);
+	}
+	fetch_tick_wanted(s);
+}
+
+/* While something is being fetched or served; what is only kept does not wake the machine. */
+void fetch_tick_wanted(struct set *s)
+{
+	bool busy = false;
+	for (const struct fetch *f = s->fetches; f && !busy; f = f->next)
+		busy = f->feeder || f->waiters || (f->whole && !f->name[0]);
+	if (busy && !s->fetch_timer && !s->stopping)
+		s->fetch_timer = cdm_loop_after(s->node->loop, TICK_MS, tick, s);
+}
+
+struct fetch *fetch_find_request(struct node *node, uint32_t request)
+{
+	for (size_t i = 0; i < node->set_count; i++)
+		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
+			if (f->feeder && f->request == request)
+				return f;
+	return NULL;
+}
+

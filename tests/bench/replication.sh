@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # replication.sh [NODES] [BENCH…] — a lab of NODES (default 4) nodes in network namespaces on a journaled ext4 in memory; what a
 # person sees from the outside: latency, in-place change, rename, a tree of real files, sustained saves; bytes on the wire per
-# link, CPU of all programs, and rsync doing the same in the same run. BENCH: latency inplace rename tree rewrite version sustained (default all).
+# link, CPU of all programs, and rsync doing the same in the same run. BENCH: latency inplace rename tree rewrite version sustained (default all), bulk
+# (a large file over links of RATE, default 1gbit, or "off", of MIB, default 1024, beside one plain TCP transfer over such a link).
 # BUILD names the build directory (default build). SECONDS_SUSTAINED (default 60). Needs root, rsync, jq, python3.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -141,8 +142,36 @@ run_version() { # the newest two versions of a documentation package that the ar
 	rm -rf "$work"/fs/version-*
 }
 
+shape() { status | jq -r '.nodes[].name' | while read -r n; do "$lab" slow "$n" "$1" --dir "$work/fs/lab" >/dev/null; done; }
+run_bulk() {
+	local mib=${MIB:-1024} a b addr t0 t plain last
+	head -c "${mib}M" /dev/urandom >"$work/fs/bulk"
+	shape "${RATE:-1gbit}"
+	read -r a b addr < <(status | jq -r '[.nodes[0].netns, .nodes[1].netns, (.nodes[1].addr | sub(":[0-9]+$"; ""))] | join(" ")')
+	ip netns exec "$b" "$here/tests/bench/tcp.py" receive 9 &
+	plain=$(ip netns exec "$a" "$here/tests/bench/tcp.py" send "$addr" 9 "$work/fs/bulk")
+	wait $!
+	echo "bulk: $mib MiB; one plain TCP transfer over a link of ${RATE:-1gbit}: $plain s"
+	measure_bulk() {
+		t0=$(seconds)
+		cp "$work/fs/bulk" "$source/bulk"
+		t=$(seconds)
+		for target in "${targets[@]}"; do
+			until [ -s "$target/bulk" ]; do timeout 0.05 tail -f /dev/null || true; done
+		done
+		last=$(seconds)
+		wait_all
+		echo "  copied in $(echo "$t - $t0" | bc) s, visible on all $(echo "$last - $t0" | bc) s after its begin, $(echo "scale=2; ($last - $t) / $plain" | bc) of the plain transfer after its end, durable on all $(echo "$(seconds) - $t0" | bc) s"
+	}
+	measured "bulk" measure_bulk
+	for target in "${targets[@]}"; do cmp "$work/fs/bulk" "$target/bulk"; done
+	shape off
+	rm -f "$work/fs/bulk" "$source/bulk" && wait_all
+}
+
 for b in $benches; do
 	case $b in
+	bulk) run_bulk ;;
 	latency) measured "200 saves of 10 KiB" "$bench" latency "$source" "${targets[@]}" ;;
 	inplace) measured "1 GiB and 10 changes of 4 KiB" "$bench" inplace "$source" "${targets[@]}"
 		measured "one more 4 KiB change" bash -c 'printf "%4096s" x | dd of="$0/big.bin" bs=4096 seek=777 conv=notrunc status=none; "$1" run n1 --dir "$2" -- "$3" www --wait --timeout 60 >/dev/null' "$source" "$lab" "$work/fs/lab" "$stat"

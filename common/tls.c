@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/tls.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <openssl/bio.h>
@@ -12,11 +14,19 @@
 
 #define TLS_MAGIC 0x715c0ec7u
 #define NODE_URI "cdmfs:node:"
+#define ROOM_EMPTY (128u << 10) /* for received bytes … */
+#define ROOM_LEAST (48u << 10)  /* … behind the part of a record that came already */
+
+struct bytes { /* [start, end) of a growing piece of memory */
+	uint8_t *mem;
+	size_t start, end, room;
+};
 
 struct cdm_tls {
 	uint32_t magic;
 	SSL *ssl;
-	BIO *in, *out; /* owned by ssl */
+	struct bytes in, out;
+	struct bytes sending; /* handed out by cdm_tls_out_take */
 };
 
 /* What OpenSSL says in its queue, as the end of our sentence; empties the queue. */
@@ -78,25 +88,96 @@ void cdm_tls_allow_late(SSL_CTX *ctx)
 	SSL_CTX_set_verify(ctx, SSL_CTX_get_verify_mode(ctx), allow_late);
 }
 
+/* --- between the engine and our buffers: OpenSSL's own memory BIO copies twice and clears what it grows by --- */
+
+static size_t bytes_len(const struct bytes *b)
+{
+	return b->end - b->start;
+}
+
+static uint8_t *bytes_room(struct bytes *b, size_t len)
+{
+	size_t used = bytes_len(b);
+	if (used > 0 && b->room - b->end >= len)
+		return b->mem + b->end;
+	if (b->room < used + len) {
+		size_t room = b->room ? b->room : 4096;
+		while (room < used + len)
+			room *= 2;
+		uint8_t *mem = malloc(room);
+		if (!mem)
+			abort();
+		if (used)
+			memcpy(mem, b->mem + b->start, used);
+		free(b->mem);
+		b->mem = mem;
+		b->room = room;
+	} else if (used) {
+		memmove(b->mem, b->mem + b->start, used);
+	}
+	b->start = 0;
+	b->end = used;
+	return b->mem + used;
+}
+
+static int engine_read(BIO *bio, char *to, size_t room, size_t *ret)
+{
+	struct cdm_tls *t = BIO_get_data(bio);
+	size_t len = bytes_len(&t->in);
+	BIO_clear_retry_flags(bio);
+	if (len == 0) {
+		BIO_set_retry_read(bio);
+		return 0;
+	}
+	*ret = len < room ? len : room;
+	memcpy(to, t->in.mem + t->in.start, *ret);
+	t->in.start += *ret; /* the place of the next ones does not move with it */
+	return 1;
+}
+
+static int engine_write(BIO *bio, const char *from, size_t len, size_t *ret)
+{
+	struct cdm_tls *t = BIO_get_data(bio);
+	memcpy(bytes_room(&t->out, len), from, len);
+	t->out.end += len;
+	*ret = len;
+	return 1;
+}
+
+static long engine_ctrl(BIO *bio, int what, long number, void *arg)
+{
+	return what == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *engine_method;
+
+static void make_method(void)
+{
+	engine_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "cdm_tls");
+	if (!engine_method || BIO_meth_set_read_ex(engine_method, engine_read) != 1 ||
+		BIO_meth_set_write_ex(engine_method, engine_write) != 1 || BIO_meth_set_ctrl(engine_method, engine_ctrl) != 1)
+		abort(); /* fails only without memory */
+}
+
 struct cdm_tls *cdm_tls_new(SSL_CTX *ctx, bool server, const char *host)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, make_method);
 	struct cdm_tls *t = calloc(1, sizeof *t);
 	if (!t)
 		return NULL;
 	t->magic = TLS_MAGIC;
 	t->ssl = SSL_new(ctx);
-	t->in = BIO_new(BIO_s_mem());
-	t->out = BIO_new(BIO_s_mem());
-	if (!t->ssl || !t->in || !t->out) {
-		BIO_free(t->in);
-		BIO_free(t->out);
+	BIO *bio = t->ssl ? BIO_new(engine_method) : NULL;
+	if (!bio) {
 		SSL_free(t->ssl);
 		free(t);
 		ERR_clear_error();
 		return NULL;
 	}
-	BIO_set_mem_eof_return(t->in, -1);
-	SSL_set_bio(t->ssl, t->in, t->out);
+	BIO_set_data(bio, t);
+	BIO_set_init(bio, 1);
+	SSL_set_bio(t->ssl, bio, bio);
 	if (server)
 		SSL_set_accept_state(t->ssl);
 	else
@@ -113,15 +194,41 @@ void cdm_tls_free(struct cdm_tls **pt)
 	if (!t)
 		return;
 	SSL_free(t->ssl);
+	free(t->in.mem);
+	free(t->out.mem);
+	free(t->sending.mem);
 	t->magic = 0;
 	free(t);
 }
 
-void cdm_tls_feed(struct cdm_tls *t, const void *bytes, size_t len)
+uint8_t *cdm_tls_room(struct cdm_tls *t, size_t *ret_room)
 {
-	size_t done;
-	if (len > 0 && BIO_write_ex(t->in, bytes, len, &done) != 1)
-		abort(); /* a memory BIO fails only without memory */
+	bytes_room(&t->in, bytes_len(&t->in) > 0 ? ROOM_LEAST : ROOM_EMPTY);
+	*ret_room = t->in.room - t->in.end;
+	return t->in.mem + t->in.end;
+}
+
+void cdm_tls_added(struct cdm_tls *t, size_t len)
+{
+	assert(len <= t->in.room - t->in.end);
+	t->in.end += len;
+}
+
+int cdm_tls_between_records(const struct cdm_tls *t, struct cdm_error *err)
+{
+	return SSL_has_pending(t->ssl) ? cdm_fail_plain(err, EPROTO, "a change of protection in the middle of a TLS record") : 0;
+}
+
+const uint8_t *cdm_tls_unread(const struct cdm_tls *t, size_t *ret_len)
+{
+	*ret_len = bytes_len(&t->in);
+	return t->in.mem + t->in.start;
+}
+
+void cdm_tls_skip(struct cdm_tls *t, size_t len)
+{
+	assert(len <= bytes_len(&t->in));
+	t->in.start += len;
 }
 
 static int fail_state(struct cdm_tls *t, int result, const char *what, struct cdm_error *err)
@@ -183,15 +290,25 @@ int cdm_tls_write(struct cdm_tls *t, const void *bytes, size_t len, struct cdm_e
 
 size_t cdm_tls_out_waiting(const struct cdm_tls *t)
 {
-	return BIO_ctrl_pending(t->out);
+	return bytes_len(&t->out);
 }
 
-size_t cdm_tls_out_take(struct cdm_tls *t, void *buf, size_t room)
+size_t cdm_tls_out_take(struct cdm_tls *t, const uint8_t **ret)
 {
-	size_t got;
-	if (BIO_ctrl_pending(t->out) == 0 || BIO_read_ex(t->out, buf, room, &got) != 1)
-		return 0;
-	return got;
+	struct bytes sent = t->sending;
+	t->sending = t->out;
+	t->out = sent;
+	t->out.start = t->out.end = 0;
+	*ret = t->sending.mem;
+	return t->sending.end;
+}
+
+int cdm_tls_export_key(const struct cdm_tls *t, const char *label, bool server, uint8_t ret[32], struct cdm_error *err)
+{
+	const uint8_t context = server ? 's' : 'c';
+	if (SSL_export_keying_material(t->ssl, ret, 32, label, strlen(label), &context, 1, 1) != 1)
+		return fail_ssl(err, EPROTO, "take a key out of the TLS connection");
+	return 0;
 }
 
 void cdm_tls_shutdown(struct cdm_tls *t)

@@ -29,17 +29,25 @@ struct cdm_tls;
 /* A connection of this context; `server` accepts, else connects. host (may be NULL) is sent as SNI. */
 struct cdm_tls *cdm_tls_new(SSL_CTX *ctx, bool server, const char *host);
 void cdm_tls_free(struct cdm_tls **t);
-/* Bytes from the network. */
-void cdm_tls_feed(struct cdm_tls *t, const void *bytes, size_t len);
+/* Bytes from the network: where the next ones go, which stays so until cdm_tls_added says how many came. */
+uint8_t *cdm_tls_room(struct cdm_tls *t, size_t *ret_room);
+void cdm_tls_added(struct cdm_tls *t, size_t len);
+/* After a record of which both sides know that it is the last one the connection may carry something else, and TLS again later. -EPROTO:
+ * part of another record was read already. What came and was not read yet, and that `len` bytes of it are used. */
+int cdm_tls_between_records(const struct cdm_tls *t, struct cdm_error *err);
+const uint8_t *cdm_tls_unread(const struct cdm_tls *t, size_t *ret_len);
+void cdm_tls_skip(struct cdm_tls *t, size_t len);
 /* Go on with the handshake: 1 done, 0 needs more bytes, -errno (EPROTO, EACCES for a certificate that is not good). */
 int cdm_tls_handshake(struct cdm_tls *t, struct cdm_error *err);
 /* Plain bytes: > 0 that many, 0 none now, -EPIPE the peer closed properly, other -errno broken. */
 ssize_t cdm_tls_read(struct cdm_tls *t, void *buf, size_t len, struct cdm_error *err);
 /* Encrypt all of it (after the handshake). 0 or -errno. */
 int cdm_tls_write(struct cdm_tls *t, const void *bytes, size_t len, struct cdm_error *err);
-/* What must be sent: bytes waiting, and a copy of up to `room` of them, which are then gone. */
+/* What must be sent: how many bytes wait, and all of them, which stay where they are until the next call. */
 size_t cdm_tls_out_waiting(const struct cdm_tls *t);
-size_t cdm_tls_out_take(struct cdm_tls *t, void *buf, size_t room);
+size_t cdm_tls_out_take(struct cdm_tls *t, const uint8_t **ret);
+/* A key of this connection for the use that the label names (RFC 8446, 7.5): both ends get the same, nobody else can. 0 or -errno. */
+int cdm_tls_export_key(const struct cdm_tls *t, const char *label, bool server, uint8_t ret[32], struct cdm_error *err);
 /* Say goodbye (close_notify). */
 void cdm_tls_shutdown(struct cdm_tls *t);
 

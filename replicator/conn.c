@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "replicator/pace.h"
+#include "replicator/plain.h"
 
 #define CONN_MAGIC 0xc0117ec7u
-#define RECV_BYTES (128u << 10)
-#define SEND_BYTES (96u << 10)
-#define ENCRYPT_BYTES (64u << 10)  /* plain bytes encrypted per send */
+#define SEAL_BYTES PLAIN_RECORD_MAX /* bytes protected per send */
 #define IN_STEP (32u << 10)        /* free room wanted before plain bytes are read */
 #define OUT_KEEP (256u << 10)      /* an empty send queue larger than this is given back */
 #define FINISH_MS 1000
@@ -37,8 +37,16 @@ struct conn {
 	struct cdm_tls *tls;
 	struct sockaddr_storage addr;
 
-	uint8_t *recv_buf, *send_buf;
+	const uint8_t *send_at;      /* being sent: the TLS engine's, or plain_buf */
 	size_t send_len, send_done;
+	uint8_t *plain_buf;
+	struct plain *plain_out, *plain_in; /* the records' keys; NULL until first used */
+	bool server, sends_plain, receives_plain, switched_in;
+	bool switching;              /* sends_plain changes … */
+	size_t switch_after;         /* … after so many more bytes of `out` */
+	struct pace pace;
+	bool limited;                /* when `pace` was asked last */
+	struct cdm_timer *pace_timer;
 	struct cdm_io *connect_io, *recv_io, *send_io;
 	struct buffer in, out;
 	size_t need;
@@ -117,8 +125,9 @@ static void conn_unref(struct conn *c)
 	cdm_tls_free(&c->tls);
 	buffer_fini(&c->in);
 	buffer_fini(&c->out);
-	free(c->recv_buf);
-	free(c->send_buf);
+	free(c->plain_buf);
+	plain_free(&c->plain_out);
+	plain_free(&c->plain_in);
 	c->magic = 0;
 	free(c);
 }
@@ -139,6 +148,7 @@ void conn_abort(struct conn *c, const struct cdm_error *why)
 		c->why = *why;
 	c->state = CONN_CLOSED;
 	cdm_timer_cancel(&c->finish_timer);
+	cdm_timer_cancel(&c->pace_timer);
 	struct cdm_io *ios[] = {c->connect_io, c->recv_io, c->send_io};
 	for (size_t i = 0; i < sizeof ios / sizeof *ios; i++)
 		if (ios[i])
@@ -195,17 +205,12 @@ static struct conn *conn_new(struct cdm_loop *loop, SSL_CTX *ctx, int fd, bool s
 	c->ops = ops;
 	c->arg = arg;
 	c->fd = fd;
+	c->server = server;
 	c->refs = 1;
 	c->tls = must(cdm_tls_new(ctx, server, host));
 	c->last_in_ms = c->last_out_ms = cdm_now_ms();
 	set_socket_options(fd);
 	return c;
-}
-
-static void buffers_new(struct conn *c)
-{
-	c->recv_buf = must(malloc(RECV_BYTES));
-	c->send_buf = must(malloc(SEND_BYTES));
 }
 
 static void connected(void *arg, int result)
@@ -220,7 +225,6 @@ static void connected(void *arg, int result)
 		} else {
 			c->state = CONN_HANDSHAKE;
 			c->last_in_ms = cdm_now_ms();
-			buffers_new(c);
 			conn_advance(c);
 		}
 	}
@@ -246,7 +250,6 @@ struct conn *conn_accept(struct cdm_loop *loop, SSL_CTX *ctx, int fd, const stru
 {
 	struct conn *c = conn_new(loop, ctx, fd, true, NULL, ops, arg);
 	c->state = CONN_HANDSHAKE;
-	buffers_new(c);
 	conn_advance(c);
 	return c;
 }
@@ -270,15 +273,25 @@ static void post_flush(struct conn *c)
 	cdm_loop_post(c->loop, flush_post, c);
 }
 
+uint8_t *conn_room(struct conn *c, size_t len)
+{
+	return c->state == CONN_CLOSED || c->state == CONN_FINISHING ? NULL : buffer_reserve(&c->out, len);
+}
+
+void conn_added(struct conn *c, size_t len)
+{
+	assert(len <= c->out.room - c->out.end);
+	c->out.end += len;
+	post_flush(c);
+}
+
 void conn_send(struct conn *c, const void *bytes, size_t len)
 {
-	if (c->state == CONN_CLOSED || (c->state == CONN_FINISHING && len > 0))
+	uint8_t *to = conn_room(c, len);
+	if (!to)
 		return;
-	if (len > 0) {
-		memcpy(buffer_reserve(&c->out, len), bytes, len);
-		c->out.end += len;
-	}
-	post_flush(c);
+	memcpy(to, bytes, len);
+	conn_added(c, len);
 }
 
 static void sent(void *arg, int result)
@@ -303,39 +316,99 @@ static void sent(void *arg, int result)
 static void send_rest(struct conn *c)
 {
 	c->refs++;
-	c->send_io = cdm_loop_send(c->loop, c->fd, c->send_buf + c->send_done, c->send_len - c->send_done, sent, c);
+	c->send_io = cdm_loop_send(c->loop, c->fd, c->send_at + c->send_done, c->send_len - c->send_done, sent, c);
 }
 
-static bool encrypt_some(struct conn *c)
+static void pace_over(void *arg)
+{
+	struct conn *c = arg;
+	c->pace_timer = NULL;
+	conn_flush(c);
+}
+
+/* How many of the waiting bytes may go now; 0: later, the timer runs. */
+static size_t paced(struct conn *c, size_t len)
+{
+	uint64_t rate = c->ops->rate ? c->ops->rate(c->arg) : 0;
+	c->limited = rate > 0;
+	if (!c->limited)
+		return len;
+	int64_t wait_ms = 0;
+	size_t may = pace_ask(&c->pace, rate, cdm_now_ns(), len, &wait_ms);
+	if (may == 0)
+		c->pace_timer = cdm_loop_after(c->loop, wait_ms, pace_over, c);
+	return may;
+}
+
+static int key_get(struct conn *c, bool of_server, struct plain **ret, struct cdm_error *err)
+{
+	uint8_t key[32];
+	int r = *ret ? 0 : cdm_tls_export_key(c->tls, PLAIN_KEY_LABEL, of_server, key, err);
+	if (r < 0 || *ret)
+		return r;
+	r = plain_new(key, ret, err);
+	explicit_bzero(key, sizeof key);
+	return r;
+}
+
+static int seal_plain(struct conn *c, size_t len, struct cdm_error *err)
+{
+	int r = key_get(c, c->server, &c->plain_out, err);
+	if (r < 0)
+		return r;
+	if (!c->plain_buf)
+		c->plain_buf = must(malloc(PLAIN_RECORD_MAX + PLAIN_OVERHEAD));
+	c->send_at = c->plain_buf;
+	c->send_len = len + PLAIN_OVERHEAD;
+	return plain_seal(c->plain_out, c->out.mem + c->out.start, len, c->plain_buf, err);
+}
+
+/* Protect some of what is queued. Afterwards send_at and send_len tell what goes out, maybe nothing. */
+static int seal_some(struct conn *c, struct cdm_error *err)
 {
 	size_t len = buffer_len(&c->out);
-	if ((c->state != CONN_OPEN && c->state != CONN_FINISHING) || len == 0)
-		return true;
-	if (len > ENCRYPT_BYTES)
-		len = ENCRYPT_BYTES;
-	struct cdm_error err = CDM_ERROR_INIT;
-	if (cdm_tls_write(c->tls, c->out.mem + c->out.start, len, &err) < 0) {
-		conn_abort(c, &err);
-		return false;
-	}
+	if (len == 0 || (c->state != CONN_OPEN && c->state != CONN_FINISHING) || c->pace_timer)
+		return 0;
+	if (len > SEAL_BYTES)
+		len = SEAL_BYTES;
+	if (c->switching && len > c->switch_after)
+		len = c->switch_after;
+	len = paced(c, len);
+	if (len == 0)
+		return 0;
+	int r = c->sends_plain ? seal_plain(c, len, err) : cdm_tls_write(c->tls, c->out.mem + c->out.start, len, err);
+	if (r < 0)
+		return r;
+	if (!c->sends_plain)
+		c->send_len = cdm_tls_out_take(c->tls, &c->send_at);
+	if (c->limited)
+		pace_used(&c->pace, c->send_len);
 	buffer_consume(&c->out, len);
 	if (buffer_len(&c->out) == 0 && c->out.room > OUT_KEEP)
 		buffer_fini(&c->out);
-	return true;
+	if (c->switching && (c->switch_after -= len) == 0) {
+		c->switching = false;
+		c->sends_plain = !c->sends_plain;
+	}
+	return 0;
 }
 
 static void conn_flush(struct conn *c)
 {
+	struct cdm_error err = CDM_ERROR_INIT;
 	if (c->send_io || c->state == CONN_CLOSED || c->state == CONN_CONNECTING)
 		return;
 	if (c->send_done < c->send_len) {
 		send_rest(c);
 		return;
 	}
-	if (cdm_tls_out_waiting(c->tls) == 0 && !encrypt_some(c))
+	c->send_done = c->send_len = 0;
+	if (cdm_tls_out_waiting(c->tls) > 0) {
+		c->send_len = cdm_tls_out_take(c->tls, &c->send_at);
+	} else if (seal_some(c, &err) < 0) {
+		conn_abort(c, &err);
 		return;
-	c->send_done = 0;
-	c->send_len = cdm_tls_out_take(c->tls, c->send_buf, SEND_BYTES);
+	}
 	if (c->send_len > 0)
 		send_rest(c);
 	else if (c->state == CONN_FINISHING && !c->shut && buffer_len(&c->out) == 0) {
@@ -344,6 +417,30 @@ static void conn_flush(struct conn *c)
 	}
 	if (c->state == CONN_OPEN && c->ops->drained)
 		c->ops->drained(c->arg, buffer_len(&c->out));
+}
+
+void conn_send_plain(struct conn *c, bool on)
+{
+	assert(!c->switching && buffer_len(&c->out) > 0);
+	c->switching = on != c->sends_plain;
+	c->switch_after = buffer_len(&c->out);
+}
+
+bool conn_sends_plain(const struct conn *c)
+{
+	return c->sends_plain != c->switching;
+}
+
+bool conn_switching(const struct conn *c)
+{
+	return c->switching;
+}
+
+void conn_rate_changed(struct conn *c)
+{
+	cdm_timer_cancel(&c->pace_timer);
+	if (buffer_len(&c->out) > 0)
+		post_flush(c);
 }
 
 size_t conn_queued(const struct conn *c)
@@ -362,7 +459,7 @@ static void received(void *arg, int result)
 			c->last_in_ms = cdm_now_ms();
 			c->received += (uint64_t)result;
 			if (c->state != CONN_FINISHING)
-				cdm_tls_feed(c->tls, c->recv_buf, (size_t)result);
+				cdm_tls_added(c->tls, (size_t)result);
 			conn_advance(c);
 		} else {
 			struct cdm_error err;
@@ -391,27 +488,67 @@ static void handshake_step(struct conn *c)
 	post_flush(c);
 }
 
+static ssize_t read_record(struct conn *c, struct cdm_error *err)
+{
+	size_t have, len;
+	const uint8_t *from = cdm_tls_unread(c->tls, &have);
+	int r = key_get(c, !c->server, &c->plain_in, err);
+	ssize_t n = r < 0 ? r : plain_open(c->plain_in, from, have, &len, err);
+	if (n <= 0)
+		return n;
+	memcpy(buffer_reserve(&c->in, len), from + PLAIN_HEAD, len);
+	cdm_tls_skip(c->tls, (size_t)n);
+	return (ssize_t)len;
+}
+
+/* Some more plain bytes behind those in `in`: > 0 that many, 0 none now, -errno broken. */
+static ssize_t read_some(struct conn *c, struct cdm_error *err)
+{
+	if (c->receives_plain)
+		return read_record(c, err);
+	size_t len = buffer_len(&c->in), want = c->need > len && c->need - len > IN_STEP ? c->need - len : IN_STEP;
+	uint8_t *to = buffer_reserve(&c->in, want);
+	return cdm_tls_read(c->tls, to, c->in.room - c->in.end, err);
+}
+
+/* The protection changed with the last byte that was consumed, and with the last one of a record. */
+static int check_switch(struct conn *c, struct cdm_error *err)
+{
+	if (!c->switched_in)
+		return 0;
+	c->switched_in = false;
+	if (buffer_len(&c->in) > 0)
+		return cdm_fail_plain(err, EPROTO, "bytes behind a change of protection");
+	return c->receives_plain ? cdm_tls_between_records(c->tls, err) : 0;
+}
+
 /* Hand plain bytes to the owner until there are no more or it paused. */
 static void decrypt_and_deliver(struct conn *c)
 {
+	struct cdm_error err = CDM_ERROR_INIT;
 	while (c->state == CONN_OPEN && c->pauses == 0) {
 		if (buffer_len(&c->in) > 0 && buffer_len(&c->in) >= c->need) {
 			c->need = 0;
 			size_t used = c->ops->bytes(c->arg, c->in.mem + c->in.start, buffer_len(&c->in));
 			buffer_consume(&c->in, used);
+			if (c->state == CONN_OPEN && check_switch(c, &err) < 0)
+				conn_abort(c, &err);
 			if (c->state != CONN_OPEN || c->pauses > 0)
 				return;
 		}
-		size_t len = buffer_len(&c->in), want = c->need > len && c->need - len > IN_STEP ? c->need - len : IN_STEP;
-		uint8_t *to = buffer_reserve(&c->in, want);
-		struct cdm_error err = CDM_ERROR_INIT;
-		ssize_t n = cdm_tls_read(c->tls, to, c->in.room - c->in.end, &err);
+		ssize_t n = read_some(c, &err);
 		if (n < 0)
 			conn_abort(c, &err);
 		if (n <= 0)
 			return;
 		c->in.end += (size_t)n;
 	}
+}
+
+void conn_receive_plain(struct conn *c, bool on)
+{
+	c->receives_plain = on;
+	c->switched_in = true;
 }
 
 static void conn_advance(struct conn *c)
@@ -424,8 +561,10 @@ static void conn_advance(struct conn *c)
 		return;
 	if (c->pauses > 0 && c->state == CONN_OPEN)
 		return;
+	size_t room;
+	uint8_t *to = cdm_tls_room(c->tls, &room);
 	c->refs++;
-	c->recv_io = cdm_loop_recv(c->loop, c->fd, c->recv_buf, RECV_BYTES, received, c);
+	c->recv_io = cdm_loop_recv(c->loop, c->fd, to, room, received, c);
 }
 
 void conn_need(struct conn *c, size_t len)

@@ -227,8 +227,8 @@ static void all_stats(struct client *c)
 	json_t *sets = json_object();
 	for (size_t i = 0; i < node->set_count; i++)
 		json_object_set_new(sets, set_name(node->sets[i]), set_stats(node->sets[i]));
-	client_answer(c, json_pack("{s:i, s:s, s:I, s:o}", "apiVersion", 1, "node", node->id->node, "links",
-				 (json_int_t)node->link_count, "sets", sets), true);
+	client_answer(c, json_pack("{s:i, s:s, s:I, s:o, s:o}", "apiVersion", 1, "node", node->id->node, "links",
+				 (json_int_t)node->link_count, "sets", sets, "sections", view_sections(node)), true);
 }
 
 struct holders {

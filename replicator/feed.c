@@ -150,7 +150,7 @@ static void feed_end(struct feed *f, enum fed_result result, const uint8_t diges
 	if (digest)
 		memcpy(end.digest, digest, sizeof end.digest);
 	fed_end_encode(&end, &frame);
-	link_send_bare(f->link, FRAME_FED_END, frame.data, frame.len, NULL, 0);
+	link_send_bare(f->link, f->set, FRAME_FED_END, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 	feed_drop(f);
 }
@@ -163,7 +163,7 @@ static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint3
 {
 	struct bytes head = {0};
 	fed_piece_encode_head(f->request, offset, len, &head);
-	link_send_bare(f->link, FRAME_FED, head.data, head.len, data, len);
+	link_send_bare(f->link, f->set, FRAME_FED, head.data, head.len, data, len);
 	bytes_fini(&head);
 	count_up(&f->set->counters.content_sent_bytes, len);
 	count_up(&f->set->counters.fed_bytes, len);
@@ -367,7 +367,7 @@ static void refuse(struct link *l, uint32_t request)
 	struct fed_end end = {.request = request, .result = FED_BUSY};
 	struct bytes frame = {0};
 	fed_end_encode(&end, &frame);
-	link_send_bare(l, FRAME_FED_END, frame.data, frame.len, NULL, 0);
+	link_send_bare(l, NULL, FRAME_FED_END, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 }
 
@@ -436,7 +436,7 @@ static int take_look(struct node *node, struct link *l, const uint8_t *payload, 
 		at.elapsed = (uint64_t)(o->last_ms - o->first_ms);
 	}
 	fetch_at_encode(&at, &frame);
-	link_send_bare(l, FRAME_FETCH_AT, frame.data, frame.len, NULL, 0);
+	link_send_bare(l, s, FRAME_FETCH_AT, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 	return 0;
 }

@@ -191,7 +191,7 @@ static void tell_others(struct peer *from, const struct coming *c)
 	struct bytes frame = {0};
 	coming_encode(c, &frame);
 	for (struct peer *p = from->set->peers; p; p = p->next)
-		if (p != from && p->subscribed && link_has(p->link, LINK_FEATURE_FETCH))
+		if (p != from && p->subscribed && link_has(p->link, WIRE_FEATURE_FETCH))
 			link_send(p->link, p->set, FRAME_COMING, 0, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 }

@@ -13,6 +13,7 @@
 #define REPLICATOR_FETCH_H
 
 #include "replicator/links.h"
+#include "replicator/wire_codec.h"
 
 #define FETCH_MIN (1u << 20) /* whole contents of so many bytes go apart */
 #define FETCHES_MAX 64

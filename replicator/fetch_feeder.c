@@ -32,7 +32,7 @@ void fetch_stop_asking(struct fetch *f)
 		return;
 	fetch_resume_feeder(f);
 	fetch_stop_encode(f->request, &frame);
-	link_send_bare(f->feeder, FRAME_FETCH_STOP, frame.data, frame.len, NULL, 0);
+	link_send_bare(f->feeder, f->set, FRAME_FETCH_STOP, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 	f->feeder = NULL;
 }
@@ -41,7 +41,7 @@ void fetch_stop_asking(struct fetch *f)
 
 static bool may_ask(const struct fetch *f, const struct link *l)
 {
-	return l && link_has(l, LINK_FEATURE_FETCH) && !feed_feeds(f->set->node, f->set, f->version, l);
+	return l && link_has(l, WIRE_FEATURE_FETCH) && !feed_feeds(f->set->node, f->set, f->version, l);
 }
 
 static struct link *ring_link(const struct fetch *f)
@@ -65,7 +65,7 @@ static void send_ask(const struct fetch *f, struct link *l, enum frame_type type
 		.set_len = strlen(set_name(f->set)), .path = f->path, .path_len = f->path_len};
 	struct bytes frame = {0};
 	fetch_ask_encode(&a, &frame);
-	link_send_bare(l, type, frame.data, frame.len, NULL, 0);
+	link_send_bare(l, f->set, type, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 }
 

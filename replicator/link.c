@@ -11,6 +11,7 @@
 #include "common/tls.h"
 #include "replicator/conn.h"
 #include "replicator/fetch.h"
+#include "replicator/link_pack.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
@@ -21,7 +22,6 @@
 #define TICK_MS 5000
 #define PING_AFTER_MS 4500 /* nothing received for so long: ask */
 #define DEAD_AFTER_MS 15000
-#define KNOWN_FEATURES ((uint32_t)LINK_FEATURE_FETCH)
 
 struct attach { /* one set on this link */
 	struct set *set;
@@ -42,11 +42,14 @@ struct link {
 	char name[WIRE_NAME_MAX + 1]; /* dialled: whom we want; then whom the certificate named */
 	uint32_t number;              /* 0 before the certificate was seen */
 	uint64_t instance;
-	uint32_t features;            /* the peer's */
 	struct sockaddr_storage from;
 	struct cdm_timer *timer;      /* hello deadline, then the tick */
 	struct attach *attaches;
 	size_t attach_count;
+	uint32_t features;            /* WIRE_FEATURE_…: both ends have them */
+	enum section_class section;
+	uint64_t accounted;           /* sent bytes that are in the node's section_costs */
+	struct link_pack pack;
 	struct cdm_error why;
 };
 
@@ -118,22 +121,24 @@ static void attach_down(struct link *l, struct attach *a, const char *why)
 
 /* --- sending --- */
 
-static void send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
+/* Returns the payload bytes as they are sent. */
+static size_t send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
 	const void *body, size_t body_len)
 {
-	uint8_t header[WIRE_HEADER];
 	assert(head_len + body_len <= FRAME_PAYLOAD_MAX);
 	if (!l->conn || l->state == LINK_DIAL)
-		return;
+		return 0;
+	bool data = type >= FRAME_SUBSCRIBE;
+	unsigned level = data ? link_section(l)->compression : 0;
 	struct wire_header h = {.payload = (uint32_t)(head_len + body_len), .type = type, .flags = flags, .set = set};
-	wire_header_encode(&h, header);
-	conn_send(l->conn, header, sizeof header);
-	if (head_len)
-		conn_send(l->conn, head, head_len);
-	if (body_len)
-		conn_send(l->conn, body, body_len);
+	size_t sent = link_pack_send(&l->pack, level, l->features, l->conn, &h, head, head_len, body, body_len);
 	if (conn_queued(l->conn) >= LINK_QUEUE_LOW)
 		l->busy_queue = true;
+	if (data) {
+		l->node->section_costs[l->section].raw_bytes += h.payload;
+		l->node->section_costs[l->section].compressed_bytes += sent;
+	}
+	return sent;
 }
 
 void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t flags, const void *head, size_t head_len,
@@ -141,13 +146,14 @@ void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t fl
 {
 	const struct attach *a = attach_find(l, set);
 	if (l->state == LINK_UP && a && a->up)
-		send_frame(l, (uint8_t)type, flags, own_index(l, set), head, head_len, body, body_len);
+		set_sent(set, WIRE_HEADER + send_frame(l, (uint8_t)type, flags, own_index(l, set), head, head_len, body, body_len));
 }
 
-void link_send_bare(struct link *l, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len)
+void link_send_bare(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len)
 {
-	if (l->state == LINK_UP)
-		send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len);
+	size_t sent = l->state == LINK_UP ? send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len) : 0;
+	if (set && sent)
+		set_sent(set, WIRE_HEADER + sent);
 }
 
 static void send_error(struct link *l, int errnum, const char *text)
@@ -182,11 +188,74 @@ static void send_set_down(struct link *l, const char *name, int errnum, const ch
 static void send_hello(struct link *l)
 {
 	uint8_t out[WIRE_SMALL_MAX];
-	struct wire_hello h = {.version = WIRE_VERSION, .min_version = WIRE_VERSION, .features = KNOWN_FEATURES,
+	struct wire_hello h = {.version = WIRE_VERSION, .min_version = WIRE_VERSION, .features = l->node->features,
 		.number = l->node->id->number, .instance = l->node->instance, .clock = cdm_clock_now()};
 	snprintf(h.name, sizeof h.name, "%s", l->node->id->node);
 	size_t n = wire_hello_encode(&h, out);
 	send_frame(l, FRAME_HELLO, 0, 0, out, n, NULL, 0);
+}
+
+/* --- sections (section.h) --- */
+
+const struct section *link_section(const struct link *l)
+{
+	return route_section(l->node, l->section);
+}
+
+static void account(struct link *l)
+{
+	uint64_t sent, received;
+	link_counters(l, &sent, &received);
+	if (sent > l->accounted)
+		l->node->section_costs[l->section].wire_bytes += sent - l->accounted;
+	l->accounted = sent > l->accounted ? sent : l->accounted;
+}
+
+void links_account(struct node *node)
+{
+	for (size_t i = 0; i < node->link_count; i++)
+		account(node->links[i]);
+}
+
+/* One change of protection after the other: the next may have to wait until this one went out. */
+static void follow_encryption(struct link *l)
+{
+	const uint8_t plain = !link_section(l)->encryption && (l->features & WIRE_FEATURE_PLAIN);
+	if (l->state != LINK_UP || conn_switching(l->conn) || plain == conn_sends_plain(l->conn))
+		return;
+	send_frame(l, FRAME_PLAIN, 0, 0, &plain, sizeof plain, NULL, 0);
+	conn_send_plain(l->conn, plain);
+	cdm_log(link_protection, cdm_str("peer", l->name), cdm_str("encryption", plain ? "off" : "on"));
+}
+
+static void follow_section(struct link *l)
+{
+	if (l->state != LINK_UP)
+		return;
+	account(l);
+	l->section = route_section_of(l->node, l->number);
+	follow_encryption(l);
+	conn_rate_changed(l->conn);
+}
+
+void links_follow_sections(struct node *node)
+{
+	for (size_t i = 0; i < node->link_count; i++)
+		follow_section(node->links[i]);
+}
+
+static uint64_t link_rate(void *arg)
+{
+	const struct link *l = arg;
+	return l->instance ? section_rate(link_section(l), cdm_wall_ns()) : 0;
+}
+
+static void take_plain(struct link *l, const uint8_t *payload, size_t len)
+{
+	if (len != 1 || payload[0] > 1 || !(l->features & WIRE_FEATURE_PLAIN))
+		link_fail(l, EPROTO, "a change of protection that cannot be read, or was not agreed on");
+	else
+		conn_receive_plain(l->conn, payload[0]); /* who sends decides what others may read */
 }
 
 /* --- ending --- */
@@ -230,6 +299,7 @@ static void link_closed(void *arg, const struct cdm_error *why)
 	if (!l->why.number)
 		l->why = *why;
 	l->state = LINK_ENDING;
+	account(l);
 	l->conn = NULL;
 	cdm_timer_cancel(&l->timer);
 	for (size_t i = 0; i < l->attach_count; i++)
@@ -245,6 +315,7 @@ static void link_closed(void *arg, const struct cdm_error *why)
 		cdm_log(link_refused, cdm_str("peer", l->name), cdm_str("msg", l->why.text));
 	dialer_link_gone(node, l, l->name, &l->why);
 	free(l->attaches);
+	link_pack_fini(&l->pack);
 	l->magic = 0;
 	free(l);
 	node_link_gone(node);
@@ -382,7 +453,7 @@ static int take_hello(struct link *l, const uint8_t *payload, size_t len)
 		link_fail(l, EACCES, "the hello says %s (%u), the certificate %s (%u)", h.name, h.number, l->name, l->number);
 		return -EACCES;
 	}
-	if (h.min_version > WIRE_VERSION || h.version < WIRE_VERSION || (h.required & ~KNOWN_FEATURES)) {
+	if (h.min_version > WIRE_VERSION || h.version < WIRE_VERSION || (h.required & ~l->node->features)) {
 		link_fail(l, EPROTONOSUPPORT, "protocol %u (at least %u), required features %x; this node speaks %u: upgrade the older of both",
 			h.version, h.min_version, h.required, WIRE_VERSION);
 		return -EPROTONOSUPPORT;
@@ -392,15 +463,16 @@ static int take_hello(struct link *l, const uint8_t *payload, size_t len)
 		return -EACCES;
 	}
 	l->instance = h.instance ? h.instance : 1;
-	l->features = h.features;
 	if (!cdm_clock_observe(h.clock))
 		cdm_log(clock_ahead, cdm_str("peer", l->name), cdm_int("ahead_ms", (cdm_clock_to_ns(h.clock) - cdm_wall_ns()) / 1000000));
 	if (!settle_duplicate(l))
 		return -EALREADY;
+	l->features = h.features & l->node->features;
 	l->state = LINK_UP;
 	cdm_timer_cancel(&l->timer);
 	l->timer = cdm_loop_after(l->node->loop, TICK_MS, tick, l);
 	cdm_log(link_up, cdm_str("peer", l->name), cdm_str("dialled", l->dialled ? "here" : "there"));
+	follow_section(l);
 	dialer_link_up(l->node, l);
 	route_link_up(l->node, l);
 	return 0;
@@ -518,6 +590,9 @@ static void take_frame(struct link *l, const struct wire_header *h, const uint8_
 		break;
 	case FRAME_PONG:
 		break;
+	case FRAME_PLAIN:
+		take_plain(l, payload, h->payload);
+		break;
 	case FRAME_ERROR:
 		take_error(l, payload, h->payload);
 		break;
@@ -551,8 +626,13 @@ static size_t link_bytes(void *arg, const uint8_t *bytes, size_t len)
 			conn_need(l->conn, WIRE_HEADER + h.payload);
 			break;
 		}
-		take_frame(l, &h, bytes + at + WIRE_HEADER);
+		const uint8_t *payload = bytes + at + WIRE_HEADER;
 		at += WIRE_HEADER + h.payload;
+		if (link_pack_take(&l->pack, l->features, &h, &payload, &err) < 0) {
+			link_fail(l, EPROTO, "%s", err.text);
+			return len;
+		}
+		take_frame(l, &h, payload);
 	}
 	return at;
 }
@@ -560,6 +640,7 @@ static size_t link_bytes(void *arg, const uint8_t *bytes, size_t len)
 static void link_drained(void *arg, size_t queued)
 {
 	struct link *l = arg;
+	follow_encryption(l);
 	if (!l->busy_queue || queued >= LINK_QUEUE_LOW)
 		return;
 	l->busy_queue = false;
@@ -571,7 +652,7 @@ static void link_drained(void *arg, size_t queued)
 }
 
 static const struct conn_ops link_conn_ops = {
-	.ready = link_ready, .bytes = link_bytes, .drained = link_drained, .closed = link_closed,
+	.ready = link_ready, .bytes = link_bytes, .drained = link_drained, .closed = link_closed, .rate = link_rate,
 };
 
 /* --- what others ask --- */
@@ -653,7 +734,7 @@ uint32_t link_peer_number(const struct link *l)
 	return l->number;
 }
 
-bool link_has(const struct link *l, enum link_feature feature)
+bool link_has(const struct link *l, uint32_t feature)
 {
 	return l->features & feature;
 }

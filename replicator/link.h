@@ -20,6 +20,7 @@ enum frame_type {
 	FRAME_SET_UP = 5,  /* the sender routes this set over this link (parent/child), may come later than the hello */
 	FRAME_SET_DOWN = 6,
 	FRAME_STATE = 7,   /* flooded: node, set, visible and durable vector, state, reason (state.c) */
+	FRAME_PLAIN = 8,   /* 1: what follows from the sender is readable records (plain.h); 0: TLS again */
 	/* set data plane, 32 and up: ship.c receive.c resync.c */
 	FRAME_SUBSCRIBE = 32, /* my vector (and durable vector), resumable partial contents */
 	FRAME_BATCH = 33,     /* start of a batch: number, count of changes, bytes */
@@ -53,14 +54,13 @@ uint32_t link_peer_number(const struct link *l);
  * bounded by the caller minding link_queued(). A dead link swallows it. */
 void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t flags, const void *head, size_t head_len,
 	const void *body, size_t body_len);
-/* A frame that belongs to no set's stream (types 64 and up). */
-void link_send_bare(struct link *l, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len);
+/* A frame that belongs to no set's stream (types 64 and up); set: for whose sake it is sent, NULL = none that we have. */
+void link_send_bare(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len);
+/* How links of this class are used now; the same for both ends only while both hold the same table. Valid until the next table. */
+const struct section *link_section(const struct link *l);
 size_t link_queued(const struct link *l);
-/* What a peer's HELLO said it understands. */
-enum link_feature {
-	LINK_FEATURE_FETCH = 1u << 8, /* COMING, FETCH and what answers it, contents apart from their changes */
-};
-bool link_has(const struct link *l, enum link_feature feature);
+/* Do both ends understand this (WIRE_FEATURE_…)? */
+bool link_has(const struct link *l, uint32_t feature);
 /* Stop/resume reading from the peer (back-pressure of a full receiver). Counted. */
 void link_pause(struct link *l);
 void link_resume(struct link *l);

@@ -19,6 +19,10 @@ bool link_dialled(const struct link *l);
 const struct sockaddr_storage *link_from(const struct link *l); /* of an accepted one */
 struct link *link_find_up(struct node *node, const char *peer); /* NULL if none */
 void link_counters(const struct link *l, uint64_t *ret_sent, uint64_t *ret_received);
+/* A new table: sections are in force at once. */
+void links_follow_sections(struct node *node);
+/* Put what the links sent since the last time into node->section_costs. */
+void links_account(struct node *node);
 /* Say goodbye (ERROR "ending"), close; nothing is wrong. */
 void link_end(struct link *l, const char *why);
 

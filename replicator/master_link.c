@@ -138,6 +138,7 @@ static void status_send(void *arg)
 		opens_refresh(m->node, m->node->sets[i]);
 	}
 	json_object_set_new(j, "sets", sets);
+	json_object_set_new(j, "sections", view_sections(m->node));
 	send_message(m, j);
 	m->status_ms = cdm_now_ms();
 	if (!m->status) {

@@ -15,6 +15,7 @@
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
+#include "replicator/wire_codec.h"
 
 struct set *node_set(struct node *node, const char *name)
 {
@@ -54,6 +55,7 @@ int node_new(const char *config, struct node **ret, struct cdm_error *err)
 	if (!node)
 		return cdm_fail(err, ENOMEM, "start");
 	node->instance = (uint64_t)cdm_wall_ns();
+	node->features = WIRE_FEATURES;
 	int r = cdm_conf_load(config, &node->conf, err);
 	if (r == 0)
 		r = cdm_identity_load(node->conf, &node->id, err);

@@ -8,6 +8,7 @@
 #include "common/conf.h"
 #include "common/loop.h"
 #include "common/vector.h"
+#include "replicator/section.h"
 
 struct link;
 struct set;
@@ -60,6 +61,8 @@ struct node {
 	struct feed *feeds; size_t feed_count; /* feed.c */
 	struct ssl_ctx_st *tls_client, *tls_server;
 	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
+	uint32_t features;            /* WIRE_FEATURES; less where a test plays an older node */
+	struct section_cost section_costs[SECTION_CLASSES]; /* links.h: links_account */
 	bool stopping;
 	struct cdm_conf **old_confs; size_t old_conf_count; /* before SIGHUP: sets may still borrow from them */
 };

@@ -20,6 +20,7 @@ struct route_table {
 	uint64_t epoch;
 	struct held **held;
 	size_t count;
+	struct sections sections;
 };
 
 /* --- lookups --- */
@@ -74,6 +75,22 @@ bool route_shares_set(const struct node *node, uint32_t number, const char *name
 			return true;
 	}
 	return false;
+}
+
+enum section_class route_section_of(const struct node *node, uint32_t number)
+{
+	const struct held *h;
+	for (size_t i = 0; (h = route_held(node, i)); i++) {
+		const struct member *own = route_member_number(&h->route, node->id->number), *peer = route_member_number(&h->route, number);
+		if (own && peer)
+			return section_class_of(own, peer);
+	}
+	return section_class_of(NULL, NULL);
+}
+
+const struct section *route_section(const struct node *node, enum section_class class)
+{
+	return &node->routes->sections.of[class];
 }
 
 /* --- memory --- */
@@ -220,6 +237,11 @@ static int table_parse(struct node *node, const json_t *j, struct route_table **
 			return cdm_fail_plain(err, EBADMSG, "routes: set number %zu cannot be read", i + 1);
 		}
 	}
+	int r = sections_parse(json_object_get(j, "sections"), &t->sections, err);
+	if (r < 0) {
+		table_free(&t);
+		return r;
+	}
 	*ret = t;
 	return 0;
 }
@@ -280,6 +302,7 @@ static void table_use(struct node *node, struct route_table *t)
 		route_apply_set(node, node->sets[i]);
 	table_free(&before);
 	drop_strangers(node);
+	links_follow_sections(node);
 	parent_step_all(node);
 	state_members_changed(node);
 }
@@ -325,6 +348,7 @@ int route_new(struct node *node, struct cdm_error *err)
 	int r = cdm_read_file(dir, ROUTES_FILE, ROUTES_BYTES_MAX, &text, &len, err);
 	if (r == -ENOENT) {
 		node->routes = must(calloc(1, sizeof *node->routes));
+		sections_default(&node->routes->sections);
 		return 0;
 	}
 	if (r < 0)

@@ -18,6 +18,9 @@ void route_free(struct node *node);
 int route_take(struct node *node, const json_t *table, struct cdm_error *err);
 uint64_t route_epoch(const struct node *node);
 const struct route *route_of(const struct node *node, const char *set); /* NULL if none */
+/* The class of the link to a node that shares a set with us, and how links of a class are used now (valid until the next table). */
+enum section_class route_section_of(const struct node *node, uint32_t number);
+const struct section *route_section(const struct node *node, enum section_class class);
 bool route_shares_set(const struct node *node, uint32_t number, const char *name);
 /* Tell a set that was just made its route. */
 void route_apply_set(struct node *node, struct set *set);

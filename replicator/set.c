@@ -569,6 +569,11 @@ void set_pending(struct set *s, const struct cdm_vector *vector, struct set_pend
 	}
 }
 
+void set_sent(struct set *s, uint64_t bytes)
+{
+	count_up(&s->counters.sent_bytes, bytes);
+}
+
 json_t *set_stats(struct set *s)
 {
 	json_t *o = json_object();
@@ -579,7 +584,12 @@ json_t *set_stats(struct set *s)
 	STAT(deltas_sent), STAT(deltas_passed_on), STAT(delta_saved_bytes), STAT(deltas_applied), STAT(deltas_refused), STAT(signatures), STAT(signing);
 	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fetch_bypassed), STAT(fed_bytes);
 	STAT(full_resync_count), STAT(verify_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
+	STAT(sent_bytes), STAT(ranges_saved_bytes);
 #undef STAT
+	uint64_t content = atomic_load(&s->counters.content_sent_bytes);
+	uint64_t saved = atomic_load(&s->counters.delta_saved_bytes) + atomic_load(&s->counters.ranges_saved_bytes);
+	json_object_set_new(o, "after_delta_bytes", json_integer((json_int_t)content));
+	json_object_set_new(o, "offered_bytes", json_integer((json_int_t)(content + saved)));
 	return o;
 }
 

@@ -22,6 +22,8 @@ void set_link_down(struct set *s, struct link *l);
 /* A frame of type >= 32. 0, or -errno with err: the link is ended with that message. */
 int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len,
 	struct cdm_error *err);
+/* So many bytes of frames went out for this set, as they were sent (compressed, before protection). */
+void set_sent(struct set *s, uint64_t bytes);
 void set_link_drained(struct set *s, struct link *l); /* its queue fell below LINK_QUEUE_LOW */
 
 struct set_state { /* this node's own state in the set, flooded by state.c */

@@ -47,7 +47,7 @@ struct set_counters { /* any thread */
 	_Atomic uint64_t batches_sent, changes_sent, content_sent_bytes, folded, superseded, batches_received, changes_received,
 		content_received_bytes, applied, already_there, skipped, needs_sent, needs_answered, conflicts, quarantined,
 		full_resync_count, verify_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled,
-		deltas_sent, deltas_passed_on, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
+		sent_bytes, ranges_saved_bytes, deltas_sent, deltas_passed_on, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
 		fetched, fetched_bytes, fetch_resumed_bytes, fetch_damaged, fetch_bypassed, fed_bytes, /* contents apart from their changes; these bytes are part of the content's */
 		signing; /* this one also falls: saves that wait for their signature */
 };

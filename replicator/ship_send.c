@@ -125,6 +125,8 @@ static void send_change(struct ship *ship, struct carried *k)
 	}
 	struct bytes head = {0};
 	carried_encode(k, &head);
+	if (k->kind == CONTENT_RANGES && k->size > k->content_bytes)
+		count_up(&ship_set(ship)->counters.ranges_saved_bytes, k->size - k->content_bytes);
 	if (k->flags & CARRIED_INLINE) {
 		bytes_put(&head, ship->inline_content.data, ship->inline_content.len);
 		content_digest(ship->content, bytes_add(&head, 16));
@@ -338,7 +340,7 @@ static bool plan_step(struct ship *ship)
 {
 	if (deltas_opening(ship_set(ship)->deltas))
 		return false;
-	if (!ship->plan_asked && ship->content->carried.kind == CONTENT_WHOLE && !ship->answering)
+	if (!ship->plan_asked && link_section(ship->peer->link)->delta && ship->content->carried.kind == CONTENT_WHOLE && !ship->answering)
 		ship->plan = deltas_take(ship_set(ship)->deltas, ship->current);
 	ship->plan_asked = true;
 	if (!ship->plan || ship->content->carried.kind == CONTENT_DELTA)
@@ -369,7 +371,7 @@ static void send_copies(struct ship *ship)
 static bool goes_apart(const struct ship *ship)
 {
 	const struct carried *k = &ship->content->carried;
-	return k->kind == CONTENT_WHOLE && k->content_bytes >= FETCH_MIN && !ship->answering && link_has(ship->peer->link, LINK_FEATURE_FETCH);
+	return k->kind == CONTENT_WHOLE && k->content_bytes >= FETCH_MIN && !ship->answering && link_has(ship->peer->link, WIRE_FEATURE_FETCH);
 }
 
 /* Should the file be written again before the peer has it, the peer learns that from the feed, and what it lacks from the next save. */

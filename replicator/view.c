@@ -238,6 +238,28 @@ static json_t *count_of(json_t *stats, const char *key)
 	return json_integer(json_integer_value(json_object_get(stats, key)));
 }
 
+json_t *view_sections(struct node *node)
+{
+	json_t *all = json_object();
+	links_account(node);
+	for (unsigned i = 0; i < SECTION_CLASSES; i++) {
+		const struct section_cost *c = &node->section_costs[i];
+		json_object_set_new(all, section_name(i), json_pack("{s:I, s:I, s:I}", "raw_bytes", (json_int_t)c->raw_bytes, "compressed_bytes",
+			(json_int_t)c->compressed_bytes, "wire_bytes", (json_int_t)c->wire_bytes));
+	}
+	return all;
+}
+
+/* What the set's changes would have needed with all content, what was put into frames of it, and all that was sent for the set. */
+static json_t *cost_of(json_t *stats)
+{
+	json_t *j = json_object();
+	const char *const keys[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
+	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+		json_object_set_new(j, keys[i], count_of(stats, keys[i]));
+	return j;
+}
+
 json_t *view_own(struct node *node, struct set *set)
 {
 	struct set_state now = {0};
@@ -265,6 +287,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "links", links_of(node, set));
 	json_object_set_new(j, "behind", behind_of(node, set));
 	json_object_set_new(j, "holds", set_holds(set));
+	json_object_set_new(j, "cost", cost_of(stats));
 	json_decref(stats);
 	return j;
 }

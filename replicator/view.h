@@ -19,6 +19,8 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 bool view_counts(const struct peer_state *p);
 
 json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "open" and "end" */
+/* What went over links of each class: {"group":{"raw_bytes","compressed_bytes","wire_bytes"},…} */
+json_t *view_sections(struct node *node);
 json_t *view_own(struct node *node, struct set *set);    /* internals.md 4: one element of an agent's "status" */
 /* A version as people read it: "n1:88" (vector.h); of a node that the route does not name any more "2.1:88". "" for none. */
 json_t *view_version(struct node *node, struct set *set, struct cdm_dot dot);

@@ -16,6 +16,8 @@ static uint32_t payload_limit(uint8_t type)
 	case FRAME_PING:
 	case FRAME_PONG:
 		return 8;
+	case FRAME_PLAIN:
+		return 1;
 	case FRAME_HELLO:
 	case FRAME_ERROR:
 	case FRAME_SET_UP:

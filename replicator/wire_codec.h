@@ -18,6 +18,14 @@
 #define WIRE_TEXT_MAX 599
 #define WIRE_SMALL_MAX 1024
 #define WIRE_FLAG_MAY_SKIP 0x80 /* a receiver that does not know this type drops the frame */
+#define WIRE_FLAG_ZSTD 0x40 /* the payload is packed (pack.h): types of the data plane only, … */
+#define WIRE_FLAG_ZLIB 0x20 /* … and not both */
+/* What a node understands, told in its HELLO. */
+#define WIRE_FEATURE_ZSTD 1u
+#define WIRE_FEATURE_ZLIB 2u
+#define WIRE_FEATURE_PLAIN 4u /* FRAME_PLAIN */
+#define WIRE_FEATURE_FETCH 8u /* contents apart from their changes: COMING, FETCH and what answers it */
+#define WIRE_FEATURES (WIRE_FEATURE_ZSTD | WIRE_FEATURE_ZLIB | WIRE_FEATURE_PLAIN | WIRE_FEATURE_FETCH)
 
 struct wire_header {
 	uint32_t payload; /* bytes that follow the header */

@@ -2,7 +2,7 @@
 /* pack.h — compression of the frames of a link: one stream for each direction and method, which keeps its window from frame to frame, so
  * that many small files that resemble each other become small; flushed with every frame. Packed = u32 length before, then the stream's
  * bytes (wire_protocol.md). A frame that is sent as it is does not pass through the stream of either end. Pure; one thread.
- * Memory: sending 1 to 6 MiB by level, receiving about 1.5 MiB (zstd); 0.3 MiB and less (zlib). */
+ * Memory: sending 2 to 4 MiB by level, receiving 1.5 MiB (zstd); 0.3 MiB and less (zlib). */
 #ifndef REPLICATOR_PACK_H
 #define REPLICATOR_PACK_H
 

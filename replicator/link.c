@@ -205,10 +205,11 @@ const struct section *link_section(const struct link *l)
 static void account(struct link *l)
 {
 	uint64_t sent, received;
+	if (!l->instance || !l->conn)
+		return; /* the class is not known yet, or the end was counted */
 	link_counters(l, &sent, &received);
-	if (sent > l->accounted)
-		l->node->section_costs[l->section].wire_bytes += sent - l->accounted;
-	l->accounted = sent > l->accounted ? sent : l->accounted;
+	l->node->section_costs[l->section].wire_bytes += sent - l->accounted;
+	l->accounted = sent;
 }
 
 void links_account(struct node *node)
@@ -468,6 +469,7 @@ static int take_hello(struct link *l, const uint8_t *payload, size_t len)
 	if (!settle_duplicate(l))
 		return -EALREADY;
 	l->features = h.features & l->node->features;
+	l->section = route_section_of(l->node, l->number);
 	l->state = LINK_UP;
 	cdm_timer_cancel(&l->timer);
 	l->timer = cdm_loop_after(l->node->loop, TICK_MS, tick, l);

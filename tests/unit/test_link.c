@@ -1089,6 +1089,9 @@ static void frames_read_back_and_every_cut_is_refused(void **state)
 	wh = (struct wire_header){.payload = 2000, .type = FRAME_HELLO};
 	wire_header_encode(&wh, bytes);
 	assert_int_equal(wire_header_decode(bytes, &wh2, NULL), -EPROTO);
+	wh = (struct wire_header){.payload = 2, .type = FRAME_PLAIN};
+	wire_header_encode(&wh, bytes);
+	assert_int_equal(wire_header_decode(bytes, &wh2, NULL), -EPROTO);
 	wh = (struct wire_header){.payload = 0, .type = 200};
 	wire_header_encode(&wh, bytes);
 	assert_int_equal(wire_header_decode(bytes, &wh2, NULL), -EPROTO);

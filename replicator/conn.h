@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* conn.h — a TLS connection on the loop: a socket, an engine of common/tls.h, a queue of plain bytes to send and a buffer of plain
- * bytes received. Each direction may go over from TLS to readable, authenticated records (plain.h) and back; how fast it sends may be limited. Carries links (link.c) and the agent's connection (master_link.c). Loop thread only.
+ * bytes received. Each direction may go over from TLS to readable, authenticated records (plain.h) and back; how fast it sends may be
+ * limited. Carries links (link.c) and the agent's connection (master_link.c). Loop thread only.
  * Life: conn_connect or conn_accept → ready → bytes* → closed. `closed` comes exactly once, from the loop, never from within a
  * call; the owner forgets the conn there. */
 #ifndef REPLICATOR_CONN_H

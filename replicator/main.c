@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -83,11 +84,19 @@ static void raise_limits(void)
 	}
 }
 
+/* Pieces of content come and go by the thousand: without this each is mapped, cleared and given back for itself. */
+static void keep_memory(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 16 << 20);
+	mallopt(M_TRIM_THRESHOLD, 16 << 20);
+}
+
 static int run(const char *config)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	struct signals signals = {.fd = signals_open(&err)};
 	raise_limits();
+	keep_memory();
 	int r = signals.fd < 0 ? signals.fd : node_new(config, &signals.node, &err);
 	if (r < 0) {
 		cdm_log_err(failed, &err);

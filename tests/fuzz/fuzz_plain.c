@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records in clear. First byte even: the rest is what came from somebody without the key, which must never be taken. Odd: the rest but its last two
- * bytes is sealed, and must open again; changed at the place that these two say it must not. */
+/* Records in clear. First byte even: the rest is what came from somebody without the key, which must never be taken. Odd: the rest but
+ * its last two bytes is sealed, and must open again; changed at the place that these two say it must not. */
 #include "fuzz.h"
 
 #include <stdbool.h>

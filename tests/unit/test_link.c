@@ -400,6 +400,7 @@ static void give_route(struct node *n, struct node **nodes, size_t count, const 
 			(int)nodes[i]->id->number, "addr", addr, "role", "both", "group", "g", "region", "r", "state", "active"));
 	}
 	set = json_pack("{s:s, s:i, s:o, s:s, s:s?}", "name", "www", "id", 1, "members", members, "role", "both", "parent", parent);
+	json_object_set_new(set, "neighbours_only", json_true()); /* no ring: links are those between parent and child */
 	json_object_set_new(set, "alternates", alternate ? json_pack("[s]", alternate) : json_array());
 	table = json_pack("{s:I, s:s, s:[o]}", "epoch", ++epoch, "node", n->id->node, "sets", set);
 	if (sections)

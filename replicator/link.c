@@ -121,7 +121,7 @@ static void attach_down(struct link *l, struct attach *a, const char *why)
 
 /* --- sending --- */
 
-/* Returns the payload bytes as they are sent. */
+/* Returns the payload bytes as they are sent; 0 also when the connection takes nothing any more. */
 static size_t send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
 	const void *body, size_t body_len)
 {
@@ -134,7 +134,7 @@ static size_t send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t s
 	size_t sent = link_pack_send(&l->pack, level, l->features, l->conn, &h, head, head_len, body, body_len);
 	if (conn_queued(l->conn) >= LINK_QUEUE_LOW)
 		l->busy_queue = true;
-	if (data) {
+	if (data && sent > 0) {
 		l->node->section_costs[l->section].raw_bytes += h.payload;
 		l->node->section_costs[l->section].compressed_bytes += sent;
 	}
@@ -224,7 +224,8 @@ static void follow_encryption(struct link *l)
 	const uint8_t plain = !link_section(l)->encryption && (l->features & WIRE_FEATURE_PLAIN);
 	if (l->state != LINK_UP || conn_switching(l->conn) || plain == conn_sends_plain(l->conn))
 		return;
-	send_frame(l, FRAME_PLAIN, 0, 0, &plain, sizeof plain, NULL, 0);
+	if (send_frame(l, FRAME_PLAIN, 0, 0, &plain, sizeof plain, NULL, 0) == 0)
+		return; /* the connection is gone, we just do not know it yet */
 	conn_send_plain(l->conn, plain);
 	cdm_log(link_protection, cdm_str("peer", l->name), cdm_str("encryption", plain ? "off" : "on"));
 }

@@ -465,8 +465,9 @@ static bool receiver_paused(struct node **n)
 	return n[1]->sets[0]->paused && n[0]->sets[0]->to_send > 0 && link_queued(n[0]->sets[0]->child) >= LINK_QUEUE_LOW;
 }
 
-static void a_paused_receiver_stops_the_sender_and_nothing_is_lost(void **state)
+static void pause_and_go_on(const char *use)
 {
+	sections = use;
 	struct node *n[2] = {node_make(1, 0, false), node_make(2, 0, false)};
 	give_route(n[0], n, 2, NULL, NULL, NULL);
 	give_route(n[1], n, 2, "n1", NULL, NULL);
@@ -483,8 +484,15 @@ static void a_paused_receiver_stops_the_sender_and_nothing_is_lost(void **state)
 	assert_int_equal(b->bytes, (PIECE + 4) * PIECES);
 	assert_true(a->drained > 0);
 	assert_non_null(b->parent);
+	sections = NULL;
 	node_end(&n[0]);
 	node_end(&n[1]);
+}
+
+static void a_paused_receiver_stops_the_sender_and_nothing_is_lost(void **state)
+{
+	pause_and_go_on(NULL);
+	pause_and_go_on("{\"group\":{\"encryption\":false}}");
 }
 
 static bool third_knows_first(struct node **n)

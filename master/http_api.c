@@ -9,6 +9,7 @@
 #include "master/http.h"
 #include "master/live.h"
 #include "master/policy.h"
+#include "master/section.h"
 
 static const char openapi[] =
 #include "openapi.inc"
@@ -18,7 +19,7 @@ static const char openapi[] =
 
 struct field {
 	const char *name;
-	enum { TEXT, TEXT_OR_NULL, NUMBER, BOOL, LIST } type;
+	enum { TEXT, TEXT_OR_NULL, NUMBER, BOOL, LIST, OBJECTS } type;
 	bool required;
 	const char *words; /* TEXT: allowed ones, separated by blanks */
 	int64_t low, high; /* NUMBER */
@@ -51,10 +52,10 @@ static bool is_text_list(const json_t *v)
 static bool check_field(struct http_call *c, const struct field *f, const json_t *v)
 {
 	bool ok = f->type == NUMBER ? json_is_integer(v) : f->type == BOOL ? json_is_boolean(v) : f->type == LIST ? is_text_list(v)
-		: json_is_string(v) || (f->type == TEXT_OR_NULL && json_is_null(v));
+		: f->type == OBJECTS ? json_is_array(v) : json_is_string(v) || (f->type == TEXT_OR_NULL && json_is_null(v));
 	if (!ok) {
 		http_problem(c, 400, "", "%s must be %s", f->name, f->type == NUMBER ? "a whole number" : f->type == BOOL ? "true or false"
-			: f->type == LIST ? "a list of at most 10000 texts" : "a text");
+			: f->type == LIST ? "a list of at most 10000 texts" : f->type == OBJECTS ? "a list" : "a text");
 		return false;
 	}
 	if (f->type == NUMBER && (json_integer_value(v) < f->low || json_integer_value(v) > f->high)) {
@@ -129,6 +130,8 @@ static const struct field node_fields[] = {{.name = "state", .words = "active dr
 		{.name = "update", .words = "follow strict"}, {.name = "open", .words = "rest ship"}, {0}
 static const struct field set_add_fields[] = {{.name = "name", .required = true}, SET_FIELDS};
 static const struct field set_change_fields[] = {SET_FIELDS};
+static const struct field section_fields[] = {{.name = "compression", .type = NUMBER, .low = 0, .high = 9}, {.name = "encryption", .type = BOOL},
+	{.name = "delta", .type = BOOL}, {.name = "rate", .type = NUMBER, .low = 0, .high = SECTION_RATE_MAX}, {.name = "grid", .type = OBJECTS}, {0}};
 static const struct field route_fields[] = {{.name = "set", .required = true}, {.name = "node", .required = true},
 	{.name = "parent", .type = TEXT_OR_NULL, .required = true}, {0}};
 static const struct field token_fields[] = {{.name = "group", .required = true}, {.name = "role", .words = "both source target"},
@@ -143,6 +146,7 @@ static void node_delete(struct http_call *c) { change(c, REG_NODE_REMOVE, no_fie
 static void set_post(struct http_call *c) { change(c, REG_SET_ADD, set_add_fields); }
 static void set_patch(struct http_call *c) { change(c, REG_SET_CHANGE, set_change_fields); }
 static void set_delete(struct http_call *c) { change(c, REG_SET_REMOVE, no_fields); }
+static void section_patch(struct http_call *c) { change(c, REG_SECTION_CHANGE, section_fields); }
 static void route_post(struct http_call *c) { change(c, REG_ROUTE_SET, route_fields); }
 
 static const struct field adopt_fields[] = {{.name = "node", .required = true}, {.name = "store"}, {.name = "delete", .type = BOOL}, {0}};
@@ -376,6 +380,35 @@ static void node_get(struct http_call *c)
 		http_problem(c, 404, "cdmctl node list shows all", "unknown node \"%.80s\"", c->name);
 }
 
+/* What is set, the limit in force now, and what its links cost. */
+static json_t *shown_section(const struct master *master, enum section which)
+{
+	const struct model *m = registry_model(master->registry);
+	json_t *j = section_json(&m->sections[which]), *cost = live_section_cost(master->live, m, which);
+	json_object_set_new(j, "name", json_string(section_name(which)));
+	json_object_set_new(j, "rate_now", json_integer(section_rate_at(&m->sections[which], time(NULL))));
+	if (cost)
+		json_object_set_new(j, "cost", cost);
+	return j;
+}
+
+static void sections_get(struct http_call *c)
+{
+	json_t *list = json_array();
+	for (enum section which = SECTION_GROUP; which < SECTION_COUNT; which++)
+		json_array_append_new(list, shown_section(c->master, which));
+	http_answer(c, 200, json_pack("{s:o}", "sections", list));
+}
+
+static void section_get(struct http_call *c)
+{
+	enum section which = section_find(c->name);
+	if (which < SECTION_COUNT)
+		http_answer(c, 200, shown_section(c->master, which));
+	else
+		http_problem(c, 404, "known sections: group, region, international", "unknown section \"%.80s\"", c->name);
+}
+
 static json_t *set_json(const struct model *m, const struct model_set *s)
 {
 	size_t sources = 0, targets = 0, both = 0;
@@ -409,8 +442,12 @@ static const struct model_set *find_set(struct http_call *c, const char *name)
 static void set_get(struct http_call *c)
 {
 	const struct model_set *s = find_set(c, c->name);
-	if (s)
-		http_answer(c, 200, set_json(registry_model(c->master->registry), s));
+	if (!s)
+		return;
+	json_t *j = set_json(registry_model(c->master->registry), s), *cost = live_set_cost(c->master->live, registry_model(c->master->registry), s);
+	if (cost)
+		json_object_set_new(j, "cost", cost);
+	http_answer(c, 200, j);
 }
 
 static void set_status_get(struct http_call *c)
@@ -583,6 +620,9 @@ static const struct {
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/rescan", rescan_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/pause", pause_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/resume", resume_post},
+	{EVHTTP_REQ_GET, "/api/v1/sections", sections_get},
+	{EVHTTP_REQ_GET, "/api/v1/sections/*", section_get},
+	{EVHTTP_REQ_PATCH, "/api/v1/sections/*", section_patch},
 	{EVHTTP_REQ_GET, "/api/v1/holds", holds_get},
 	{EVHTTP_REQ_POST, "/api/v1/holds/*", hold_post},
 	{EVHTTP_REQ_GET, "/api/v1/routes", routes_get},

@@ -8,6 +8,7 @@
 #include "common/text.h"
 #include "common/vector.h"
 #include "master/policy.h"
+#include "master/section.h"
 
 struct live {
 	struct master *master;
@@ -94,6 +95,7 @@ void live_hello(struct live *l, uint32_t number, const json_t *hello)
 	n->hello_sets = json_incref(json_object_get(hello, "sets"));
 	json_object_clear(n->sets);
 	json_object_clear(n->parents);
+	memset(n->sections, 0, sizeof n->sections);
 }
 
 void live_certificate(struct live *l, uint32_t number, int64_t end)
@@ -112,6 +114,21 @@ void live_lost(struct live *l, uint32_t number)
 	n->since_ms = master_now_ms();
 }
 
+static const char *const section_figures[] = {"raw_bytes", "compressed_bytes", "wire_bytes"};
+static const char *const set_figures[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
+
+/* All three of them, or not known. */
+static struct live_cost parse_cost(const json_t *said, const char *const figures[3])
+{
+	struct live_cost cost = {.known = true};
+	for (int i = 0; i < 3; i++) {
+		const json_t *v = json_object_get(said, figures[i]);
+		cost.bytes[i] = json_integer_value(v);
+		cost.known &= json_is_integer(v) && cost.bytes[i] >= 0;
+	}
+	return cost;
+}
+
 void live_status(struct live *l, uint32_t number, const json_t *status)
 {
 	struct live_node *n = find(l, number);
@@ -128,6 +145,11 @@ void live_status(struct live *l, uint32_t number, const json_t *status)
 			continue; /* bounded: only sets that exist are kept */
 		appeared |= !json_object_get(n->sets, name);
 		json_object_set(n->sets, name, set);
+	}
+	for (enum section which = SECTION_GROUP; which < SECTION_COUNT; which++) {
+		const json_t *said = json_object_get(json_object_get(status, "sections"), section_name(which));
+		if (said)
+			n->sections[which] = parse_cost(said, section_figures);
 	}
 	if (appeared)
 		policy_poke(l->master->policy);
@@ -290,6 +312,57 @@ static void judge(const struct live *l, const struct model_node *n, const struct
 		j->state = "drained";
 }
 
+/* --- costs ------------------------------------------------------------------------------------------------------ */
+
+struct cost_sum {
+	size_t nodes;
+	int64_t bytes[3];
+};
+
+static void add_cost(struct cost_sum *sum, const struct live_cost *cost)
+{
+	if (!cost->known)
+		return;
+	sum->nodes++;
+	for (int i = 0; i < 3; i++)
+		if (__builtin_add_overflow(sum->bytes[i], cost->bytes[i], &sum->bytes[i]))
+			sum->bytes[i] = INT64_MAX;
+}
+
+static json_t *cost_json(const struct cost_sum *sum, const char *const figures[3])
+{
+	json_t *j = sum->nodes ? json_pack("{s:I}", "nodes", (json_int_t)sum->nodes) : NULL;
+	for (int i = 0; j && i < 3; i++)
+		json_object_set_new(j, figures[i], json_integer(sum->bytes[i]));
+	return j;
+}
+
+json_t *live_section_cost(const struct live *l, const struct model *m, enum section which)
+{
+	struct cost_sum sum = {0};
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct live_node *ln = find(l, m->nodes[i].number);
+		if (ln && ln->connected)
+			add_cost(&sum, &ln->sections[which]);
+	}
+	return cost_json(&sum, section_figures);
+}
+
+json_t *live_set_cost(const struct live *l, const struct model *m, const struct model_set *s)
+{
+	struct cost_sum sum = {0};
+	for (size_t i = 0; i < m->node_count; i++) {
+		const struct live_node *ln = s->role[i] ? find(l, m->nodes[i].number) : NULL;
+		if (!ln || !ln->connected)
+			continue;
+		struct live_cost cost = parse_cost(json_object_get(json_object_get(ln->sets, s->name), "cost"), set_figures);
+		add_cost(&sum, &cost);
+	}
+	return cost_json(&sum, set_figures);
+}
+
+/* --- status ----------------------------------------------------------------------------------------------------- */
+
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s)
 {
 	struct cdm_vector all = {0};
@@ -313,7 +386,7 @@ json_t *live_set_status(const struct live *l, const struct model *m, const struc
 	}
 	cdm_vector_fini(&all);
 	cdm_status_sort(nodes, "name");
-	return json_pack("{s:i, s:s, s:b, s:o}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", nodes);
+	return json_pack("{s:i, s:s, s:b, s:o, s:o*}", "apiVersion", 1, "set", s->name, "in_sync", in_sync, "nodes", nodes, "cost", live_set_cost(l, m, s));
 }
 
 double live_journal_full_s(const struct live *l, const struct model *m, const struct model_set *s)

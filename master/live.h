@@ -8,6 +8,10 @@
 #define LIVE_LOST_MS 10000  /* a node is bypassed when its connection is lost for longer */
 #define LIVE_START_MS 30000 /* after the master's start nodes get this long to come back */
 
+struct live_cost { /* bytes, since the start of what sent them; a report that lacks one of the figures does not count */
+	bool known;
+	int64_t bytes[3]; /* of a section: raw, compressed, on the wire; of a set: offered, after deltas, sent */
+};
 struct live_node {
 	uint32_t number;
 	bool connected;
@@ -19,6 +23,7 @@ struct live_node {
 	char version[32];
 	json_t *hello_sets; /* array of hello.sets */
 	json_t *sets;     /* set name → last status object of that set */
+	struct live_cost sections[SECTION_COUNT]; /* last told */
 	json_t *parents;  /* set name → parent it took by itself */
 };
 struct live *live_new(struct master *m);
@@ -41,6 +46,10 @@ size_t live_connected_count(const struct live *l);
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s);
 /* When the first journal of the set's nodes is full at the pace of its last day, in seconds from now; -1: nobody knows. */
 double live_journal_full_s(const struct live *l, const struct model *m, const struct model_set *s);
+/* What the connected nodes say it cost, added up: {"nodes":2,"raw_bytes","compressed_bytes","wire_bytes"} of a section,
+ * {"nodes":2,"offered_bytes","after_delta_bytes","sent_bytes"} of a set. NULL: none of them says it. */
+json_t *live_section_cost(const struct live *l, const struct model *m, enum section which);
+json_t *live_set_cost(const struct live *l, const struct model *m, const struct model_set *s);
 /* Comparisons that wait for a decision: as the nodes told them, with "node". */
 json_t *live_holds(const struct live *l, const struct model *m);
 json_t *live_node_json(const struct live *l, const struct model *m, const struct model_node *n);

@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "master/live.h"
+#include "master/section.h"
 
 struct policy {
 	struct master *master;
@@ -195,8 +196,9 @@ static void push_node(struct policy *p, const struct model *m, size_t i, struct 
 			cache->members[k] = members_json(m, &m->sets[k], t, 0);
 		json_array_append_new(sets, set_document(m, &m->sets[k], t, t->slot[i], cache->members[k]));
 	}
-	_cleanup_free_ char *bare = json_dumps(sets, JSON_COMPACT);
-	json_t *doc = json_pack("{s:s, s:i, s:I, s:s, s:o}", "type", "routes", "v", 1, "epoch", (json_int_t)m->epoch, "node", m->nodes[i].name, "sets", sets);
+	json_t *doc = json_pack("{s:s, s:i, s:s, s:o, s:o}", "type", "routes", "v", 1, "node", m->nodes[i].name, "sets", sets, "sections", sections_json(m));
+	_cleanup_free_ char *bare = json_dumps(doc, JSON_COMPACT);
+	json_object_set_new(doc, "epoch", json_integer((json_int_t)m->epoch));
 	_cleanup_free_ char *text = json_dumps(doc, JSON_COMPACT);
 	json_decref(doc);
 	if (bare && text)

@@ -358,6 +358,9 @@ static const char *const steps[REGISTRY_VERSION] = {
 	schema,
 	"CREATE TABLE pause (\"set\" INTEGER NOT NULL REFERENCES \"set\"(id) ON DELETE CASCADE, kind TEXT NOT NULL, subject INTEGER NOT NULL, "
 	"since INTEGER NOT NULL, PRIMARY KEY (\"set\", kind, subject)) WITHOUT ROWID;",
+	"CREATE TABLE section (name TEXT PRIMARY KEY, compression INTEGER NOT NULL, encryption INTEGER NOT NULL DEFAULT 1, "
+	"\"delta\" INTEGER NOT NULL DEFAULT 1, rate INTEGER NOT NULL DEFAULT 0, grid TEXT NOT NULL DEFAULT '[]') WITHOUT ROWID;"
+	"INSERT INTO section (name, compression) VALUES ('group', 1), ('region', 3), ('international', 6);",
 };
 
 static int open_schema(sqlite3 *db, const char *path, struct cdm_error *err)

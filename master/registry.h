@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* registry.h — what the master remembers: the tree of regions, groups and nodes, sets, roles, hand-set and last computed routes, tokens,
+/* registry.h — what the master remembers: the tree of regions, groups and nodes, sets, roles, sections, hand-set and last computed routes, tokens,
  * accounts, events, audit. A store interface: registry.c implements it with SQLite (WAL), another engine may do the same.
  *
  * Threads: the caller's loop thread owns everything here. Changes go through a queue to one writer thread, are committed in groups,
@@ -41,6 +41,13 @@ struct model_set {
 	json_t *pauses;        /* where it is paused: "@all", "@group", "@region" */
 	int64_t *paused_since; /* per node index, Unix seconds; 0: goes on */
 };
+enum section { SECTION_GROUP, SECTION_REGION, SECTION_INTERNATIONAL, SECTION_COUNT }; /* section.h */
+struct model_section {
+	int compression; /* 0 none … 9 */
+	bool encryption, delta;
+	int64_t rate;    /* bytes a second, 0: no limit */
+	json_t *grid;    /* [{"from","to","rate"}, …], checked */
+};
 struct model_token { char *id, *group; enum cdm_role role; int64_t expires, created; int uses_left; };
 struct model {
 	uint64_t epoch;
@@ -48,6 +55,7 @@ struct model {
 	struct model_group *groups; size_t group_count;    /* by name */
 	struct model_node *nodes; size_t node_count;       /* by number */
 	struct model_set *sets; size_t set_count;          /* by name */
+	struct model_section sections[SECTION_COUNT];
 	struct model_token *tokens; size_t token_count;
 	char *admin_hash;
 };
@@ -82,6 +90,7 @@ enum registry_op {
 	REG_SET_REMOVE,    /* name */
 	REG_SET_PAUSE,     /* name, where ("@all", "@group", "@region"), now */
 	REG_SET_RESUME,    /* name, where ("@all": everywhere); -EEXIST for a part of what is paused as a whole */
+	REG_SECTION_CHANGE, /* name, optional: compression, encryption, delta, rate, grid */
 	REG_ROUTE_SET,     /* set, node, parent or null. -ELOOP */
 	REG_TREES,         /* edges: [[set id, node number, parent number or 0 for the root, -1 for gone], …] */
 	REG_TOKEN_ADD,     /* id, hash, group, role, expires, uses, now */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "master/registry_sql.h"
+#include "master/section.h"
 
 const char *role_name(enum cdm_role role)
 {
@@ -270,6 +271,20 @@ static int tree_row(struct model *m, sqlite3_stmt *st, void *arg)
 	return 0;
 }
 
+static int section_row(struct model *m, sqlite3_stmt *st, void *arg)
+{
+	enum section which = section_find((const char *)sqlite3_column_text(st, 0));
+	if (which == SECTION_COUNT)
+		return 0;
+	struct model_section *s = &m->sections[which];
+	s->compression = sqlite3_column_int(st, 1);
+	s->encryption = sqlite3_column_int(st, 2) != 0;
+	s->delta = sqlite3_column_int(st, 3) != 0;
+	s->rate = sqlite3_column_int64(st, 4);
+	s->grid = column_json(st, 5);
+	return 0;
+}
+
 static int token_row(struct model *m, sqlite3_stmt *st, void *arg)
 {
 	struct model_token *t = GROW(m->tokens, m->token_count);
@@ -303,6 +318,7 @@ int registry_load_model(sqlite3 *db, struct model **ret, struct cdm_error *err)
 		{pause_row, "SELECT \"set\", kind, subject, since FROM pause ORDER BY since"},
 		{hand_row, "SELECT \"set\", node, parent FROM hand"},
 		{tree_row, "SELECT \"set\", node, parent FROM tree"},
+		{section_row, "SELECT name, compression, encryption, \"delta\", rate, grid FROM section"},
 		{token_row, "SELECT t.id, g.name, t.role, t.expires, t.uses_left, t.created FROM token t JOIN \"group\" g ON g.id = t.\"group\" ORDER BY t.created"},
 		{account_row, "SELECT hash FROM account WHERE name = 'admin'"},
 	};
@@ -354,6 +370,8 @@ void registry_free_model(struct model **pm)
 		free(s->hand);
 		free(s->tree);
 	}
+	for (size_t i = 0; i < SECTION_COUNT; i++)
+		json_decref(m->sections[i].grid);
 	for (size_t i = 0; i < m->token_count; i++) {
 		free(m->tokens[i].id);
 		free(m->tokens[i].group);

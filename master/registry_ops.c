@@ -8,6 +8,7 @@
 #include "common/filter.h"
 #include "master/registry_sql.h"
 #include "master/router.h"
+#include "master/section.h"
 #include "master/token.h"
 
 #define NAME_MAX_BYTES 63
@@ -429,6 +430,45 @@ static int set_remove(struct op *o)
 	return r < 0 ? r : sql_run(o->db, o->err, "DELETE FROM \"set\" WHERE id = ?", "i", set);
 }
 
+/* --- sections --------------------------------------------------------------------------------------------------- */
+
+static int check_section(struct op *o, const char *name)
+{
+	const json_t *rate = json_object_get(o->args, "rate"), *grid = json_object_get(o->args, "grid");
+	if (section_find(name) == SECTION_COUNT) {
+		cdm_fail_plain(o->err, ENOENT, "unknown section \"%.80s\"", name);
+		cdm_hint(o->err, "known sections: group, region, international");
+		return -ENOENT;
+	}
+	int r = rate ? section_check_rate(json_integer_value(rate), o->err) : 0;
+	return r == 0 && grid ? section_check_grid(grid, o->err) : r;
+}
+
+static int section_change(struct op *o)
+{
+	static const struct {
+		const char *key, *sql;
+	} numbers[] = {
+		{"compression", "UPDATE section SET compression = ? WHERE name = ?"},
+		{"encryption", "UPDATE section SET encryption = ? WHERE name = ?"},
+		{"delta", "UPDATE section SET \"delta\" = ? WHERE name = ?"},
+		{"rate", "UPDATE section SET rate = ? WHERE name = ?"},
+	};
+	const char *name = text_arg(o, "name");
+	const json_t *grid = json_object_get(o->args, "grid");
+	int r = check_section(o, name);
+	*o->bump = true;
+	for (size_t i = 0; i < sizeof numbers / sizeof numbers[0] && r == 0; i++) {
+		const json_t *v = json_object_get(o->args, numbers[i].key);
+		if (v)
+			r = sql_run(o->db, o->err, numbers[i].sql, "is", (int64_t)(json_is_true(v) ? 1 : json_integer_value(v)), name);
+	}
+	if (r < 0 || !grid)
+		return r;
+	_cleanup_free_ char *text = json_dumps(grid, JSON_COMPACT);
+	return text ? sql_run(o->db, o->err, "UPDATE section SET grid = ? WHERE name = ?", "ss", text, name) : cdm_fail(o->err, ENOMEM, "grid");
+}
+
 /* --- routes ----------------------------------------------------------------------------------------------------- */
 
 static int refuse_cycle(struct op *o, const struct model *m, const int *path, size_t count, const char *node)
@@ -568,6 +608,7 @@ static const struct {
 	[REG_SET_REMOVE] = {"set remove", set_remove},
 	[REG_SET_PAUSE] = {"set pause", set_pause},
 	[REG_SET_RESUME] = {"set resume", set_resume},
+	[REG_SECTION_CHANGE] = {"section change", section_change},
 	[REG_ROUTE_SET] = {"route set", route_set},
 	[REG_TREES] = {"routes computed", trees},
 	[REG_TOKEN_ADD] = {"token add", token_add},

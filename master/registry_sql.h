@@ -6,7 +6,7 @@
 #include <sqlite3.h>
 #include "master/registry.h"
 
-#define REGISTRY_VERSION 2
+#define REGISTRY_VERSION 3
 #define REGISTRY_LOG_ROWS 10000 /* of events and of audit rows each */
 
 /* Bind by format: s text, i int64, n NULL. Values follow. */

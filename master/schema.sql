@@ -1,4 +1,4 @@
--- The registry (registry.h). PRAGMA user_version is the version of this layout: 2.
+-- The registry (registry.h). PRAGMA user_version is the version of this layout: 3.
 -- Numbers of nodes and sets are never used again (AUTOINCREMENT). Roles are bits: 1 source, 2 target, 3 both.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 1);
@@ -21,6 +21,10 @@ CREATE TABLE tree ("set" INTEGER NOT NULL REFERENCES "set"(id) ON DELETE CASCADE
 -- where the set is paused; kind as in set_role, without 'n'
 CREATE TABLE pause ("set" INTEGER NOT NULL REFERENCES "set"(id) ON DELETE CASCADE, kind TEXT NOT NULL, subject INTEGER NOT NULL, since INTEGER NOT NULL,
 	PRIMARY KEY ("set", kind, subject)) WITHOUT ROWID;
+-- how links of a class are used (section.h); rate in bytes a second, grid as in routes.json
+CREATE TABLE section (name TEXT PRIMARY KEY, compression INTEGER NOT NULL, encryption INTEGER NOT NULL DEFAULT 1,
+	"delta" INTEGER NOT NULL DEFAULT 1, rate INTEGER NOT NULL DEFAULT 0, grid TEXT NOT NULL DEFAULT '[]') WITHOUT ROWID;
+INSERT INTO section (name, compression) VALUES ('group', 1), ('region', 3), ('international', 6);
 CREATE TABLE token (id TEXT PRIMARY KEY, hash TEXT NOT NULL, "group" INTEGER NOT NULL REFERENCES "group"(id) ON DELETE CASCADE, role INTEGER NOT NULL,
 	expires INTEGER NOT NULL, uses_left INTEGER NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE account (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;

@@ -142,7 +142,8 @@ static const char **text_option(struct options *o, const char *name)
 	const struct { const char *name; const char **where; } texts[] = {
 		{"api", &o->api}, {"token-file", &o->token_file}, {"ca", &o->ca}, {"dir", &o->dir}, {"region", &o->region}, {"group", &o->group},
 		{"role", &o->role}, {"ttl", &o->ttl}, {"uses", &o->uses}, {"parent", &o->parent}, {"update", &o->update}, {"open", &o->open},
-		{"capacity", &o->capacity}, {"node", &o->node}, {"store", &o->store}, {"default-excludes", &o->default_excludes}};
+		{"capacity", &o->capacity}, {"node", &o->node}, {"store", &o->store}, {"default-excludes", &o->default_excludes},
+		{"compression", &o->compression}, {"encryption", &o->encryption}, {"delta", &o->delta}, {"limit", &o->limit}};
 	for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
 		if (strcmp(texts[i].name, name) == 0)
 			return texts[i].where;
@@ -152,7 +153,8 @@ static const char **text_option(struct options *o, const char *name)
 static json_t **list_option(struct options *o, const char *name)
 {
 	return strcmp(name, "source") == 0 ? &o->source : strcmp(name, "target") == 0 ? &o->target : strcmp(name, "both") == 0 ? &o->both
-		: strcmp(name, "exclude") == 0 ? &o->exclude : strcmp(name, "local") == 0 ? &o->local : NULL;
+		: strcmp(name, "exclude") == 0 ? &o->exclude : strcmp(name, "local") == 0 ? &o->local
+		: strcmp(name, "limit-at") == 0 ? &o->limit_at : NULL;
 }
 
 static bool *flag_option(struct options *o, const char *name)
@@ -186,7 +188,7 @@ static int take_option(struct options *o, const struct command *c, int argc, cha
 		return report_usage("--help shows how it is written", "--%s needs a value", name);
 	json_t **list = list_option(o, name);
 	if (list)
-		add_words(list, value, strcmp(name, "exclude") != 0 && strcmp(name, "local") != 0);
+		add_words(list, value, list == &o->source || list == &o->target || list == &o->both);
 	else
 		*text_option(o, name) = value;
 	return 0;
@@ -304,6 +306,7 @@ int main(int argc, char **argv)
 	json_decref(o.both);
 	json_decref(o.exclude);
 	json_decref(o.local);
+	json_decref(o.limit_at);
 	curl_global_cleanup();
 	return code;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cdmctl.h — the command line of the HTTP API. cdmctl.c reads words and options by one table, cdmctl_http.c talks to the
- * master, cdmctl_run.c and cdmctl_set.c do the commands. */
+ * master, cdmctl_run.c, cdmctl_set.c, cdmctl_section.c and cdmctl_hold.c do the commands. */
 #ifndef MASTER_CDMCTL_H
 #define MASTER_CDMCTL_H
 
@@ -14,7 +14,8 @@ struct options {
 	const char *api, *token_file, *ca, *dir;
 	bool json, dry_run, yes, automatic, remove;
 	const char *region, *group, *role, *ttl, *uses, *parent, *update, *open, *capacity, *default_excludes, *node, *store;
-	json_t *source, *target, *both, *exclude, *local; /* arrays; NULL: not given */
+	const char *compression, *encryption, *delta, *limit;
+	json_t *source, *target, *both, *exclude, *local, *limit_at; /* arrays; NULL: not given */
 	const char *words[4]; /* after noun and verb */
 	int word_count;
 	long patience_s;      /* how long the answer may take; 0: a minute */
@@ -57,6 +58,10 @@ int run_set_pause(const struct command *c, const struct options *o);
 int run_set_resume(const struct command *c, const struct options *o);
 int run_set_adopt(const struct command *c, const struct options *o);
 int run_rescan(const struct command *c, const struct options *o);
+int run_section_list(const struct command *c, const struct options *o);
+int run_section_show(const struct command *c, const struct options *o);
+int run_section_set(const struct command *c, const struct options *o);
+void print_set_cost(const json_t *cost); /* one line; nothing when nobody said what it cost */
 int run_hold_list(const struct command *c, const struct options *o);
 int run_hold_approve(const struct command *c, const struct options *o);
 int run_hold_reject(const struct command *c, const struct options *o);

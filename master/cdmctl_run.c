@@ -308,6 +308,8 @@ static int events(const struct command *c, const struct options *o)
 #define SET_OPTIONS "source target both exclude local update open default-excludes"
 #define SET_SYNOPSIS "[--source LIST] [--target LIST] [--both LIST] [--exclude P]… [--local P]… [--update follow|strict] [--open rest|ship]"
 
+#define SECTION_SYNOPSIS "[--compression 0-9] [--encryption on|off] [--delta on|off] [--limit RATE|none] [--limit-at 'mon-fri 08:00-18:00 RATE'|none]…"
+
 const struct command commands[] = {
 	{"region", "add", "NAME", "a new region", 1, 1, "", region_add},
 	{"region", "list", "", "all regions", 0, 0, "", region_list},
@@ -331,6 +333,10 @@ const struct command commands[] = {
 	{"set", "pause", "NAME [--group G]", "nothing is sent or received, everywhere or in a group or region; saves are journaled", 1, 1, "group", run_set_pause},
 	{"set", "resume", "NAME [--group G]", "go on, and catch up", 1, 1, "group", run_set_resume},
 	{"set", "remove", "NAME", "stop replicating; files stay", 1, 1, "", run_set_remove},
+	{"section", "list", "", "how links in a group, in a region, between regions are used, and what they cost", 0, 0, "", run_section_list},
+	{"section", "show", "group|region|international", "one of them", 1, 1, "", run_section_show},
+	{"section", "set", "NAME " SECTION_SYNOPSIS, "change one, on all nodes at once; RATE: 100mbit, 10MB/s", 1, 1,
+		"compression encryption delta limit limit-at", run_section_set},
 	{"route", "show", "SET", "who feeds whom", 1, 1, "", route_show},
 	{"route", "set", "SET NODE --parent P | --auto", "a parent by hand, or automatic again", 2, 2, "parent auto", route_set},
 	{"hold", "list", "", "what waits for a decision because it would remove much", 0, 0, "", run_hold_list},

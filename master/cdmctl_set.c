@@ -109,6 +109,7 @@ int run_set_show(const struct command *c, const struct options *o)
 		print_list(lists[i], json_object_get(s, lists[i]));
 	printf("  update   %s\n  open     %s\n  default excludes %s\n", answer_text(s, "update"), answer_text(s, "open"),
 		json_is_true(json_object_get(s, "default_excludes")) ? "yes" : "no");
+	print_set_cost(json_object_get(s, "cost"));
 	json_decref(s);
 	return EXIT_GOOD;
 }

@@ -92,6 +92,9 @@ _cdmctl()
 	--role) _cdmfs_words 'both source target' "$cur" && return ;;
 	--update) _cdmfs_words 'follow strict' "$cur" && return ;;
 	--open) _cdmfs_words 'rest ship' "$cur" && return ;;
+	--encryption | --delta) _cdmfs_words 'on off' "$cur" && return ;;
+	--compression) _cdmfs_words '0 1 2 3 4 5 6 7 8 9' "$cur" && return ;;
+	--limit | --limit-at) _cdmfs_words 'none' "$cur" && return ;;
 	--default-excludes) _cdmfs_words 'yes no' "$cur" && return ;;
 	esac
 	help=$("${COMP_WORDS[0]}" --help 2>/dev/null | sed -n 's/^  \([a-z]\)/\1/p')
@@ -101,6 +104,8 @@ _cdmctl()
 		_cdmfs_words "$(awk '{print $1}' <<<"$help" | sort -u)" "$cur"
 	elif ((COMP_CWORD == 2)); then
 		_cdmfs_words "$(awk -v n="$noun" '$1 == n && $2 ~ /^[a-z]+$/ {print $2}' <<<"$help" | sort -u)" "$cur"
+	elif ((COMP_CWORD == 3)) && [[ $noun == section ]]; then
+		_cdmfs_words 'group region international' "$cur"
 	fi
 }
 

@@ -21,6 +21,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 #include <openssl/pem.h>
+#include <sqlite3.h>
 #include "common/tls.h"
 
 #define DEADLINE_S 20
@@ -109,20 +110,37 @@ static void master_stop(void)
 	close(master_log);
 }
 
-/* Runs cdmctl; stdout lands in out. */
-static int ctl(const char *first, ...)
+/* Runs cdmctl; what it writes to this descriptor lands in out. */
+static int ctl_to(int to, const char *first, va_list ap)
 {
 	const char *argv[24] = {ctl_program, first};
-	va_list ap;
 	int n = 2, fd;
-	va_start(ap, first);
 	while ((argv[n] = va_arg(ap, const char *)) && n < 22)
 		n++;
-	va_end(ap);
-	pid_t pid = start(argv, STDOUT_FILENO, &fd);
+	pid_t pid = start(argv, to, &fd);
 	read_until(fd, NULL, out, sizeof out);
 	close(fd);
 	return end_of(pid);
+}
+
+static int ctl(const char *first, ...)
+{
+	va_list ap;
+	va_start(ap, first);
+	int code = ctl_to(STDOUT_FILENO, first, ap);
+	va_end(ap);
+	return code;
+}
+
+/* Is it refused with these words? */
+static void refused(int code, const char *words, const char *first, ...)
+{
+	va_list ap;
+	va_start(ap, first);
+	int got = ctl_to(STDERR_FILENO, first, ap);
+	va_end(ap);
+	if (got != code || !strstr(out, words))
+		fail_msg("%d instead of %d, or without \"%s\": %s", got, code, words, out);
 }
 
 static json_t *ctl_json(void)
@@ -408,6 +426,182 @@ static void an_agent_gets_its_routes(void **state)
 	conn_close(&b);
 }
 
+/* --- sections --------------------------------------------------------------------------------------------------- */
+
+static json_int_t number_in(const json_t *o, const char *a, const char *b)
+{
+	const json_t *v = json_object_get(json_object_get(o, a), b);
+	return json_is_integer(v) ? json_integer_value(v) : -1;
+}
+
+static void sections_have_defaults(void **state)
+{
+	static const struct { const char *name; int compression; } rows[] = {{"group", 1}, {"region", 3}, {"international", 6}};
+	assert_int_equal(ctl("section", "list", "--json", NULL), 0);
+	json_t *j = ctl_json(), *list = json_object_get(j, "sections");
+	assert_int_equal(json_integer_value(json_object_get(j, "apiVersion")), 1);
+	assert_int_equal(json_array_size(list), 3);
+	for (size_t i = 0; i < 3; i++) {
+		json_t *s = json_array_get(list, i);
+		assert_string_equal(json_string_value(json_object_get(s, "name")), rows[i].name);
+		assert_int_equal(json_integer_value(json_object_get(s, "compression")), rows[i].compression);
+		assert_true(json_is_true(json_object_get(s, "encryption")) && json_is_true(json_object_get(s, "delta")));
+		assert_int_equal(json_integer_value(json_object_get(s, "rate")), 0);
+		assert_int_equal(json_array_size(json_object_get(s, "grid")), 0);
+		assert_null(json_object_get(s, "cost")); /* no node told one */
+	}
+	json_decref(j);
+	assert_int_equal(ctl("section", "show", "region", NULL), 0);
+	assert_string_equal(out, "section region: compression 3, encryption on, delta on\n  limit    none\n");
+	assert_int_equal(ctl("section", "list", NULL), 0);
+	assert_non_null(strstr(out, "international  6            on          on     none       0\n"));
+}
+
+static void wrong_sections_are_refused(void **state)
+{
+	refused(2, "--compression 10 is no level", "section", "set", "group", "--compression", "10", NULL);
+	refused(2, "--encryption maybe is neither", "section", "set", "group", "--encryption", "maybe", NULL);
+	refused(2, "\"100\" is no bandwidth", "section", "set", "group", "--limit", "100", NULL);
+	refused(2, "is no window of the week", "section", "set", "group", "--limit-at", "mon 20mbit", "--limit-at", "noday 20mbit", NULL);
+	refused(2, "nothing to change", "section", "set", "group", NULL);
+	refused(2, "unknown option", "section", "set", "group", "--limits", "1mbit", NULL);
+	refused(1, "unknown section \"moon\"", "section", "set", "moon", "--delta", "off", NULL);
+	refused(1, "known sections: group, region, international", "section", "show", "moon", NULL);
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"compression\":10}"), 400);
+	assert_non_null(strstr(out, "compression must be 0 to 9"));
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"encryption\":1}"), 400);
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"colour\":1}"), 400);
+	assert_non_null(strstr(out, "unknown field"));
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"rate\":5}"), 400);
+	assert_non_null(strstr(out, "no limit"));
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"grid\":{}}"), 400);
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"grid\":[{\"from\":0,\"to\":10081,\"rate\":0}]}"), 400);
+	assert_non_null(strstr(out, "grid: entry 1 is no part of a week"));
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"grid\":[{\"from\":0,\"to\":1,\"rate\":0,\"day\":1}]}"), 400);
+	assert_non_null(strstr(out, "nothing else"));
+	/* what is good beside what is bad is not taken */
+	assert_int_equal(api("PATCH", "/api/v1/sections/group", "{\"compression\":7,\"rate\":5}"), 400);
+	assert_int_equal(api("PATCH", "/api/v1/sections/moon", "{}"), 404);
+	assert_int_equal(api("GET", "/api/v1/sections/moon", ""), 404);
+	assert_int_equal(api("DELETE", "/api/v1/sections/group", ""), 405);
+	sections_have_defaults(state);
+}
+
+/* Until the agent is sent a table whose section has this compression; the caller decrefs. It never sees `not_this`. */
+static json_t *routes_with(struct conn *c, const char *section, json_int_t compression, json_int_t not_this)
+{
+	for (;;) {
+		json_t *routes = next_json(c);
+		assert_true(is_type(routes, "routes"));
+		json_int_t is = number_in(json_object_get(routes, "sections"), section, "compression");
+		assert_int_not_equal(is, not_this);
+		if (is == compression)
+			return routes;
+		json_decref(routes);
+	}
+}
+
+static void sections_go_to_the_nodes(void **state)
+{
+	struct conn a;
+	assert_true(conn_open(&a, agents_port, cert1, key1));
+	hello(&a, "n1", 1);
+	json_t *routes = routes_with(&a, "international", 6, -1), *sections = json_object_get(routes, "sections");
+	json_int_t epoch = json_integer_value(json_object_get(routes, "epoch"));
+	assert_int_equal(json_object_size(sections), 3);
+	assert_int_equal(json_object_size(json_object_get(sections, "group")), 5);
+	assert_int_equal(number_in(sections, "group", "compression"), 1);
+	json_decref(routes);
+
+	assert_int_equal(ctl("section", "set", "international", "--compression", "5", "--dry-run", NULL), 0);
+	assert_string_equal(out, "section international can be changed (dry run, nothing changed)\n");
+	assert_int_equal(ctl("section", "set", "international", "--compression", "9", "--encryption", "off", "--delta", "off", "--limit", "100mbit",
+		"--limit-at", "mon-fri 08:00-18:00 20mbit", "--limit-at", "sun 22:00-06:00 none", NULL), 0);
+	assert_string_equal(out, "section international changed; in force at once\n");
+	routes = routes_with(&a, "international", 9, 5);
+	assert_true(json_integer_value(json_object_get(routes, "epoch")) > epoch);
+	sections = json_object_get(routes, "sections");
+	json_t *s = json_object_get(sections, "international"), *grid = json_object_get(s, "grid");
+	assert_true(json_is_false(json_object_get(s, "encryption")) && json_is_false(json_object_get(s, "delta")));
+	assert_int_equal(json_integer_value(json_object_get(s, "rate")), 12500000);
+	assert_int_equal(json_array_size(grid), 7);
+	json_t *friday = json_pack("{s:i, s:i, s:i}", "from", 6240, "to", 6840, "rate", 2500000);
+	assert_true(json_equal(json_array_get(grid, 4), friday));
+	json_decref(friday);
+	assert_int_equal(number_in(sections, "region", "compression"), 3);
+	json_decref(routes);
+	assert_int_equal(ctl("section", "show", "international", NULL), 0);
+	assert_non_null(strstr(out, "section international: compression 9, encryption off, delta off\n  limit    100mbit\n  limit at mon-fri 08:00-18:00Z 20mbit\n"
+		"  limit at mon 00:00-06:00Z none\n  limit at sun 22:00-24:00Z none\n  now      "));
+
+	/* the windows go, the rest stays */
+	assert_int_equal(ctl("section", "set", "international", "--limit-at", "none", "--compression", "8", NULL), 0);
+	routes = routes_with(&a, "international", 8, 5);
+	s = json_object_get(json_object_get(routes, "sections"), "international");
+	assert_int_equal(json_array_size(json_object_get(s, "grid")), 0);
+	assert_int_equal(json_integer_value(json_object_get(s, "rate")), 12500000);
+	assert_true(json_is_false(json_object_get(s, "delta")));
+	json_decref(routes);
+	assert_int_equal(api("GET", "/api/v1/audit", ""), 200);
+	assert_non_null(strstr(out, "section change"));
+	conn_close(&a);
+}
+
+/* Until cdmctl says so. */
+static void comes_to_say(const char *word, bool shall, const char *noun, const char *verb, const char *name, const char *option)
+{
+	time_t end = time(NULL) + DEADLINE_S;
+	do {
+		assert_int_equal(ctl(noun, verb, name, option, NULL), 0);
+		if ((strstr(out, word) != NULL) == shall)
+			return;
+		poll(NULL, 0, 20);
+	} while (time(NULL) < end);
+	fail_msg("%s %s %s still %s \"%s\": %s", noun, verb, name, shall ? "lacks" : "says", word, out);
+}
+
+static void tell_cost(struct conn *c, json_t *group, json_t *region, json_t *set)
+{
+	send_json(c, json_pack("{s:s, s:i, s:{s:o, s:o}, s:[{s:s, s:s, s:s, s:s, s:o}]}", "type", "status", "v", 1, "sections", "group", group, "region", region,
+		"sets", "name", "www", "state", "ok", "vector", "1.1:5", "durable", "1.1:5", "cost", set));
+}
+
+static json_t *figures(const char *a, json_int_t x, const char *b, json_int_t y, const char *c, json_int_t z)
+{
+	return json_pack("{s:I, s:I, s:I}", a, x, b, y, c, z);
+}
+
+static void nodes_tell_what_it_costs(void **state)
+{
+	struct conn a;
+	json_int_t gib = 1 << 30;
+	assert_true(conn_open(&a, agents_port, cert1, key1));
+	hello(&a, "n1", 1);
+	tell_cost(&a, figures("raw_bytes", gib, "compressed_bytes", gib / 5, "wire_bytes", gib / 4), figures("raw_bytes", 100, "compressed_bytes", 90, "wire_bytes", 200),
+		figures("offered_bytes", 4 * gib, "after_delta_bytes", 2 * gib, "sent_bytes", gib));
+	comes_to_say("sent 1 GiB as 256 MiB, saved 75 %", true, "section", "show", "group", NULL);
+	comes_to_say("sent 100 B as 200 B\n", true, "section", "show", "region", NULL);
+	assert_int_equal(ctl("section", "list", NULL), 0);
+	assert_non_null(strstr(out, "sent 1 GiB as 256 MiB, saved 75 %\n"));
+	assert_int_equal(ctl("set", "show", "www", NULL), 0);
+	assert_non_null(strstr(out, "  cost     4 GiB offered, 2 GiB after deltas, sent 1 GiB, saved 75 %\n"));
+	assert_int_equal(ctl("status", "www", "--json", NULL), 0);
+	json_t *j = ctl_json();
+	assert_int_equal(number_in(j, "cost", "offered_bytes"), 4 * gib);
+	assert_int_equal(number_in(j, "cost", "nodes"), 1);
+	json_decref(j);
+	/* nonsense is not shown, and a figure without the others neither */
+	tell_cost(&a, json_pack("{s:s, s:i, s:i}", "raw_bytes", "much", "compressed_bytes", 1, "wire_bytes", 1),
+		figures("raw_bytes", -1, "compressed_bytes", 90, "wire_bytes", 200), json_pack("{s:i}", "offered_bytes", 7));
+	comes_to_say("cost", false, "section", "list", "--json", NULL);
+	comes_to_say("cost", false, "set", "show", "www", NULL);
+	tell_cost(&a, json_pack("[i]", 1), json_null(), json_string("x"));
+	tell_cost(&a, figures("raw_bytes", 0, "compressed_bytes", 0, "wire_bytes", 0), json_null(), json_null());
+	comes_to_say("nothing sent", true, "section", "show", "group", NULL);
+	conn_close(&a); /* its counts end with it */
+	comes_to_say("cost", false, "section", "show", "group", NULL);
+}
+
 static void wrong_agents_are_refused(void **state)
 {
 	struct conn c;
@@ -457,6 +651,8 @@ static void a_restart_keeps_everything(void **state)
 	assert_non_null(strstr(out, "revoked"));
 	assert_int_equal(ctl("set", "show", "www", NULL), 0);
 	assert_non_null(strstr(out, "*.tmp"));
+	assert_int_equal(ctl("section", "show", "international", NULL), 0);
+	assert_string_equal(out, "section international: compression 8, encryption off, delta off\n  limit    100mbit\n");
 	assert_true(conn_open(&a, agents_port, cert1, key1));
 	hello(&a, "n1", 1);
 	json_t *routes = next_json(&a);
@@ -471,6 +667,32 @@ static void a_restart_keeps_everything(void **state)
 	close(fd);
 	assert_int_equal(end_of(pid), 1);
 	assert_non_null(strstr(out, "another cdm-master uses"));
+}
+
+/* Make the database what the layout before this one was. */
+static void age_database(void)
+{
+	char path[300];
+	sqlite3 *db = NULL;
+	snprintf(path, sizeof path, "%s/master.db", dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "DROP TABLE section; PRAGMA user_version = 2", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+static void an_older_database_is_taken_over(void **state)
+{
+	master_stop();
+	age_database();
+	master_start();
+	sections_have_defaults(state);
+	assert_int_equal(ctl("set", "show", "www", NULL), 0);
+	assert_non_null(strstr(out, "*.tmp"));
+	assert_int_equal(ctl("section", "set", "group", "--compression", "0", NULL), 0);
+	master_stop();
+	master_start(); /* and only once */
+	assert_int_equal(ctl("section", "show", "group", NULL), 0);
+	assert_non_null(strstr(out, "compression 0"));
 }
 
 static void a_damaged_database_is_named(void **state)
@@ -532,8 +754,13 @@ int main(int argc, char **argv)
 		cmocka_unit_test(nodes_join_with_tokens),
 		cmocka_unit_test(bad_requests_are_refused_with_reasons),
 		cmocka_unit_test(an_agent_gets_its_routes),
+		cmocka_unit_test(sections_have_defaults),
+		cmocka_unit_test(wrong_sections_are_refused),
+		cmocka_unit_test(sections_go_to_the_nodes),
+		cmocka_unit_test(nodes_tell_what_it_costs),
 		cmocka_unit_test(wrong_agents_are_refused),
 		cmocka_unit_test(a_restart_keeps_everything),
+		cmocka_unit_test(an_older_database_is_taken_over),
 		cmocka_unit_test(a_damaged_database_is_named),
 	};
 	if (argc != 3) {

@@ -189,6 +189,19 @@ void client_answer_open(struct client *c, struct set *set, json_t *answer, bool 
 
 /* --- commands --- */
 
+/* With what it cost this node: of these counters those that there are. */
+static json_t *status_of(struct client *c, struct set *set)
+{
+	static const char *const figures[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
+	json_t *status = view_status(c->control->node, set), *stats = set_stats(set), *cost = json_object();
+	for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
+		if (json_object_get(stats, figures[i]))
+			json_object_set(cost, figures[i], json_object_get(stats, figures[i]));
+	json_object_set_new(status, "cost", cost);
+	json_decref(stats);
+	return status;
+}
+
 static void watch_send(void *arg)
 {
 	struct client *c = arg;
@@ -198,7 +211,7 @@ static void watch_send(void *arg)
 		c->watch_timer = cdm_loop_after(c->control->node->loop, WATCH_MS, watch_send, c);
 		return;
 	}
-	client_answer_open(c, c->watched, view_status(c->control->node, c->watched), false);
+	client_answer_open(c, c->watched, status_of(c, c->watched), false);
 }
 
 static void set_changed(void *arg, struct set *set)
@@ -348,7 +361,7 @@ static void command(struct client *c, const json_t *request)
 	} else if (!set) {
 		client_refuse(c, "unknown set %s", name ? name : "(none named)");
 	} else if (strcmp(cmd, "status") == 0) {
-		client_answer_open(c, set, view_status(node, set), true);
+		client_answer_open(c, set, status_of(c, set), true);
 	} else if (strcmp(cmd, "why") == 0) {
 		why(c, set, request);
 	} else if (strcmp(cmd, "watch") == 0) {

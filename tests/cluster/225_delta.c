@@ -73,6 +73,19 @@ static void an_insertion_and_a_rename_over(void **state)
 	assert_int_equal(total("needs_sent"), 0);
 }
 
+/* What the deltas spared is in the answer of cdmfs-stat. */
+static void the_cost_is_told(void **state)
+{
+	_cleanup_free_ char *said = NULL;
+	shell_status("n1", &said, "cdmfs-stat " LAB_SET " --json");
+	json_t *status = json_loads(said, 0, NULL), *cost = json_object_get(status, "cost");
+	int64_t offered = json_integer_value(json_object_get(cost, "offered_bytes")), after = json_integer_value(json_object_get(cost, "after_delta_bytes"));
+	assert_true(counter("n1", "deltas_sent") > 0);
+	if (after <= 0 || offered - after < counter("n1", "delta_saved_bytes") || after > counter("n1", "content_sent_bytes"))
+		fail_msg("%s", said);
+	json_decref(status);
+}
+
 static void written_anew_in_place(void **state)
 {
 	shipped("seq 300000 > numbers");
@@ -166,6 +179,7 @@ int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(an_insertion_and_a_rename_over),
+		cmocka_unit_test(the_cost_is_told),
 		cmocka_unit_test(written_anew_in_place),
 		cmocka_unit_test(the_next_version_under_another_name),
 		cmocka_unit_test(a_similar_name_without_similar_content),

@@ -313,6 +313,15 @@ int apply_instead(struct publisher *pub, struct incoming *in, const char *path, 
 	return r;
 }
 
+/* As the newest routes say; they come while changes are applied. */
+static bool is_strict(struct set *s)
+{
+	pthread_mutex_lock(&s->policy_lock);
+	bool strict = s->policy.strict_update;
+	pthread_mutex_unlock(&s->policy_lock);
+	return strict;
+}
+
 int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -337,7 +346,7 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	if (!there || !cdm_dot_equal(stamp.content.dot, c->base))
 		return apply_instead(pub, in, c->path, c->path_len, err);
 	bool small = in->carried.content_bytes <= 8u << 20 && in->carried.content_bytes <= (uint64_t)st.st_size / 4;
-	if (linked || st.st_nlink > 1 || (small && !pub->set->policy.strict_update))
+	if (linked || st.st_nlink > 1 || (small && !is_strict(pub->set)))
 		return apply_in_place(pub, in, err);
 	char name[CDM_NAME_LEN_MAX + 1], made[STAGING_NAME_MAX];
 	struct cdm_handle handle;

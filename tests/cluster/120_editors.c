@@ -251,6 +251,85 @@ static void log_appends_arrive_when_it_rests(void **state)
 	everywhere_equal();
 }
 
+/* --- update = strict --- */
+
+#define LARGE (1u << 20)
+
+static ino_t inode_at(const char *node, const char *path)
+{
+	struct stat st;
+	_cleanup_free_ char *full = lab_store_path(lab, node, path);
+	must(stat(full, &st) == 0, full);
+	return st.st_ino;
+}
+
+/* Eight bytes in the middle of a large file are written; does the file at n2 become another? */
+static bool a_small_change_makes_a_new_file(const char *path)
+{
+	static unsigned count;
+	char text[32], got[32] = "";
+	_cleanup_free_ char *full = lab_path(lab, "n2", path);
+	ino_t before = inode_at("n2", path);
+	snprintf(text, sizeof text, "%08u", ++count);
+	save_at("n1", path, LARGE / 2, text);
+	in_sync();
+	_cleanup_close_ int fd = open(full, O_RDONLY | O_CLOEXEC);
+	must(fd >= 0 && pread(fd, got, 8, LARGE / 2) == 8, "read");
+	assert_string_equal(got, text);
+	return inode_at("n2", path) != before;
+}
+
+struct update { const char *path; bool strict; };
+
+static bool is_in_force(void *arg, char *seen)
+{
+	const struct update *u = arg;
+	snprintf(seen, 512, "a small change is %s", u->strict ? "written in place" : "a new file");
+	return a_small_change_makes_a_new_file(u->path) == u->strict;
+}
+
+static void comes_into_force(const char *update, const char *path)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct update u = {path, strcmp(update, "strict") == 0};
+	administrator("set", "change", LAB_SET, "--update", update, NULL);
+	if (lab_wait_for(is_in_force, &u, STORY_MS, update, &err) < 0)
+		fail_msg("--update %s: %s", update, err.text);
+}
+
+/* Nothing is restarted. */
+static void strict_shows_small_changes_as_new_files(void **state)
+{
+	uint8_t *bytes = calloc(1, LARGE), *held = calloc(1, LARGE);
+	must(bytes && held, "calloc");
+	make_directory("n1", "strict");
+	save_bytes("n1", "strict/large", bytes, LARGE);
+	in_sync();
+	assert_false(a_small_change_makes_a_new_file("strict/large"));
+	comes_into_force("strict", "strict/large");
+	for (int i = 0; i < 5; i++)
+		assert_true(a_small_change_makes_a_new_file("strict/large"));
+
+	/* who has the old version open at a target keeps it, whole */
+	_cleanup_free_ char *full = lab_path(lab, "n2", "strict/large");
+	_cleanup_close_ int fd = open(full, O_RDONLY | O_CLOEXEC);
+	must(fd >= 0 && pread(fd, bytes, LARGE, 0) == LARGE, "read");
+	assert_true(a_small_change_makes_a_new_file("strict/large"));
+	must(pread(fd, held, LARGE, 0) == LARGE, "read");
+	assert_memory_equal(bytes, held, LARGE);
+
+	/* a file with two names stays one */
+	shell("n1", "ln strict/large strict/other");
+	in_sync();
+	assert_false(a_small_change_makes_a_new_file("strict/large"));
+	assert_true(inode_at("n2", "strict/large") == inode_at("n2", "strict/other"));
+	shell("n1", "rm strict/other");
+	comes_into_force("follow", "strict/large");
+	everywhere_equal();
+	free(bytes);
+	free(held);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -267,6 +346,7 @@ int main(void)
 		cmocka_unit_test(git_checkout),
 		cmocka_unit_test(tar_over_it),
 		cmocka_unit_test(log_appends_arrive_when_it_rests),
+		cmocka_unit_test(strict_shows_small_changes_as_new_files),
 	};
 	return STORIES("editors", ((struct lab_options){.nodes = 3}), stories);
 }

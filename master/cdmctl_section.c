@@ -16,14 +16,14 @@ static uint64_t figure(const json_t *cost, const char *key)
 	return n > 0 ? (uint64_t)n : 0;
 }
 
-/* "310 MiB, saved 74 %" */
+/* "310 MiB, saved 74 %"; rounded down, for nothing is sent as nothing. */
 static void format_saved(uint64_t before, uint64_t after, char *out, size_t room)
 {
 	char bytes[32];
-	double saved = before > after ? 100 * (1 - (double)after / (double)before) : 0;
+	int saved = before > after ? (int)(100 * (1 - (double)after / (double)before)) : 0;
 	cdm_text_bytes(after, bytes, sizeof bytes);
-	if (saved >= 0.5)
-		snprintf(out, room, "%s, saved %.0f %%", bytes, saved);
+	if (saved > 0)
+		snprintf(out, room, "%s, saved %d %%", bytes, saved);
 	else
 		snprintf(out, room, "%s", bytes);
 }

@@ -35,6 +35,8 @@ void fetch_stop(struct set *s);
 void fetch_await(struct peer *p, struct incoming *in);
 /* COMING: begin now, the change will come. */
 void fetch_coming(struct peer *p, const struct coming *c);
+/* The set's vector moved. */
+void fetch_moved(struct set *s);
 /* The peer's changes wait no more (answers, which nobody else owns, are freed). */
 void fetch_peer_gone(struct peer *p);
 

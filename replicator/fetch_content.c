@@ -73,6 +73,7 @@ static void became_whole(struct fetch *f)
 	count_up(&f->set->counters.fetched, 1);
 	feed_kick(f->set);
 	fetch_settle_waiters(f);
+	fetch_tick_wanted(f->set);
 }
 
 /* The links of all changes that wait for it begin anew, and with them the changes. */

@@ -16,6 +16,7 @@
 #define TRIAL_LEFT_S 10               /* further away than this, the sender is tried */
 #define TRIAL_MS 3000                 /* for so long */
 #define WHOLE_KEPT_MS 600000          /* for a change that was announced and does not come */
+#define PASSED_MS 2000                /* what was announced and then folded into a later save, or removed */
 #define SERVED_MS 10000               /* a published content may still be asked for as one that arrives */
 
 void fetch_resume_feeder(struct fetch *f)
@@ -176,9 +177,15 @@ static void look_at_pace(struct fetch *f, int64_t now)
 	try_sender(f);
 }
 
+/* Nobody asked for it, and changes that came after it are visible here: its own will hardly come. */
+static bool is_passed(const struct fetch *f)
+{
+	return f->whole && f->name[0] && !f->waiters && cdm_vector_covers(&f->set->follow.visible, f->version);
+}
+
 static bool is_over(const struct fetch *f, int64_t now)
 {
-	int64_t kept = !f->whole ? FETCH_PART_KEPT_MS : f->name[0] ? WHOLE_KEPT_MS : SERVED_MS;
+	int64_t kept = !f->whole ? FETCH_PART_KEPT_MS : is_passed(f) ? PASSED_MS : f->name[0] ? WHOLE_KEPT_MS : SERVED_MS;
 	return f->refs == 1 && !f->waiters && !f->feeder && now - f->used_ms > kept;
 }
 
@@ -205,9 +212,14 @@ void fetch_tick_wanted(struct set *s)
 {
 	bool busy = false;
 	for (const struct fetch *f = s->fetches; f && !busy; f = f->next)
-		busy = f->feeder || f->waiters || (f->whole && !f->name[0]);
+		busy = f->feeder || f->waiters || (f->whole && !f->name[0]) || is_passed(f);
 	if (busy && !s->fetch_timer && !s->stopping)
 		s->fetch_timer = cdm_loop_after(s->node->loop, TICK_MS, tick, s);
+}
+
+void fetch_moved(struct set *s)
+{
+	fetch_tick_wanted(s);
 }
 
 struct fetch *fetch_find_request(struct node *node, uint32_t request)

@@ -480,6 +480,7 @@ void set_moved(struct set *s)
 	state_changed(s);
 	durable_wanted(s);
 	unsure_moved(s);
+	fetch_moved(s);
 }
 
 void set_pause_reason(struct set *s, const char *code, const char *reason)

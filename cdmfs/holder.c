@@ -273,21 +273,25 @@ static void log_end(struct child *c, const struct child_end *end, const char *ho
 		cdm_log_err(child_died, &end->error, cdm_str("program", c->name), cdm_int("pid", end->pid), cdm_str("reason", how));
 }
 
-/* The mount is gone, but its last server did not close the journal (it was killed, or handing over): one more does only that. */
-static bool close_journal(struct holder *h, const struct child_end *end, const char *how)
+bool holder_start_closer(struct holder *h)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 
-	if (h->server_clean)
-		return false;
-	log_end(&h->server, end, how);
-	if (h->closers++ >= CLOSERS_MAX)
+	if (h->server_clean || h->closers++ >= CLOSERS_MAX)
 		return false;
 	if (child_start(h, &h->server, &err) < 0) {
 		cdm_log_err(failed, &err);
 		return false;
 	}
 	return true;
+}
+
+/* The mount is gone, but its last server did not close the journal (it was killed, or handing over): one more does only that. */
+static bool close_journal(struct holder *h, const struct child_end *end, const char *how)
+{
+	if (!h->server_clean)
+		log_end(&h->server, end, how);
+	return holder_start_closer(h);
 }
 
 void holder_child_ended(struct holder *h, struct child *c, const struct child_end *end)

@@ -45,6 +45,18 @@ void holder_end_server(struct holder *h)
 		timer_start(h, &h->deadline, SERVER_END_MS, on_server_end_late, NULL);
 }
 
+static void end_server_step(struct holder *h)
+{
+	bool stopped = h->server.wanted && h->server.once_ready; /* not by force, nor because it cannot start */
+
+	h->server.wanted = false;
+	source_drop(&h->server.delay);
+	if (h->server.pid == 0 && !(stopped && holder_start_closer(h))) /* it had died and was to be started later */
+		holder_enter_end(h, PHASE_OVER);
+	else
+		holder_end_server(h);
+}
+
 /* Do what the phase of the end asks; go on at once where there is nothing to wait for. */
 void holder_end_step(struct holder *h)
 {
@@ -67,12 +79,7 @@ void holder_end_step(struct holder *h)
 		helper_start(h, "cdmfs-unmount", unmount_full_in_helper, on_full_unmounted);
 		return;
 	case PHASE_END_SERVER:
-		h->server.wanted = false;
-		source_drop(&h->server.delay);
-		if (h->server.pid == 0)
-			return holder_enter_end(h, PHASE_OVER);
-		holder_end_server(h);
-		return;
+		return end_server_step(h);
 	default:
 		return;
 	}

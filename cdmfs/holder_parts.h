@@ -178,6 +178,8 @@ void source_drop(struct source *s); /* closes the descriptor */
 int timer_start(struct holder *h, struct source *s, int64_t ms, source_fn *fired, void *owner);
 void holder_child_ready(struct holder *h, struct child *c);
 void holder_child_ended(struct holder *h, struct child *c, const struct child_end *end);
+/* The mount is gone: start a server that does no more than close the journal. False if that is done, or was tried often enough. */
+bool holder_start_closer(struct holder *h);
 void holder_write_pids(struct holder *h);
 int holder_make_watch(struct holder *h, struct cdm_error *err);
 

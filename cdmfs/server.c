@@ -18,6 +18,7 @@
 #include "cdmfs/session.h"
 #include "cdmfs/settle.h"
 #include "cdmfs/store.h"
+#include "common/faultpoint.h"
 #include "common/log.h"
 
 #define THREADS_DEFAULT 4
@@ -366,6 +367,7 @@ static int end_clean(struct server *s, struct cdm_error *err)
 	r = cdm_journal_close(&fs->journal, err);
 	if (r == 0)
 		remove_run_files(fs);
+	cdm_faultpoint("server.closed_not_ended");
 	return r;
 }
 

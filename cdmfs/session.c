@@ -225,8 +225,12 @@ int session_init(struct fs *fs, struct cdm_error *err)
 	do
 		n = read(fs->fuse_fd, buf, sizeof(buf));
 	while (n < 0 && errno == EINTR && !atomic_load(&fs->ending));
-	if (n < 0)
-		return cdm_fail(err, errno, "read the kernel's first message");
+	if (n < 0) {
+		r = cdm_fail(err, errno, "read the kernel's first message");
+		if (r == -ENODEV)
+			atomic_store(&fs->unmounted, true);
+		return r;
+	}
 	r = init_check(buf, n, err);
 	if (r == 0)
 		r = cdm_replace_file(fs->run_fd, INIT_FILE, buf, n, 0600, err);
@@ -247,7 +251,8 @@ int session_resume(struct fs *fs, struct cdm_error *err)
 	size_t len;
 	int r = cdm_read_file(fs->run_fd, INIT_FILE, 4096, &bytes, &len, err);
 
-	if (r == -ENOENT) { /* the server before died before it had saved INIT: it is still to be read, or to be sent again */
+	if (r == -ENOENT) { /* the server before died before it had saved INIT: it is still to be read, or to be sent again; or after it had
+				 removed it at the end of the mount: then reading says that there is none */
 		notify(fs, NOTIFY_RESEND, NULL, 0);
 		return session_init(fs, err);
 	}

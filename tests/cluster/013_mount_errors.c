@@ -20,6 +20,7 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include "common/error.h"
@@ -410,25 +411,63 @@ static void check_survives_its_server(void **state)
 	nothing_left();
 }
 
-/* The server dies while the mount is being taken down: another one closes the journal, so that nothing is left. */
-static void server_killed_at_the_end(void **state)
+#define END_ROUNDS 20
+#define END_STEP_US 1000 /* from one moment of the kill to the next */
+#define DEATHS_UNTIL_PAUSE 3
+
+/* One end of the mount, its server killed so many microseconds after it began, and `before` times ahead of that; says what was seen
+ * if the holder fails. */
+static void end_with_server_killed(int64_t kill_us, int before)
 {
 	char path[200];
 	int status;
 
-	for (int i = 0; i < 10; i++) {
-		fixture_mount(fixture, NULL);
-		snprintf(path, sizeof(path), "%s/f%d", fixture->mnt, i);
-		put_file(path, "x", 1);
-		pid_t server = fixture_pid(fixture, "server");
-		kill(fixture->holder, SIGTERM);
-		if (i % 2)
-			poll(NULL, 0, i); /* the moment of the kill */
-		kill(server, SIGKILL);
-		assert_int_equal(waitpid(fixture->holder, &status, 0), fixture->holder);
-		fixture->holder = 0;
-		assert_int_equal(status, 0);
-	}
+	fixture_mount(fixture, NULL);
+	snprintf(path, sizeof(path), "%s/f%lld", fixture->mnt, (long long)kill_us);
+	put_file(path, "x", 1);
+	for (int i = 0; i < before; i++)
+		fixture_kill(fixture, "server");
+	assert_int_equal(access(path, F_OK), 0); /* a server answers */
+	pid_t server = fixture_pid(fixture, "server");
+	assert_true(server > 0);
+	kill(fixture->holder, SIGTERM);
+	const struct timespec moment = {.tv_nsec = kill_us * 1000};
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
+	int killed = kill(server, SIGKILL) < 0 ? errno : 0;
+	assert_int_equal(waitpid(fixture->holder, &status, 0), fixture->holder);
+	fixture->holder = 0;
+	if (status != 0)
+		fail_msg("server killed %d times, then %lld us after SIGTERM (%s): the holder ended with wait status %d", before, (long long)kill_us,
+			killed ? strerror(killed) : "it was there", status);
+	nothing_left();
+}
+
+/* The server dies while the mount is being taken down: another one closes the journal, so that nothing is left. */
+static void server_killed_at_the_end(void **state)
+{
+	for (int i = 0; i < END_ROUNDS; i++)
+		end_with_server_killed(i * END_STEP_US, 0);
+}
+
+/* Also when the next one would be started after a pause only, because the ones before died early. */
+static void server_killed_often_at_the_end(void **state)
+{
+	for (int i = 0; i < END_ROUNDS; i++)
+		end_with_server_killed(i * END_STEP_US, DEATHS_UNTIL_PAUSE);
+}
+
+/* It has closed the journal and removed its files, and is killed before it can say so. */
+static void server_killed_after_the_end(void **state)
+{
+	char point[200];
+
+	snprintf(point, sizeof(point), "%s/point", fixture->dir);
+	setenv("CDMFS_FAULTPOINT_FILE", point, 1);
+	put_file(point, "server.closed_not_ended", 23);
+	fixture_mount(fixture, NULL);
+	unsetenv("CDMFS_FAULTPOINT_FILE");
+	assert_int_equal(fixture_unmount(fixture), 0);
+	assert_int_equal(access(point, F_OK), -1); /* it did die of it */
 	nothing_left();
 }
 
@@ -626,7 +665,8 @@ static int body(struct fixture *f)
 		ONE(wrong_usage), ONE(unknown_set), ONE(not_joined_yet), ONE(store_missing), ONE(store_not_writable), ONE(store_without_handles),
 		ONE(mountpoint_missing_or_a_file), ONE(mountpoint_not_empty), ONE(mountpoint_busy), ONE(store_and_mountpoint_nested),
 		ONE(damaged_files), ONE(second_instance), ONE(umount_ends_it), ONE(mounted_again_at_once), ONE(umount_of_the_full_mount_ends_it), ONE(ended_while_busy),
-		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(check_survives_its_server), ONE(server_killed_at_the_end), ONE(starts_in_the_background), ONE(mount_options),
+		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(check_survives_its_server), ONE(server_killed_at_the_end),
+		ONE(server_killed_often_at_the_end), ONE(server_killed_after_the_end), ONE(starts_in_the_background), ONE(mount_options),
 		ONE(pure_target_is_read_only), ONE(metadata_is_hidden), ONE(tells_the_service_manager),
 		ONE(hanging_server_is_replaced)};
 #undef ONE

@@ -12,11 +12,15 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "cdmfs/holder_parts.h"
 #include "cdmfs/report.h"
+#include "common/log.h"
+
+#define NOTIFY_S 1 /* for a service manager that has no room for a message */
 
 /* In the process the person started: wait for the news, pass it on. */
 __attribute__((noreturn)) static void wait_for_report(int fd, pid_t pid)
@@ -110,20 +114,35 @@ void daemon_detach_output(void)
 	close(null);
 }
 
-void notify_systemd(const char *fmt, ...)
+static void notify(const char *text, int flags)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	char text[512];
-	va_list ap;
+	const struct timeval patience = {.tv_sec = NOTIFY_S};
 
 	if (!path)
 		return;
-	va_start(ap, fmt);
-	int n = vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
 	_cleanup_close_ int fd = connect_unix(path, SOCK_DGRAM);
-	if (fd >= 0 && n > 0)
-		send(fd, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1, MSG_NOSIGNAL);
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	if (send(fd, text, strlen(text), MSG_NOSIGNAL | flags) < 0)
+		cdm_debug("tell the service manager: %m");
+}
+
+void notify_systemd(const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	notify(text, 0);
+}
+
+void notify_alive(void)
+{
+	notify("WATCHDOG=1", MSG_DONTWAIT);
 }
 
 static bool link_is_beneath(int proc, const char *name, const char *dir)

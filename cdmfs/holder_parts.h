@@ -99,8 +99,11 @@ int takeover(struct holder *h, struct cdm_error *err);
 int daemon_start(int *ret_report, struct cdm_error *err);
 /* After ready: let go of the terminal and of pipes. */
 void daemon_detach_output(void);
-/* Tell systemd ("READY=1\nSTATUS=…"). Nothing without $NOTIFY_SOCKET. */
+/* Tell systemd ("READY=1\nSTATUS=…"). Nothing without $NOTIFY_SOCKET. One that does not listen is waited for a second, no more: the
+ * mount needs the holder. */
 void notify_systemd(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* A sign of life; not waited for, the next one comes soon. */
+void notify_alive(void);
 /* --- a server or watcher that hangs (watchdog.c) --- */
 struct suspicion { /* something waits; 0 = it does not */
 	int64_t since_ns;

@@ -317,7 +317,7 @@ static void on_tell(struct holder *h, struct source *s)
 	uint64_t ticks;
 
 	if (read(s->fd, &ticks, sizeof(ticks)) > 0)
-		notify_systemd("WATCHDOG=1");
+		notify_alive();
 }
 
 /* Signs of life to the service manager. */

@@ -616,8 +616,14 @@ static void tells_the_service_manager(void **state)
 	close(notify_fd);
 }
 
+/* A call may be answered just before all threads have stopped: more of them, until the next server is there. */
 static bool server_is_another(void *arg)
 {
+	static unsigned number;
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/call-%u", fixture->mnt, number++);
+	put_file(path, "x", 1);
 	pid_t now = fixture_pid(fixture, "server");
 
 	return now > 0 && now != *(pid_t *)arg;
@@ -626,7 +632,6 @@ static bool server_is_another(void *arg)
 /* A server that hangs is replaced, if the service manager wants signs of life. */
 static void hanging_server_is_replaced(void **state)
 {
-	char path[200];
 	pid_t server;
 
 	listen_as_manager();
@@ -636,10 +641,37 @@ static void hanging_server_is_replaced(void **state)
 	fixture_wait("WATCHDOG=1", was_told, (char *)"WATCHDOG=1");
 	server = fixture_pid(fixture, "server");
 	assert_int_equal(kill(server, SIGSTOP), 0);
-	snprintf(path, sizeof(path), "%s/answered-by-the-next", fixture->mnt);
-	put_file(path, "x", 1);
 	fixture_wait("the next server", server_is_another, &server);
 	fixture_wait("WATCHDOG=1", was_told, (char *)"WATCHDOG=1");
+	assert_int_equal(fixture_unmount(fixture), 0);
+	unsetenv("NOTIFY_SOCKET");
+	close(notify_fd);
+	nothing_left();
+}
+
+static bool manager_has_no_room(void *arg)
+{
+	return sendto(notify_fd, "", 0, MSG_DONTWAIT, arg, sizeof(struct sockaddr_un)) < 0 && errno == EAGAIN;
+}
+
+/* A service manager that does not listen must not stop the holder, for then nobody starts the next server. */
+static void deaf_service_manager(void **state)
+{
+	struct sockaddr_un addr;
+	socklen_t len = sizeof(addr);
+	char path[200];
+
+	listen_as_manager();
+	assert_int_equal(getsockname(notify_fd, (struct sockaddr *)&addr, &len), 0);
+	setenv("WATCHDOG_USEC", "100000", 1);
+	fixture_mount(fixture, NULL);
+	unsetenv("WATCHDOG_USEC");
+	fixture_wait("a full queue", manager_has_no_room, &addr);
+	for (int i = 0; i < 3; i++) {
+		fixture_kill(fixture, "server");
+		snprintf(path, sizeof(path), "%s/deaf-%d", fixture->mnt, i);
+		put_file(path, "x", 1);
+	}
 	assert_int_equal(fixture_unmount(fixture), 0);
 	unsetenv("NOTIFY_SOCKET");
 	close(notify_fd);
@@ -668,7 +700,7 @@ static int body(struct fixture *f)
 		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(check_survives_its_server), ONE(server_killed_at_the_end),
 		ONE(server_killed_often_at_the_end), ONE(server_killed_after_the_end), ONE(starts_in_the_background), ONE(mount_options),
 		ONE(pure_target_is_read_only), ONE(metadata_is_hidden), ONE(tells_the_service_manager),
-		ONE(hanging_server_is_replaced)};
+		ONE(hanging_server_is_replaced), ONE(deaf_service_manager)};
 #undef ONE
 	fixture = f;
 	return cmocka_run_group_tests_name("mount_errors", tests, NULL, NULL);

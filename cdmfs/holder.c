@@ -104,10 +104,10 @@ static bool look_at_mounts(struct holder *h, int *ret_visible_id)
 	const struct mount_entry *full = mount_table_at(&t, h->full);
 	const struct mount_entry *visible = h->visible_id ? mount_table_by_id(&t, h->visible_id) : mount_table_at(&t, h->mountpoint);
 	bool there = full && strcmp(full->type, "fuse.cdmfs") == 0;
-	if (h->visible_id)
-		*ret_visible_id = visible ? visible->id : 0;
-	else
-		*ret_visible_id = visible && there && visible->dev == full->dev ? visible->id : 0;
+	bool ours = visible && strcmp(visible->type, "fuse.cdmfs") == 0 && strcmp(visible->source, h->set->name) == 0;
+	if (!h->visible_id && there) /* just bound; the full one may be gone already */
+		ours = ours && visible->dev == full->dev;
+	*ret_visible_id = (h->visible_id ? visible != NULL : ours) ? visible->id : 0;
 	mount_table_fini(&t);
 	return there;
 }
@@ -157,7 +157,7 @@ static void on_bound(struct holder *h, int result, const struct cdm_error *err)
 	if (result < 0)
 		h->visible_id = 0;
 	else
-		look_at_mounts(h, &h->visible_id);
+		h->full_mounted = look_at_mounts(h, &h->visible_id);
 	if (h->phase != PHASE_BIND) { /* the end began meanwhile */
 		holder_end_step(h);
 		return;
@@ -166,7 +166,7 @@ static void on_bound(struct holder *h, int result, const struct cdm_error *err)
 		fail_start(h, err);
 		return;
 	}
-	if (h->visible_id == 0) {
+	if (!h->full_mounted || h->visible_id == 0) {
 		holder_begin_end(h, "unmounted");
 		return;
 	}
@@ -184,7 +184,10 @@ static void enter_bind(struct holder *h)
 		on_bound(h, 0, NULL);
 		return;
 	}
-	h->immutable |= set_immutable(h->mountpoint, true);
+	if (set_immutable(h->mountpoint, true)) {
+		h->immutable = true;
+		holder_write_pids(h); /* a holder killed from here on leaves it to the next one to undo */
+	}
 	h->start_helper = true;
 	helper_start(h, "cdmfs-mount", bind_in_helper, on_bound);
 }

@@ -273,15 +273,18 @@ static void mounted_again_at_once(void **state)
 	nothing_left();
 }
 
+/* Also while the holder has not heard yet that the visible one is there. */
 static void umount_of_the_full_mount_ends_it(void **state)
 {
 	int status;
 
-	fixture_mount(fixture, NULL);
-	assert_int_equal(umount2(fixture->full, MNT_DETACH), 0);
-	fixture_wait("the end of the holder", holder_ended, &status);
-	fixture->holder = 0;
-	nothing_left();
+	for (int i = 0; i < 10; i++) {
+		fixture_mount(fixture, NULL);
+		assert_int_equal(umount2(fixture->full, MNT_DETACH), 0);
+		fixture_wait("the end of the holder", holder_ended, &status);
+		fixture->holder = 0;
+		nothing_left();
+	}
 }
 
 static void ended_while_busy(void **state)
@@ -384,6 +387,18 @@ static void kill_all_of_it(void)
 	while (statfs(fixture->mnt, &fs) == 0 || errno != ENOTCONN) {
 		assert_true(cdm_now_ms() < end);
 		poll(NULL, 0, 2);
+	}
+}
+
+/* Whoever comes next undoes what the holder had done, however short it lived. */
+static void all_killed_as_soon_as_mounted(void **state)
+{
+	for (int i = 0; i < 10; i++) {
+		fixture_mount(fixture, NULL);
+		kill_all_of_it();
+		fixture_mount(fixture, NULL);
+		assert_int_equal(fixture_unmount(fixture), 0);
+		nothing_left();
 	}
 }
 
@@ -697,7 +712,8 @@ static int body(struct fixture *f)
 		ONE(wrong_usage), ONE(unknown_set), ONE(not_joined_yet), ONE(store_missing), ONE(store_not_writable), ONE(store_without_handles),
 		ONE(mountpoint_missing_or_a_file), ONE(mountpoint_not_empty), ONE(mountpoint_busy), ONE(store_and_mountpoint_nested),
 		ONE(damaged_files), ONE(second_instance), ONE(umount_ends_it), ONE(mounted_again_at_once), ONE(umount_of_the_full_mount_ends_it), ONE(ended_while_busy),
-		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(check_survives_its_server), ONE(server_killed_at_the_end),
+		ONE(bare_mountpoint_is_immutable), ONE(all_killed_then_started), ONE(all_killed_as_soon_as_mounted),
+		ONE(check_survives_its_server), ONE(server_killed_at_the_end),
 		ONE(server_killed_often_at_the_end), ONE(server_killed_after_the_end), ONE(starts_in_the_background), ONE(mount_options),
 		ONE(pure_target_is_read_only), ONE(metadata_is_hidden), ONE(tells_the_service_manager),
 		ONE(hanging_server_is_replaced), ONE(deaf_service_manager)};

@@ -199,9 +199,13 @@ static bool lost_is_open(struct saver *s)
 	return false;
 }
 
-/* A barrier says that all closes before it were seen: after lost ones not before the watcher was asked. */
+static void run_jobs(struct saver *s);
+
+/* A barrier says that all closes before it were seen, after lost ones not before the watcher was asked; and that all names are told which
+ * came out of local ones before it. */
 static void take_barrier(struct saver *s, uint64_t id)
 {
+	run_jobs(s);
 	if (!lost_is_open(s)) {
 		put_barrier(s->fs, id);
 	} else if (s->barrier_count < BARRIERS_MAX) {

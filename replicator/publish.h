@@ -160,8 +160,10 @@ int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_
 /* stage_delta.c: put a content that came as a delta together; then it is a whole one. 0; APPLY_NOTHING: it is here already;
  * -ESTALE: the base is not here, or not what it should be. */
 int stage_delta(struct publisher *pub, struct incoming *in, struct cdm_error *err);
-/* One of the ranges of a CONTENT_RANGES, as far as it lies within the file. */
-struct cdm_range stage_range(const struct incoming *in, size_t index);
+/* The bytes of a CONTENT_RANGES in its staging file, range by range: between them that file has nothing of the content, and what it has as
+ * data is cut at the blocks of its filesystem. */
+typedef int stage_range_fn(void *arg, const uint8_t *data, size_t len, uint64_t at);
+int stage_each_range(const struct incoming *in, int spool, stage_range_fn *fn, void *arg);
 /* All pieces of a received content to fd at their offsets. */
 int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd);
 /* Loop, before anything is received: remove what an earlier run left in staging. */

@@ -338,26 +338,24 @@ static int write_piece(struct publisher *pub, struct incoming *in, int fd, uint6
 	return publisher_call(pub, &step, call_pwrite, &call, NULL);
 }
 
-/* The ranges say where its bytes are: what the spool file has as data is cut at the blocks of its filesystem. */
+struct spooled {
+	struct publisher *pub;
+	struct incoming *in;
+	int fd;
+	struct cdm_dot expect;
+};
+
+static int write_range(void *arg, const uint8_t *data, size_t len, uint64_t at)
+{
+	struct spooled *s = arg;
+	return write_piece(s->pub, s->in, s->fd, at, data, len, s->expect);
+}
+
 static int write_spooled(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)
 {
+	struct spooled s = {pub, in, fd, expect};
 	_cleanup_close_ int spool = openat(pub->set->staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_free_ uint8_t *buf = malloc(FRAME_PIECE_MAX);
-	if (spool < 0 || !buf)
-		return -EIO;
-	int r = 0;
-	for (size_t i = 0; r == 0 && i < in->carried.change.range_count; i++) {
-		struct cdm_range range = stage_range(in, i);
-		for (uint64_t done = 0; r == 0 && done < range.length;) {
-			uint64_t at = range.offset + done, left = range.length - done;
-			ssize_t n = pread(spool, buf, left < FRAME_PIECE_MAX ? (size_t)left : FRAME_PIECE_MAX, (off_t)at);
-			if (n <= 0)
-				return n < 0 ? -errno : -EIO;
-			r = write_piece(pub, in, fd, at, buf, (size_t)n, expect);
-			done += (uint64_t)n;
-		}
-	}
-	return r;
+	return spool < 0 ? -errno : stage_each_range(in, spool, write_range, &s);
 }
 
 static int write_inline(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)

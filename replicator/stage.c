@@ -79,7 +79,8 @@ uint32_t stage_gid(const struct incoming *in, uint32_t gid)
 
 /* --- content --- */
 
-struct cdm_range stage_range(const struct incoming *in, size_t index)
+/* One of the ranges of a CONTENT_RANGES, as far as it lies within the file. */
+static struct cdm_range range_of(const struct incoming *in, size_t index)
 {
 	struct cdm_range r = in->carried.change.ranges[index];
 	uint64_t size = in->carried.size;
@@ -90,23 +91,27 @@ struct cdm_range stage_range(const struct incoming *in, size_t index)
 	return r;
 }
 
-/* Only the ranges that came: between them the spool file has nothing of the content. */
-static int copy_ranges(struct incoming *in, int spool, int fd)
+int stage_each_range(const struct incoming *in, int spool, stage_range_fn *fn, void *arg)
 {
 	_cleanup_free_ uint8_t *buf = malloc(FRAME_PIECE_MAX);
 	int r = buf ? 0 : -ENOMEM;
 	for (size_t i = 0; r == 0 && i < in->carried.change.range_count; i++) {
-		struct cdm_range range = stage_range(in, i);
+		struct cdm_range range = range_of(in, i);
 		for (uint64_t done = 0; r == 0 && done < range.length;) {
 			uint64_t at = range.offset + done, left = range.length - done;
 			ssize_t n = pread(spool, buf, left < FRAME_PIECE_MAX ? (size_t)left : FRAME_PIECE_MAX, (off_t)at);
 			if (n <= 0)
 				return n < 0 ? -errno : -EIO;
-			r = cdm_pwrite_all(fd, buf, (size_t)n, (off_t)at);
+			r = fn(arg, buf, (size_t)n, at);
 			done += (uint64_t)n;
 		}
 	}
 	return r;
+}
+
+static int copy_range(void *arg, const uint8_t *data, size_t len, uint64_t at)
+{
+	return cdm_pwrite_all(*(int *)arg, data, len, (off_t)at);
 }
 
 int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd)
@@ -123,7 +128,7 @@ int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd)
 	_cleanup_close_ int spool = openat(store_staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (spool < 0)
 		return -errno;
-	return k->kind == CONTENT_RANGES ? copy_ranges(in, spool, fd) : cdm_copy_file(spool, fd, k->size);
+	return k->kind == CONTENT_RANGES ? stage_each_range(in, spool, copy_range, &fd) : cdm_copy_file(spool, fd, k->size);
 }
 
 static int set_mtime(int dir_fd, const char *name, int fd, int64_t mtime_ns)

@@ -30,6 +30,8 @@ int limit_parse_rate(const char *text, int64_t *ret, struct cdm_error *err)
 		*ret = 0;
 		return 0;
 	}
+	if (n > 0 && unit != text + strspn(text, "0123456789.")) /* 0x10, 1e3 */
+		n = -1;
 	for (size_t i = 0; n > 0 && i < sizeof units / sizeof units[0]; i++) {
 		if (strcmp(unit, units[i].name) != 0)
 			continue;

@@ -17,7 +17,7 @@ static void rates_are_read(void **state)
 		const char *text;
 		int64_t rate; /* -1: refused */
 	} rows[] = {{"none", 0}, {"100mbit", 12500000}, {"2gbit", 250000000}, {"64kbit", 8000}, {"2.5mbit", 312500}, {"10MB/s", 10000000}, {"1.5kB/s", 1500},
-		{"1GB/s", 1000000000}, {"8000gbit", 1000000000000}, {"8001gbit", -1}, {"1kbit", -1}, {"0mbit", -1}, {"", -1}, {"mbit", -1}, {"100", -1}, {"100Mbit", -1},
+		{"1GB/s", 1000000000}, {"8000gbit", 1000000000000}, {"0x10mbit", -1}, {"1e3mbit", -1}, {"8001gbit", -1}, {"1kbit", -1}, {"0mbit", -1}, {"", -1}, {"mbit", -1}, {"100", -1}, {"100Mbit", -1},
 		{"100 mbit", -1}, {"-1mbit", -1}, {"nanmbit", -1}, {"1e400gbit", -1}, {"10mb/s", -1}, {"10MB", -1}, {"infgbit", -1}, {"None", -1}};
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
 		struct cdm_error err = CDM_ERROR_INIT;

@@ -189,15 +189,11 @@ void client_answer_open(struct client *c, struct set *set, json_t *answer, bool 
 
 /* --- commands --- */
 
-/* With what it cost this node: of these counters those that there are. */
+/* With what it cost this node. */
 static json_t *status_of(struct client *c, struct set *set)
 {
-	static const char *const figures[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
-	json_t *status = view_status(c->control->node, set), *stats = set_stats(set), *cost = json_object();
-	for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
-		if (json_object_get(stats, figures[i]))
-			json_object_set(cost, figures[i], json_object_get(stats, figures[i]));
-	json_object_set_new(status, "cost", cost);
+	json_t *status = view_status(c->control->node, set), *stats = set_stats(set);
+	json_object_set_new(status, "cost", view_cost(stats));
 	json_decref(stats);
 	return status;
 }

@@ -250,8 +250,7 @@ json_t *view_sections(struct node *node)
 	return all;
 }
 
-/* What the set's changes would have needed with all content, what was put into frames of it, and all that was sent for the set. */
-static json_t *cost_of(json_t *stats)
+json_t *view_cost(json_t *stats)
 {
 	json_t *j = json_object();
 	const char *const keys[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
@@ -287,7 +286,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "links", links_of(node, set));
 	json_object_set_new(j, "behind", behind_of(node, set));
 	json_object_set_new(j, "holds", set_holds(set));
-	json_object_set_new(j, "cost", cost_of(stats));
+	json_object_set_new(j, "cost", view_cost(stats));
 	json_decref(stats);
 	return j;
 }

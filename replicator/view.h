@@ -21,6 +21,8 @@ bool view_counts(const struct peer_state *p);
 json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "open" and "end" */
 /* What went over links of each class: {"group":{"raw_bytes","compressed_bytes","wire_bytes"},…} */
 json_t *view_sections(struct node *node);
+/* What the changes of the set with these statistics would have needed with all content, what was put into frames of it, and all that was sent for it. */
+json_t *view_cost(json_t *stats);
 json_t *view_own(struct node *node, struct set *set);    /* internals.md 4: one element of an agent's "status" */
 /* A version as people read it: "n1:88" (vector.h); of a node that the route does not name any more "2.1:88". "" for none. */
 json_t *view_version(struct node *node, struct set *set, struct cdm_dot dot);

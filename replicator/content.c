@@ -11,11 +11,13 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "common/journal.h"
 #include "common/loop.h"
 
 #define EXTENTS_MAX 65536   /* a file cut into more is sent with its smaller holes */
 #define NAME_CACHE 64
 #define NAME_CACHE_MS 60000
+#define PENDING_TRIES 8
 
 bool content_xattr_replicates(const char *name)
 {
@@ -306,8 +308,18 @@ void content_digest(struct content *c, uint8_t ret[16])
 	memcpy(ret, canonical.digest, 16);
 }
 
-bool content_is_same(const struct content *c)
+bool content_has_version(int fd, struct cdm_dot version)
 {
 	struct cdm_stamp now;
-	return cdm_stamp_get(c->fd, &now) == 0 && cdm_dot_equal(now.content.dot, c->carried.stamp.content.dot);
+	return cdm_stamp_get(fd, &now) == 0 && cdm_dot_equal(now.content.dot, version);
+}
+
+int content_verdict(struct cdm_journal_reader *reader, const struct cdm_handle *handle, int fd, struct cdm_dot version)
+{
+	int r = -ESTALE;
+	for (int tries = 0; reader && r == -ESTALE && tries < PENDING_TRIES; tries++) /* without a tail it stays so: then nobody writes */
+		r = cdm_journal_reader_pending(reader, handle);
+	if (r == 1)
+		return 1;
+	return content_has_version(fd, version) ? 0 : -EAGAIN;
 }

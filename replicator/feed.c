@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/blocks.h"
+#include "replicator/content.h"
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 
@@ -52,11 +53,6 @@ struct feed_read {
 	uint8_t data[BLOCK];
 };
 
-static struct feed **feeds_of(struct node *node)
-{
-	return (struct feed **)&node->feeds;
-}
-
 /* --- where the content is --- */
 
 void feed_offer(struct set *s, struct cdm_dot version, const struct cdm_handle *handle)
@@ -77,12 +73,6 @@ static struct offer *find_offer(const struct set *s, struct cdm_dot version)
 	return NULL;
 }
 
-static bool has_version(int fd, struct cdm_dot version)
-{
-	struct cdm_stamp stamp;
-	return cdm_stamp_get(fd, &stamp) == 0 && cdm_dot_equal(stamp.content.dot, version);
-}
-
 static int open_in_store(struct feed *f)
 {
 	struct set *s = f->set;
@@ -91,7 +81,7 @@ static int open_in_store(struct feed *f)
 	_cleanup_close_ int fd = o ? cdm_handle_open(s->store_fd, &o->handle, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW) : -1;
 	if (fd < 0)
 		fd = cdm_open_beneath(s->store_fd, f->path, f->path_len, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size || !has_version(fd, f->version) ||
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size || !content_has_version(fd, f->version) ||
 		cdm_handle_get(fd, "", &f->handle) < 0)
 		return -ENOENT;
 	f->sparse = (uint64_t)st.st_blocks * 512 < f->size;
@@ -132,7 +122,7 @@ static void feed_free(struct feed *f)
 
 static void feed_drop(struct feed *f)
 {
-	for (struct feed **at = feeds_of(f->node); *at; at = &(*at)->next)
+	for (struct feed **at = &f->node->feeds; *at; at = &(*at)->next)
 		if (*at == f) {
 			*at = f->next;
 			f->node->feed_count--;
@@ -260,39 +250,31 @@ static void digest_done(void *arg)
 		feed_link(f->node, f->link);
 }
 
-/* Of the store's file: did it have this version all the time? 1: not known yet, the journal will tell. */
-static int verdict(const struct feed *f)
-{
-	struct cdm_journal_reader *reader = f->set->follow.reader;
-	int r = reader ? cdm_journal_reader_pending(reader, &f->handle) : 0;
-	if (r == 1)
-		return 1;
-	return has_version(f->fd, f->version) ? 0 : -ESTALE;
-}
-
-/* True: it is over. */
-static bool finish(struct feed *f)
+/* What is or was arriving here. Once it is published somebody may write to it: then it has a stamp, with another version. */
+static void finish_arrived(struct feed *f)
 {
 	uint8_t digest[16];
-	if (f->from) {
-		if (!fetch_is_whole(f->from, digest))
-			return false;
-		feed_end(f, FED_WHOLE, digest);
-		return true;
-	}
+	struct cdm_stamp stamp;
+	if (!fetch_is_whole(f->from, digest))
+		return;
+	bool written = cdm_stamp_get(fetch_fd(f->from), &stamp) == 0 && !cdm_dot_equal(stamp.content.dot, f->version);
+	feed_end(f, written ? FED_GONE : FED_WHOLE, digest);
+}
+
+static void finish_stored(struct feed *f)
+{
 	if (!f->hashed && !f->digested) {
 		f->busy = true;
 		f->set->posted++;
 		cdm_worker_submit(f->set->walker, digest_work, digest_done, f);
-		return false;
+		return;
 	}
-	int r = f->digest_error < 0 ? f->digest_error : verdict(f);
+	int r = f->digest_error < 0 ? f->digest_error : content_verdict(f->set->follow.reader, &f->handle, f->fd, f->version);
 	if (r == 1)
-		return false;
+		return;
 	if (f->hashed)
 		block_hash_end(&f->hash, f->digest);
 	feed_end(f, r == 0 ? FED_WHOLE : FED_GONE, f->digest);
-	return true;
 }
 
 /* Send of one request until the link is full enough, it waits, or it is over (then it is freed). */
@@ -308,7 +290,10 @@ static void feed_step(struct feed *f)
 		if (f->from || f->sparse)
 			f->at = block_next_data(fd, f->at, limit);
 		if (f->at >= f->size) {
-			finish(f);
+			if (f->from)
+				finish_arrived(f);
+			else
+				finish_stored(f);
 			return;
 		}
 		if (f->at >= limit)
@@ -319,7 +304,7 @@ static void feed_step(struct feed *f)
 
 static void feed_link(struct node *node, struct link *l)
 {
-	for (struct feed *f = *feeds_of(node), *next; f && link_queued(l) <= LINK_QUEUE_HIGH; f = next) {
+	for (struct feed *f = node->feeds, *next; f && link_queued(l) <= LINK_QUEUE_HIGH; f = next) {
 		next = f->next;
 		if (f->link == l && !f->busy && find_content(f))
 			feed_step(f);
@@ -333,7 +318,7 @@ void feed_link_drained(struct node *node, struct link *l)
 
 void feed_kick(struct set *s)
 {
-	for (struct feed *f = *feeds_of(s->node), *next; f; f = next) {
+	for (struct feed *f = s->node->feeds, *next; f; f = next) {
 		next = f->next;
 		if (f->set == s && !f->busy && find_content(f))
 			feed_step(f);
@@ -394,7 +379,7 @@ static int take_fetch(struct node *node, struct link *l, const uint8_t *payload,
 	f->size = ask.size;
 	f->at = ask.from / BLOCK * BLOCK;
 	f->fd = -1;
-	struct feed **at = feeds_of(node);
+	struct feed **at = &node->feeds;
 	while (*at)
 		at = &(*at)->next;
 	*at = f;
@@ -414,7 +399,7 @@ static int take_stop(struct node *node, struct link *l, const uint8_t *payload, 
 	uint32_t request;
 	if (fetch_stop_decode(payload, len, &request) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_STOP");
-	for (struct feed *f = *feeds_of(node), *next; f; f = next) {
+	for (struct feed *f = node->feeds, *next; f; f = next) {
 		next = f->next;
 		if (f->link == l && f->request == request)
 			feed_drop(f);
@@ -458,7 +443,7 @@ bool feed_feeds(const struct node *node, const struct set *s, struct cdm_dot ver
 
 void feed_link_gone(struct node *node, struct link *l)
 {
-	for (struct feed *f = *feeds_of(node), *next; f; f = next) {
+	for (struct feed *f = node->feeds, *next; f; f = next) {
 		next = f->next;
 		if (f->link == l)
 			feed_drop(f);
@@ -467,7 +452,7 @@ void feed_link_gone(struct node *node, struct link *l)
 
 void feed_stop(struct set *s)
 {
-	for (struct feed *f = *feeds_of(s->node), *next; f; f = next) {
+	for (struct feed *f = s->node->feeds, *next; f; f = next) {
 		next = f->next;
 		if (f->set == s)
 			feed_drop(f);

@@ -12,8 +12,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define PENDING_TRIES 8
-
 static struct set *ship_set(const struct ship *ship)
 {
 	return ship->peer->set;
@@ -203,12 +201,7 @@ static int verdict(struct ship *ship)
 	if (ship->short_read)
 		return -EAGAIN;
 	struct cdm_journal_reader *reader = ship->phase == SHIP_STREAM ? ship->reader : ship_set(ship)->follow.reader;
-	int r = -ESTALE;
-	for (int tries = 0; reader && r == -ESTALE && tries < PENDING_TRIES; tries++) /* without a tail it stays so: then nobody writes */
-		r = cdm_journal_reader_pending(reader, &ship->current->change.handle);
-	if (r == 1)
-		return 1;
-	return content_is_same(ship->content) ? 0 : -EAGAIN;
+	return content_verdict(reader, &ship->current->change.handle, ship->content->fd, ship->content->carried.stamp.content.dot);
 }
 
 /* --- content that fits into its CHANGE --- */

@@ -233,7 +233,7 @@ void fetch_coming(struct peer *p, const struct coming *c)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	struct set *s = p->set;
-	if (!s->swept || s->receive_full || cdm_vector_covers(&s->follow.visible, c->version) || fetch_find(s, c->version))
+	if (!s->swept || s->receive_full || s->fetch_queue || cdm_vector_covers(&s->follow.visible, c->version) || fetch_find(s, c->version))
 		return;
 	struct fetch *f = entry_for(p, c, &err);
 	if (f)
@@ -241,47 +241,75 @@ void fetch_coming(struct peer *p, const struct coming *c)
 	feed_kick(s);
 }
 
-void fetch_await(struct peer *p, struct incoming *in)
+/* The first of the queue has room now. */
+static void begin(struct set *s, struct waiter *w)
 {
-	const struct carried *k = &in->carried;
+	const struct carried *k = &w->in->carried;
 	struct coming c = {.version = k->stamp.content.dot, .size = k->size, .path = k->change.path, .path_len = k->change.path_len};
 	struct cdm_error err = CDM_ERROR_INIT;
+	struct peer *p = set_peer_by_serial(s, w->peer_serial); /* those of peers that are gone do not wait here */
 	struct fetch *f = entry_for(p, &c, &err);
 	if (!f) {
 		if (err.number == ENOSPC || err.number == EDQUOT)
-			set_receive_full(p->set, true);
+			set_receive_full(s, true);
 		link_fail(p->link, err.number, "%s", err.text);
+		free(w);
 		return;
 	}
-	struct waiter *w = calloc(1, sizeof *w);
-	if (!w)
-		abort();
-	w->in = in;
-	w->peer_serial = p->serial;
 	w->next = f->waiters;
 	f->waiters = w;
 	if (f->whole)
 		fetch_settle_waiters(f);
 	else
 		fetch_step(f);
-	feed_kick(p->set);
-	fetch_tick_wanted(p->set);
+}
+
+void fetch_queue_step(struct set *s)
+{
+	bool began = false;
+	for (struct waiter *w; (w = s->fetch_queue) && (fetch_find(s, w->in->carried.stamp.content.dot) || make_room(s)); began = true) {
+		s->fetch_queue = w->next;
+		begin(s, w);
+	}
+	if (began)
+		feed_kick(s);
+	fetch_tick_wanted(s);
+}
+
+/* The queue is as long as batches in flight allow. */
+void fetch_await(struct peer *p, struct incoming *in)
+{
+	struct waiter *w = calloc(1, sizeof *w), **at = &p->set->fetch_queue;
+	if (!w)
+		abort();
+	w->in = in;
+	w->peer_serial = p->serial;
+	while (*at)
+		at = &(*at)->next;
+	*at = w;
+	fetch_queue_step(p->set);
 }
 
 /* --- what ends --- */
 
+static void forget_waiters(struct waiter **at, uint64_t peer_serial)
+{
+	while (*at) {
+		struct waiter *w = *at;
+		if (w->peer_serial != peer_serial) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		free(w);
+	}
+}
+
 void fetch_peer_gone(struct peer *p)
 {
+	forget_waiters(&p->set->fetch_queue, p->serial);
 	for (struct fetch *f = p->set->fetches; f; f = f->next)
-		for (struct waiter **at = &f->waiters; *at;) {
-			struct waiter *w = *at;
-			if (w->peer_serial != p->serial) {
-				at = &w->next;
-				continue;
-			}
-			*at = w->next;
-			free(w);
-		}
+		forget_waiters(&f->waiters, p->serial);
 }
 
 void fetch_link_gone(struct node *node, struct link *l)

@@ -8,7 +8,7 @@
  * another node, also after a restart of the replicator (not of the machine). The whole is checked by its digest (blocks.h)
  * before the change may be published.
  *
- * Tables are bounded: FETCHES_MAX contents here, FEEDS_MAX requests served. Loop thread only. */
+ * Tables are bounded: FETCHES_MAX contents here, further changes wait until there is room; FEEDS_MAX requests served. Loop thread only. */
 #ifndef REPLICATOR_FETCH_H
 #define REPLICATOR_FETCH_H
 
@@ -37,7 +37,7 @@ void fetch_await(struct peer *p, struct incoming *in);
 void fetch_coming(struct peer *p, const struct coming *c);
 /* The set's vector moved. */
 void fetch_moved(struct set *s);
-/* The peer's changes wait no more (answers, which nobody else owns, are freed). */
+/* The peer's changes wait no more. */
 void fetch_peer_gone(struct peer *p);
 
 /* --- link.c --- */

@@ -57,23 +57,25 @@ void fetch_settle_waiters(struct fetch *f)
 	}
 }
 
-static void fetch_give_up(struct fetch *f)
+static void give_up(struct fetch *f)
 {
-	fetch_ref(f);
+	struct set *s = f->set;
 	f->gone = true;
 	fetch_settle_waiters(f);
 	fetch_drop(f);
-	fetch_unref(f);
+	fetch_queue_step(s);
 }
 
+/* Nothing but the caller's reference keeps it afterwards: who waits for room may take its place. */
 static void became_whole(struct fetch *f)
 {
+	struct set *s = f->set;
 	f->whole = true;
 	f->used_ms = cdm_now_ms();
 	count_up(&f->set->counters.fetched, 1);
 	feed_kick(f->set);
 	fetch_settle_waiters(f);
-	fetch_tick_wanted(f->set);
+	fetch_queue_step(s);
 }
 
 /* The links of all changes that wait for it begin anew, and with them the changes. */
@@ -219,15 +221,6 @@ static void write_piece(struct fetch *f, const struct piece *piece)
 	cdm_loop_write(f->set->node->loop, f->fd, w->data, w->len, w->offset, piece_written, w);
 }
 
-static struct fetch *find_request(struct node *node, const struct link *l, uint32_t request)
-{
-	for (size_t i = 0; i < node->set_count; i++)
-		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
-			if (f->feeder == l && f->request == request)
-				return f;
-	return NULL;
-}
-
 /* Requests of one feeder are served one after the other: those behind are not silent. */
 static void heard(struct node *node, const struct link *l)
 {
@@ -243,7 +236,7 @@ static int take_piece(struct node *node, struct link *l, const uint8_t *payload,
 	struct fed_piece fed;
 	if (fed_piece_decode(payload, len, &fed) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed FED");
-	struct fetch *f = find_request(node, l, fed.request);
+	struct fetch *f = fetch_find_request(node, l, fed.request);
 	if (!f)
 		return 0; /* sent before it saw our FETCH_STOP */
 	const struct piece *p = &fed.piece;
@@ -264,7 +257,7 @@ static int take_end(struct node *node, struct link *l, const uint8_t *payload, s
 	struct fed_end end;
 	if (fed_end_decode(payload, len, &end) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed FED_END");
-	struct fetch *f = find_request(node, l, end.request);
+	struct fetch *f = fetch_find_request(node, l, end.request);
 	if (!f)
 		return 0;
 	fetch_resume_feeder(f);
@@ -279,7 +272,7 @@ static int take_end(struct node *node, struct link *l, const uint8_t *payload, s
 		f->ring_bad_ms = cdm_now_ms() + FETCH_RING_AGAIN_MS;
 		fetch_step(f);
 	} else if (end.result != FED_BUSY) { /* who told us of it has it no more: a later save brings what is there now */
-		fetch_give_up(f);
+		give_up(f);
 	} /* else: asked again in a moment */
 	return 0;
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "replicator/ring.h"
 
 #define TICK_MS 250
@@ -80,9 +81,9 @@ static void ask(struct fetch *f, struct link *l)
 		f->came = from;
 		f->hashed = false;
 	}
-	if (f->came == 0) {
+	if (f->came == 0) { /* what an earlier try left does not stay where this one has holes */
 		block_hash_begin(&f->hash, f->size);
-		f->hashed = true;
+		f->hashed = ftruncate(f->fd, 0) == 0;
 	}
 	f->request = request;
 	f->feeder = l;
@@ -121,44 +122,48 @@ static void look_at_silence(struct fetch *f, int64_t now)
 	ask(f, other);
 }
 
-static void leave_ring(struct fetch *f, int64_t ms)
+/* The ring seems slow: is the sender better? Once for a content; if not, it may be our own link that is slow, and the ring is gone back to. */
+static void try_sender(struct fetch *f)
 {
+	if (f->trial != TRIAL_NONE)
+		return;
 	count_up(&f->set->counters.fetch_bypassed, 1);
-	f->ring_bad_ms = cdm_now_ms() + ms;
+	f->trial = TRIAL_RUNS;
+	f->trial_pace = f->pace;
+	f->ring_bad_ms = cdm_now_ms() + TRIAL_MS;
 	fetch_stop_asking(f);
 	fetch_step(f);
 }
 
-/* How fast others get it from the sender: is the ring much slower? Then it is taken from there, too. */
+static void end_trial(struct fetch *f)
+{
+	f->trial = TRIAL_OVER;
+	if (f->pace * 2 >= f->trial_pace * 3 || !ring_link(f))
+		return;
+	fetch_stop_asking(f);
+	fetch_step(f);
+}
+
+/* How fast others get it from the sender: is the ring much slower? */
 int fetch_take_at(struct node *node, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct fetch_at at;
 	if (fetch_at_decode(payload, len, &at) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_AT");
-	struct fetch *f = fetch_find_request(node, at.request);
+	struct fetch *f = fetch_find_request(node, NULL, at.request);
 	if (!f || !f->from_ring || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
 		return 0;
 	if ((double)at.bytes * 1000 / (double)at.elapsed < (double)f->pace * SLOW_FACTOR)
 		return 0;
-	leave_ring(f, FETCH_PART_KEPT_MS);
+	try_sender(f);
 	return 0;
 }
 
-/* Where nobody shows that it goes faster, trying does: a ring that leads over a slow link is left, one that is as fast as all else is gone back to. */
-static void try_sender(struct fetch *f)
+/* Slow, and far from its end: where nobody shows that it goes faster, trying does. */
+static bool is_slow(const struct fetch *f)
 {
 	uint64_t left = f->size - f->came;
-	if (f->trial == TRIAL_NONE && f->from_ring && f->pace < TRIAL_PACE && left > SLOW_LEFT && left > f->pace * TRIAL_LEFT_S) {
-		f->trial = TRIAL_RUNS;
-		f->trial_pace = f->pace;
-		leave_ring(f, TRIAL_MS);
-	} else if (f->trial == TRIAL_RUNS && !f->from_ring && cdm_now_ms() >= f->ring_bad_ms) {
-		f->trial = TRIAL_OVER;
-		if (f->pace * 2 < f->trial_pace * 3 && ring_link(f)) {
-			fetch_stop_asking(f);
-			fetch_step(f);
-		}
-	}
+	return f->pace < TRIAL_PACE && left > SLOW_LEFT && left > f->pace * TRIAL_LEFT_S;
 }
 
 /* The ring's order may lead over a slow link: how do others fare who take it from whom we heard of it? */
@@ -170,11 +175,12 @@ static void look_at_pace(struct fetch *f, int64_t now)
 	f->looked_ms = now;
 	f->looked_came = f->came;
 	struct link *sender = sender_link(f);
-	if (!sender || (f->from_ring && sender == f->feeder))
-		return;
-	if (f->from_ring)
+	if (f->trial == TRIAL_RUNS && !f->from_ring && now >= f->ring_bad_ms)
+		end_trial(f);
+	else if (f->trial == TRIAL_NONE && f->from_ring && sender && is_slow(f))
+		try_sender(f);
+	else if (f->trial == TRIAL_NONE && f->from_ring && sender)
 		send_ask(f, sender, FRAME_FETCH_LOOK);
-	try_sender(f);
 }
 
 /* Nobody asked for it, and changes that came after it are visible here: its own will hardly come. */
@@ -204,6 +210,7 @@ static void tick(void *arg)
 		look_at_pace(f, now);
 		fetch_step(f);
 	}
+	fetch_queue_step(s);
 	fetch_tick_wanted(s);
 }
 
@@ -213,7 +220,7 @@ void fetch_tick_wanted(struct set *s)
 	bool busy = false;
 	for (const struct fetch *f = s->fetches; f && !busy; f = f->next)
 		busy = f->feeder || f->waiters || (f->whole && !f->name[0]) || is_passed(f);
-	if (busy && !s->fetch_timer && !s->stopping)
+	if ((busy || s->fetch_queue) && !s->fetch_timer && !s->stopping)
 		s->fetch_timer = cdm_loop_after(s->node->loop, TICK_MS, tick, s);
 }
 
@@ -222,11 +229,11 @@ void fetch_moved(struct set *s)
 	fetch_tick_wanted(s);
 }
 
-struct fetch *fetch_find_request(struct node *node, uint32_t request)
+struct fetch *fetch_find_request(struct node *node, const struct link *feeder, uint32_t request)
 {
 	for (size_t i = 0; i < node->set_count; i++)
 		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
-			if (f->feeder && f->request == request)
+			if (f->feeder && (!feeder || f->feeder == feeder) && f->request == request)
 				return f;
 	return NULL;
 }

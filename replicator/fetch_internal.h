@@ -62,6 +62,7 @@ struct fetch {
 /* fetch.c */
 void fetch_mark(struct fetch *f); /* note in the file how far it got */
 void fetch_drop(struct fetch *f); /* out of the table; its file goes unless it was handed over */
+void fetch_queue_step(struct set *s); /* there may be room for changes that wait for it */
 
 /* fetch_content.c */
 void fetch_settle_waiters(struct fetch *f);
@@ -73,6 +74,7 @@ void fetch_stop_asking(struct fetch *f);
 void fetch_resume_feeder(struct fetch *f);
 void fetch_tick_wanted(struct set *s); /* look again in a moment, if there is something to look at */
 int fetch_take_at(struct node *node, const uint8_t *payload, size_t len, struct cdm_error *err);
-struct fetch *fetch_find_request(struct node *node, uint32_t request);
+/* What this feeder (NULL: anybody) was asked under this number; NULL: nothing, or no more. */
+struct fetch *fetch_find_request(struct node *node, const struct link *feeder, uint32_t request);
 
 #endif

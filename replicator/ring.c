@@ -13,7 +13,7 @@ static int compare(const struct member *a, const struct member *b)
 	int r = compare_text(a->region, b->region);
 	if (r == 0)
 		r = compare_text(a->group, b->group);
-	return r ? r : a->number < b->number ? -1 : a->number > b->number;
+	return r ? r : strcmp(a->name, b->name);
 }
 
 static bool may_feed(const struct member *m)

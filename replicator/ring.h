@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ring.h — the order in which a large content goes from node to node (fetch.h): the members of a set by region, group and number, closed to a ring.
+/* ring.h — the order in which a large content goes from node to node (fetch.h): the members of a set by region, group and name, closed to a ring.
  * Each node takes such a content from the member before it, so every link carries it once and a border of groups or regions is crossed
  * once per group or region, wherever in the ring it was made. Pure: equal tables give equal rings at all nodes. */
 #ifndef REPLICATOR_RING_H

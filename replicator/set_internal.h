@@ -27,6 +27,7 @@ struct ship;
 struct receiver;
 struct resync;
 struct unsure;
+struct waiter;
 struct question;
 
 /* What each origin had applied at its newest change that we read: changes carry it only when it changed. */
@@ -135,6 +136,7 @@ struct set {
 	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
 	struct fetch *fetches;                    /* fetch.c: contents on their way to here */
+	struct waiter *fetch_queue;               /* changes for whose contents there is no room there yet */
 	struct cdm_timer *fetch_timer;
 	struct offer *offers;                     /* feed.c: contents that peers were told of */
 	size_t offer_next;

@@ -124,7 +124,8 @@ static void pieces_out_of_order_are_refused(void **state)
 
 static struct member member(uint32_t number, const char *region, const char *group)
 {
-	return (struct member){.name = (char *)"n", .addr = (char *)"a", .number = number, .region = (char *)region, .group = (char *)group};
+	static const char *const names[] = {"n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"};
+	return (struct member){.name = (char *)names[number], .addr = (char *)"a", .number = number, .region = (char *)region, .group = (char *)group};
 }
 
 static void the_ring_crosses_each_border_once(void **state)

@@ -172,18 +172,38 @@ void fetch_drop(struct fetch *f)
 
 /* --- what begins one --- */
 
-/* Room for one more: the one that nobody needs for longest goes. */
+/* Announced, and its change has not come: what it has would have to be fetched again. */
+static bool is_ahead(const struct fetch *f)
+{
+	return !f->waiters && f->name[0];
+}
+
+static bool goes_before(const struct fetch *a, const struct fetch *b)
+{
+	return is_ahead(a) != is_ahead(b) ? is_ahead(b) : a->used_ms < b->used_ms;
+}
+
+/* Room for one more: the one that nobody needs for longest goes, of those that are published first. */
 static bool make_room(struct set *s)
 {
-	struct fetch *oldest = NULL;
+	struct fetch *first = NULL;
 	if (count_fetches(s) < FETCHES_MAX)
 		return true;
 	for (struct fetch *f = s->fetches; f; f = f->next)
-		if (f->refs == 1 && !f->waiters && !f->feeder && (!oldest || f->used_ms < oldest->used_ms))
-			oldest = f;
-	if (oldest)
-		fetch_drop(oldest);
-	return oldest;
+		if (f->refs == 1 && !f->waiters && !f->feeder && (!first || goes_before(f, first)))
+			first = f;
+	if (first)
+		fetch_drop(first);
+	return first;
+}
+
+/* For one that was only announced there is no more than a part of the room, and nothing goes for it. */
+static bool has_room_ahead(const struct set *s)
+{
+	size_t ahead = 0;
+	for (const struct fetch *f = s->fetches; f; f = f->next)
+		ahead += is_ahead(f);
+	return ahead < FETCHES_AHEAD && count_fetches(s) < FETCHES_MAX;
 }
 
 static void tell_others(struct peer *from, const struct coming *c)
@@ -205,21 +225,21 @@ static void set_path(struct fetch *f, const char *path, size_t len)
 	f->path_len = len;
 }
 
-/* The entry of this content, made if there is none. NULL with err, or no room. */
+/* The entry of this content, made if there is none (then there must be room). NULL with err. */
 static struct fetch *entry_for(struct peer *p, const struct coming *c, struct cdm_error *err)
 {
 	struct set *s = p->set;
 	struct fetch *f = fetch_find(s, c->version);
-	if (f && (f->size != c->size || (f->whole && !f->name[0]))) { /* another content, or one that was handed over */
+	if (f && f->size != c->size && f->waiters) {
+		cdm_fail_plain(err, EBADMSG, "one content with two sizes");
+		return NULL;
+	}
+	if (f && (f->size != c->size || (f->whole && !f->name[0]))) { /* of an earlier run, or handed over */
 		fetch_drop(f);
 		f = NULL;
 	}
 	bool fresh = !f;
-	if (!f && !make_room(s))
-		cdm_fail_plain(err, ENOBUFS, "more than %d contents on their way", FETCHES_MAX);
-	else if (!f)
-		fetch_create(s, c->version, c->size, &f, err);
-	if (!f)
+	if (fresh && fetch_create(s, c->version, c->size, &f, err) < 0)
 		return NULL;
 	set_path(f, c->path, c->path_len);
 	f->sender = p->serial;
@@ -233,7 +253,7 @@ void fetch_coming(struct peer *p, const struct coming *c)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	struct set *s = p->set;
-	if (!s->swept || s->receive_full || s->fetch_queue || cdm_vector_covers(&s->follow.visible, c->version) || fetch_find(s, c->version))
+	if (!s->swept || s->receive_full || cdm_vector_covers(&s->follow.visible, c->version) || fetch_find(s, c->version) || !has_room_ahead(s))
 		return;
 	struct fetch *f = entry_for(p, c, &err);
 	if (f)

@@ -17,6 +17,7 @@
 
 #define FETCH_MIN (1u << 20) /* whole contents of so many bytes go apart */
 #define FETCHES_MAX 64
+#define FETCHES_AHEAD 16     /* of these at most: announced, and the change has not come */
 #define FEEDS_MAX 1024
 
 struct cdm_dot;

@@ -16,6 +16,7 @@
 #define WRITES_LOW (2u << 20)
 #define MARK_EVERY (8u << 20) /* bytes between notes of how far a file got */
 #define DAMAGES_MAX 3
+#define DAMAGED_PAUSE_MS 10000
 
 /* --- changes that wait --- */
 
@@ -101,6 +102,7 @@ static void damaged(struct fetch *f)
 	f->ring_bad_ms = cdm_now_ms() + FETCH_RING_AGAIN_MS;
 	if (++f->damages >= DAMAGES_MAX || ftruncate(f->fd, 0) < 0) {
 		f->damages = 0;
+		f->pause_ms = cdm_now_ms() + DAMAGED_PAUSE_MS;
 		fail_waiters(f, EBADMSG, "what was fetched is damaged each time");
 		return;
 	}

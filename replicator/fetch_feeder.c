@@ -96,7 +96,7 @@ static void ask(struct fetch *f, struct link *l)
 
 void fetch_step(struct fetch *f)
 {
-	if (f->whole || f->ended || f->gone || f->feeder || f->writes || !f->path)
+	if (f->whole || f->ended || f->gone || f->feeder || f->writes || !f->path || cdm_now_ms() < f->pause_ms)
 		return;
 	struct link *ring = ring_link(f), *sender = sender_link(f);
 	f->from_ring = ring && ring != sender;

@@ -48,6 +48,7 @@ struct fetch {
 	bool from_ring, paused;      /* paused: the feeder's link, by us */
 	unsigned damages;            /* times that what came was not right */
 	int64_t ring_bad_ms;         /* until then the ring is not asked */
+	int64_t pause_ms;            /* until then nobody is: it was damaged each time */
 	uint64_t sender;             /* peer that told us of it */
 	struct waiter *waiters;
 	unsigned refs;               /* the table, writes, the worker, feeds */

@@ -229,11 +229,12 @@ static void flip(const char *node, const char *path, off_t offset)
 	assert_int_equal(futimens(fd, (struct timespec[]){st.st_atim, st.st_mtim}), 0);
 }
 
-/* Promise 9: what a feeder's disk made of a content is found out by whom it feeds, who takes it from elsewhere. */
+/* Promise 9: what a feeder's disk made of a content is found out by whom it feeds, before anybody sees it there. */
 static void a_corrupted_feeder(void **state)
 {
 	all_hear_from_n1();
-	slow("n2", "80mbit"); /* ahead of n3, and not so much that n3 looks for another feeder */
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n2", NULL); /* who is also before it in the ring */
+	in_sync();
 	slow("n3", "40mbit");
 	int64_t fed = counter("n2", "fetched"), before = counter("n3", "fetched_bytes"), damaged = counter("n3", "fetch_damaged");
 	random_file("rotten", 48 * MIB);
@@ -242,9 +243,9 @@ static void a_corrupted_feeder(void **state)
 	reaches("n3", "fetched_bytes", before + MIB);
 	flip("n2", "rotten", 47 * MIB);
 	reaches("n3", "fetch_damaged", damaged + 1);
-	all_fast();
-	in_sync();
+	absent("n3", "rotten");
 	flip("n2", "rotten", 47 * MIB); /* as it was */
+	all_fast();
 	everywhere_equal();
 }
 

@@ -329,12 +329,14 @@ int stat_wait(const char *node, const char *arguments, char **ret_output)
 
 /* -- the program ------------------------------------------------------------------------------------------------- */
 
+/* The programs' logs, to stderr: a lab that is not kept takes them with it. */
 static void show_logs(void)
 {
-	_cleanup_free_ char *command = NULL;
+	_cleanup_free_ char *command = NULL, *output = NULL;
 	fflush(NULL);
-	if (asprintf(&command, "cd '%s/logs' && tail -n 25 -- *.log >&2", lab_dir(lab)) >= 0)
-		lab_run(lab, NULL, (const char *const[]){"bash", "-c", command, NULL}, &(int){0}, NULL, NULL);
+	if (asprintf(&command, "cd '%s/logs' && tail -n 60 -- *.log", lab_dir(lab)) >= 0 &&
+		lab_run(lab, NULL, (const char *const[]){"bash", "-c", command, NULL}, &(int){0}, &output, NULL) == 0 && output)
+		fprintf(stderr, "--- the last of the programs' logs:\n%s", output);
 }
 
 /* Programs must not have crashed, other than by the stories' own hand. */

@@ -52,15 +52,21 @@ int act_init(struct act *a, struct request *rq, enum cdm_op op, enum cdm_call ca
 
 /* --- is it as expected --- */
 
+static bool is_unsaved(const struct act *a, const struct object *o)
+{
+	struct node n;
+
+	return o->fd >= 0 && inodes_find(a->rq->fs->nodes, o->id, &n) && n.flags & NODE_UNSAVED;
+}
+
 static int refuse(struct act *a, const struct object *o, const struct cdm_stamp *stamp)
 {
 	struct cdm_announcement *an = a->an;
-	struct node n;
 
 	an->found = stamp->content;
 	an->found_exists = o->fd >= 0;
 	an->found_is_dir = o->fd >= 0 && S_ISDIR(o->st.st_mode);
-	an->found_unsaved = o->fd >= 0 && inodes_find(a->rq->fs->nodes, o->id, &n) && n.flags & NODE_UNSAVED;
+	an->found_unsaved = is_unsaved(a, o);
 	an->result = -ESTALE;
 	atomic_store(&an->state, CDM_AN_REFUSED);
 	cdm_lane_taken(a->lane, an);
@@ -90,7 +96,7 @@ int act_expect(struct act *a, const struct object *o)
 	if (a->an->expect == CDM_EXPECT_ABSENT)
 		same = o->fd < 0;
 	else
-		same = o->fd >= 0 && cdm_dot_equal(stamp.content.dot, a->an->expect_version);
+		same = o->fd >= 0 && cdm_dot_equal(stamp.content.dot, a->an->expect_version) && !(a->an->flags & CDM_AN_SAVED && is_unsaved(a, o));
 	return same ? 0 : refuse(a, o, &stamp);
 }
 

@@ -28,6 +28,7 @@ enum cdm_expect { CDM_EXPECT_ANY = 0, CDM_EXPECT_ABSENT = 1, CDM_EXPECT_VERSION 
 enum cdm_announce_flags {
 	CDM_AN_ATTR_ORDER = 4, /* refused where the attributes are of a later (clock, origin) than attr_clock, attr_origin */
 	CDM_AN_KEEP_OLD = 1,   /* what is replaced or removed is kept: linked into .cdmfs/conflicts/ first */
+	CDM_AN_SAVED = 8,      /* with CDM_EXPECT_VERSION: refused where what is found has content that was not saved yet */
 	CDM_AN_MORE = 2,       /* WRITE: may arrive as several FUSE WRITE requests; all of them match this announcement until
 				* `bytes` bytes have come */
 };

@@ -360,6 +360,13 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 
 /* --- names --- */
 
+/* What a comparison would remove for the sender knows its version, the dot of the last write: was he told of it, too, by a SAVE? */
+static bool is_told(struct publisher *pub, const struct incoming *in)
+{
+	struct cdm_dot saved_by = history_saved_by(pub->history, in->carried.change.version.dot);
+	return cdm_dot_is_none(saved_by) || cdm_vector_covers(&in->context, saved_by);
+}
+
 /* One name goes; what the origin had not seen stays (an update wins over a concurrent removal). */
 static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
@@ -368,12 +375,15 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 	struct cdm_announcement found;
 	struct cdm_change record = record_of(pub, in);
 	struct step step;
+	if (in->resync && !is_told(pub, in))
+		return APPLY_NOTHING;
 	int parent = publisher_parent(pub, c->path, c->path_len, name);
 	if (parent < 0)
 		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
 	struct two_names n = {.dir = parent, .name = name};
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	expect_version(&step, c->version.dot);
+	step.a.flags = in->resync ? CDM_AN_SAVED : 0;
 	/* What is gone already, or stays because it is newer, is so by changes that the others get, too: they decide the same way. */
 	for (int tries = 0; tries < PLACE_TRIES; tries++) {
 		int r = publisher_call(pub, &step, call_unlink, &n, &found);
@@ -387,6 +397,8 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 		pub->odd = found.found_exists;
 		if (!found.found_exists || found.found_is_dir)
 			return APPLY_NOTHING;
+		if (in->resync && found.found_unsaved)
+			return APPLY_NOTHING; /* it ships when it is saved */
 		enum seen seen = conflict_seen(pub, in, &found);
 		if (seen == AHEAD)
 			return APPLY_NOTHING;
@@ -395,7 +407,7 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 			conflict_report(pub, c->path, c->path_len, c->version, "removal");
 			return APPLY_NOTHING;
 		}
-		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
+		step.a.flags = (seen ? 0 : CDM_AN_KEEP_OLD) | (in->resync ? CDM_AN_SAVED : 0);
 		if (seen == UNSEEN)
 			conflict_report(pub, c->path, c->path_len, found.found, "version here");
 		expect_version(&step, found.found.dot);

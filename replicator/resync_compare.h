@@ -54,7 +54,7 @@ void unseen_free(struct unseen **u);
 bool unseen_went(struct unseen *u, const char *path, size_t len);
 /* The same, but only where the journal tells. */
 bool unseen_surely_went(struct unseen *u, const char *path, size_t len);
-/* Did it get this name here (rename, link)? */
+/* Did it get this name, or a content, here (rename, link, save)? */
 bool unseen_came(struct unseen *u, const char *path, size_t len);
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;

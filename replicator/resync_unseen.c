@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* resync_unseen.c — what a version alone does not tell when trees are compared: a file that is only on one side, under a version both know, was
- * removed by one side or got its name from the other by a rename or a link. Our own journal knows what we did. Paths are kept as
+ * removed by one side, or got its name from the other by a rename or a link, or was saved. Our own journal knows what we did. Paths are kept as
  * hashes, 64 bits each, and at most so many. */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -99,6 +99,10 @@ static bool take_record(struct unseen *u, const struct cdm_change *c)
 {
 	if (cdm_dot_is_none(c->dot) || cdm_vector_covers(&u->sender, c->dot))
 		return true;
+	if (c->op == CDM_OP_SAVE) { /* of a version that the sender's vector may cover: that is the dot of the last write */
+		paths_add(&u->came, c->path, c->path_len);
+		return true;
+	}
 	bool went = c->op == CDM_OP_UNLINK || c->op == CDM_OP_RMDIR || c->op == CDM_OP_RENAME;
 	bool came = c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK;
 	return (!went || paths_add(&u->went, c->path, c->path_len)) && (!came || paths_add(&u->came, c->path2, c->path2_len));

@@ -3,8 +3,11 @@
 #include "tests/cluster/story.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static unsigned kept_anywhere(void)
 {
@@ -179,6 +182,54 @@ static void both_hammer_the_same_files(void **state)
 	everywhere_equal();
 }
 
+static int64_t comparisons(void)
+{
+	int64_t count = 0;
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		count += counter(lab_node_name(lab, i), "verify_count");
+	return count;
+}
+
+static bool all_have_compared(void *arg, char *seen)
+{
+	int64_t now = comparisons();
+	snprintf(seen, 512, "%lld comparisons", (long long)now);
+	return now >= *(int64_t *)arg;
+}
+
+/* Nobody else can have removed what was never saved, although they know later changes of its author. */
+static void a_comparison_leaves_alone_what_is_being_written(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	unsigned nodes = lab_node_count(lab);
+	int fds[8];
+	save("n1", "meeting", "both know this");
+	for (unsigned i = 0; i < nodes; i++) {
+		const char *node = lab_node_name(lab, i);
+		_cleanup_free_ char *path = lab_path(lab, node, node);
+		fds[i] = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		assert_true(fds[i] >= 0 && write(fds[i], "first ", 6) == 6);
+		save(node, "beside", node);
+		in_sync();
+	}
+	int64_t compared = comparisons() + nodes - 1; /* each with its parent */
+	cut("n2");
+	save("n1", "meeting", "earlier, by n1");
+	save("n2", "meeting", "later, by n2");
+	healed("n2");
+	if (lab_wait_for(all_have_compared, &compared, STORY_MS, "comparisons of all", &err) < 0)
+		fail_msg("%s", err.text);
+	in_sync();
+	for (unsigned i = 0; i < nodes; i++) {
+		const char *node = lab_node_name(lab, i);
+		assert_true(exists(node, node));
+		assert_int_equal(write(fds[i], "second", 6), 6);
+		assert_int_equal(close(fds[i]), 0);
+		gets_text(lab_node_name(lab, (i + 1) % nodes), node, "first second");
+	}
+	everywhere_equal();
+}
+
 static void nothing_echoes(void **state)
 {
 	in_sync();
@@ -209,6 +260,7 @@ int main(void)
 		cmocka_unit_test(a_directory_was_renamed_before_a_restart),
 		cmocka_unit_test(both_move_a_directory),
 		cmocka_unit_test(both_hammer_the_same_files),
+		cmocka_unit_test(a_comparison_leaves_alone_what_is_being_written),
 		cmocka_unit_test(nothing_echoes),
 	};
 	return STORIES("two_sources", ((struct lab_options){.nodes = 3, .netns = true}), stories);

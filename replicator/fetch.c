@@ -242,7 +242,7 @@ static struct fetch *entry_for(struct peer *p, const struct coming *c, struct cd
 	if (fresh && fetch_create(s, c->version, c->size, &f, err) < 0)
 		return NULL;
 	set_path(f, c->path, c->path_len);
-	f->sender = p->serial;
+	fetch_sender_is(f, p);
 	f->used_ms = cdm_now_ms();
 	if (fresh)
 		tell_others(p, c);

@@ -61,6 +61,12 @@ static struct link *sender_link(const struct fetch *f)
 	return p && may_ask(f, p->link) ? p->link : NULL;
 }
 
+void fetch_sender_is(struct fetch *f, const struct peer *p)
+{
+	f->sender = p->serial;
+	f->from_ring = f->feeder && f->feeder != p->link;
+}
+
 static void send_ask(const struct fetch *f, struct link *l, enum frame_type type)
 {
 	struct fetch_ask a = {.request = f->request, .version = f->version, .size = f->size, .from = f->came / BLOCK * BLOCK, .set = set_name(f->set),

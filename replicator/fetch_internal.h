@@ -45,7 +45,7 @@ struct fetch {
 	uint8_t digest[16];          /* with ended: what it must have */
 	struct link *feeder;         /* it was asked and has not ended */
 	uint32_t request;
-	bool from_ring, paused;      /* paused: the feeder's link, by us */
+	bool from_ring, paused;      /* the feeder is not who sent the change; paused: the feeder's link, by us */
 	unsigned damages;            /* times that what came was not right */
 	int64_t ring_bad_ms;         /* until then the ring is not asked */
 	int64_t pause_ms;            /* until then nobody is: it was damaged each time */
@@ -71,6 +71,8 @@ void fetch_check(struct fetch *f); /* if everything came and is written: is it r
 
 /* fetch_feeder.c */
 void fetch_step(struct fetch *f); /* ask somebody, if nobody is asked */
+/* Who told us of it, by now: after another parent was chosen that is not the feeder, which may be stuck. */
+void fetch_sender_is(struct fetch *f, const struct peer *p);
 void fetch_stop_asking(struct fetch *f);
 void fetch_resume_feeder(struct fetch *f);
 void fetch_tick_wanted(struct set *s); /* look again in a moment, if there is something to look at */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "replicator/links.h"
-#include "replicator/renew.h"
+#include "replicator/link_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -9,120 +8,22 @@
 #include "common/cursor.h"
 #include "common/log.h"
 #include "common/tls.h"
-#include "replicator/conn.h"
 #include "replicator/fetch.h"
-#include "replicator/link_pack.h"
+#include "replicator/renew.h"
 #include "replicator/route.h"
 #include "replicator/set.h"
 #include "replicator/state.h"
-#include "replicator/wire_codec.h"
 
-#define LINK_MAGIC 0x11e7c0deu
 #define HELLO_MS 10000     /* connect, TLS and hello together */
 #define TICK_MS 5000
 #define PING_AFTER_MS 4500 /* nothing received for so long: ask */
 #define DEAD_AFTER_MS 15000
 
-struct attach { /* one set on this link */
-	struct set *set;
-	bool asked;      /* we want the peer as parent: SET_UP sent */
-	bool up;         /* both agreed; the set knows */
-	bool has_index;
-	uint16_t peer_index;
-};
-
-enum link_state { LINK_DIAL, LINK_HELLO, LINK_UP, LINK_ENDING };
-
-struct link {
-	uint32_t magic;
-	struct node *node;
-	struct conn *conn;
-	enum link_state state;
-	bool dialled, busy_queue;
-	char name[WIRE_NAME_MAX + 1]; /* dialled: whom we want; then whom the certificate named */
-	uint32_t number;              /* 0 before the certificate was seen */
-	uint64_t instance;
-	struct sockaddr_storage from;
-	struct cdm_timer *timer;      /* hello deadline, then the tick */
-	struct attach *attaches;
-	size_t attach_count;
-	uint32_t features;            /* WIRE_FEATURE_…: both ends have them */
-	enum section_class section;
-	uint64_t accounted;           /* sent bytes that are in the node's section_costs */
-	struct link_pack pack;
-	struct cdm_error why;
-};
-
 static const struct conn_ops link_conn_ops;
-
-/* --- sets on the link --- */
-
-static struct attach *attach_find(const struct link *l, const struct set *set)
-{
-	for (size_t i = 0; i < l->attach_count; i++)
-		if (l->attaches[i].set == set)
-			return &l->attaches[i];
-	return NULL;
-}
-
-static struct attach *attach_get(struct link *l, struct set *set)
-{
-	struct attach *a = attach_find(l, set);
-	if (a)
-		return a;
-	l->attaches = realloc(l->attaches, (l->attach_count + 1) * sizeof *a);
-	if (!l->attaches)
-		abort();
-	a = &l->attaches[l->attach_count++];
-	*a = (struct attach){.set = set};
-	return a;
-}
-
-static struct attach *attach_by_index(struct link *l, uint16_t index)
-{
-	for (size_t i = 0; i < l->attach_count; i++)
-		if (l->attaches[i].has_index && l->attaches[i].peer_index == index)
-			return &l->attaches[i];
-	return NULL;
-}
-
-static uint16_t own_index(const struct link *l, const struct set *set)
-{
-	for (size_t i = 0; i < l->node->set_count; i++)
-		if (l->node->sets[i] == set)
-			return (uint16_t)i;
-	return UINT16_MAX;
-}
-
-static void attach_up(struct link *l, struct attach *a)
-{
-	if (a->up)
-		return;
-	a->up = true;
-	struct set *set = a->set;
-	bool towards_parent = a->asked;
-	cdm_log(set_up, cdm_str("peer", l->name), cdm_str("set", set_name(set)), cdm_str("as", towards_parent ? "parent" : "child"));
-	set_link_up(set, l, towards_parent);
-	state_link_up(l->node, set, l);
-	route_set_up(l->node, set, l);
-}
-
-static void attach_down(struct link *l, struct attach *a, const char *why)
-{
-	bool was = a->up;
-	a->up = a->asked = false;
-	if (!was)
-		return;
-	struct set *set = a->set;
-	cdm_log(set_down, cdm_str("peer", l->name), cdm_str("set", set_name(set)), cdm_str("msg", why));
-	set_link_down(set, l);
-	state_link_down(l->node, set, l);
-}
 
 /* --- sending --- */
 
-/* Returns the payload bytes as they are sent; 0 also when the connection takes nothing any more. */
-static size_t send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
+size_t link_send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
 	const void *body, size_t body_len)
 {
 	assert(head_len + body_len <= FRAME_PAYLOAD_MAX);
@@ -141,17 +42,9 @@ static size_t send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t s
 	return sent;
 }
 
-void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t flags, const void *head, size_t head_len,
-	const void *body, size_t body_len)
-{
-	const struct attach *a = attach_find(l, set);
-	if (l->state == LINK_UP && a && a->up)
-		set_sent(set, WIRE_HEADER + send_frame(l, (uint8_t)type, flags, own_index(l, set), head, head_len, body, body_len));
-}
-
 void link_send_bare(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len)
 {
-	size_t sent = l->state == LINK_UP ? send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len) : 0;
+	size_t sent = l->state == LINK_UP ? link_send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len) : 0;
 	if (set && sent)
 		set_sent(set, WIRE_HEADER + sent);
 }
@@ -162,27 +55,7 @@ static void send_error(struct link *l, int errnum, const char *text)
 	struct wire_error e = {.number = wire_errno_of(errnum)};
 	snprintf(e.text, sizeof e.text, "%s", text);
 	size_t n = wire_error_encode(&e, out);
-	send_frame(l, FRAME_ERROR, 0, 0, out, n, NULL, 0);
-}
-
-static void send_set_up(struct link *l, const struct set *set, bool child)
-{
-	uint8_t out[WIRE_SMALL_MAX];
-	const struct route *r = route_of(l->node, set_name(set));
-	struct wire_set_up s = {.child = child, .epoch = r ? r->epoch : 0};
-	snprintf(s.name, sizeof s.name, "%s", set_name(set));
-	size_t n = wire_set_up_encode(&s, out);
-	send_frame(l, FRAME_SET_UP, 0, own_index(l, set), out, n, NULL, 0);
-}
-
-static void send_set_down(struct link *l, const char *name, int errnum, const char *why)
-{
-	uint8_t out[WIRE_SMALL_MAX];
-	struct wire_set_down s = {.why.number = wire_errno_of(errnum)};
-	snprintf(s.name, sizeof s.name, "%s", name);
-	snprintf(s.why.text, sizeof s.why.text, "%s", why);
-	size_t n = wire_set_down_encode(&s, out);
-	send_frame(l, FRAME_SET_DOWN, 0, 0, out, n, NULL, 0);
+	link_send_frame(l, FRAME_ERROR, 0, 0, out, n, NULL, 0);
 }
 
 static void send_hello(struct link *l)
@@ -192,72 +65,7 @@ static void send_hello(struct link *l)
 		.number = l->node->id->number, .instance = l->node->instance, .clock = cdm_clock_now()};
 	snprintf(h.name, sizeof h.name, "%s", l->node->id->node);
 	size_t n = wire_hello_encode(&h, out);
-	send_frame(l, FRAME_HELLO, 0, 0, out, n, NULL, 0);
-}
-
-/* --- sections (section.h) --- */
-
-const struct section *link_section(const struct link *l)
-{
-	return route_section(l->node, l->section);
-}
-
-static void account(struct link *l)
-{
-	uint64_t sent, received;
-	if (!l->instance || !l->conn)
-		return; /* the class is not known yet, or the end was counted */
-	link_counters(l, &sent, &received);
-	l->node->section_costs[l->section].wire_bytes += sent - l->accounted;
-	l->accounted = sent;
-}
-
-void links_account(struct node *node)
-{
-	for (size_t i = 0; i < node->link_count; i++)
-		account(node->links[i]);
-}
-
-/* One change of protection after the other: the next may have to wait until this one went out. */
-static void follow_encryption(struct link *l)
-{
-	const uint8_t plain = !link_section(l)->encryption && (l->features & WIRE_FEATURE_PLAIN);
-	if (l->state != LINK_UP || conn_switching(l->conn) || plain == conn_sends_plain(l->conn))
-		return;
-	if (send_frame(l, FRAME_PLAIN, 0, 0, &plain, sizeof plain, NULL, 0) == 0)
-		return; /* the connection is gone, we just do not know it yet */
-	conn_send_plain(l->conn, plain);
-	cdm_log(link_protection, cdm_str("peer", l->name), cdm_str("encryption", plain ? "off" : "on"));
-}
-
-static void follow_section(struct link *l)
-{
-	if (l->state != LINK_UP)
-		return;
-	account(l);
-	l->section = route_section_of(l->node, l->number);
-	follow_encryption(l);
-	conn_rate_changed(l->conn);
-}
-
-void links_follow_sections(struct node *node)
-{
-	for (size_t i = 0; i < node->link_count; i++)
-		follow_section(node->links[i]);
-}
-
-static uint64_t link_rate(void *arg)
-{
-	const struct link *l = arg;
-	return l->instance ? section_rate(link_section(l), cdm_wall_ns()) : 0;
-}
-
-static void take_plain(struct link *l, const uint8_t *payload, size_t len)
-{
-	if (len != 1 || payload[0] > 1 || !(l->features & WIRE_FEATURE_PLAIN))
-		link_fail(l, EPROTO, "a change of protection that cannot be read, or was not agreed on");
-	else
-		conn_receive_plain(l->conn, payload[0]); /* who sends decides what others may read */
+	link_send_frame(l, FRAME_HELLO, 0, 0, out, n, NULL, 0);
 }
 
 /* --- ending --- */
@@ -301,11 +109,10 @@ static void link_closed(void *arg, const struct cdm_error *why)
 	if (!l->why.number)
 		l->why = *why;
 	l->state = LINK_ENDING;
-	account(l);
+	link_account(l);
 	l->conn = NULL;
 	cdm_timer_cancel(&l->timer);
-	for (size_t i = 0; i < l->attach_count; i++)
-		attach_down(l, &l->attaches[i], l->why.text);
+	link_sets_closed(l);
 	if (was_up)
 		fetch_link_gone(node, l);
 	for (size_t i = 0; i < node->link_count; i++)
@@ -316,7 +123,6 @@ static void link_closed(void *arg, const struct cdm_error *why)
 	else if (!l->dialled)
 		cdm_log(link_refused, cdm_str("peer", l->name), cdm_str("msg", l->why.text));
 	dialer_link_gone(node, l, l->name, &l->why);
-	free(l->attaches);
 	link_pack_fini(&l->pack);
 	l->magic = 0;
 	free(l);
@@ -350,7 +156,7 @@ static void tick(void *arg)
 	}
 	if (idle >= PING_AFTER_MS || now - conn_last_out_ms(l->conn) >= PING_AFTER_MS) {
 		uint8_t stamp[8] = {0};
-		send_frame(l, FRAME_PING, 0, 0, stamp, sizeof stamp, NULL, 0);
+		link_send_frame(l, FRAME_PING, 0, 0, stamp, sizeof stamp, NULL, 0);
 	}
 	l->timer = cdm_loop_after(l->node->loop, TICK_MS, tick, l);
 }
@@ -475,7 +281,7 @@ static int take_hello(struct link *l, const uint8_t *payload, size_t len)
 	cdm_timer_cancel(&l->timer);
 	l->timer = cdm_loop_after(l->node->loop, TICK_MS, tick, l);
 	cdm_log(link_up, cdm_str("peer", l->name), cdm_str("dialled", l->dialled ? "here" : "there"));
-	follow_section(l);
+	link_follow_section(l);
 	dialer_link_up(l->node, l);
 	route_link_up(l->node, l);
 	return 0;
@@ -493,81 +299,6 @@ static void take_error(struct link *l, const uint8_t *payload, size_t len)
 	struct cdm_error why;
 	cdm_fail_plain(&why, wire_errno_to(e.number), "%s says: %s", l->name, e.text);
 	end_with(l, &why, false);
-}
-
-static void take_set_up(struct link *l, uint16_t index, const uint8_t *payload, size_t len)
-{
-	struct wire_set_up s;
-	if (wire_set_up_decode(payload, len, &s) < 0) {
-		link_fail(l, EPROTO, "a SET_UP that cannot be read");
-		return;
-	}
-	struct set *set = node_set(l->node, s.name);
-	const struct route *r = set ? route_of(l->node, s.name) : NULL;
-	const struct member *m = r ? route_member_number(r, l->number) : NULL;
-	if (!set || !r) {
-		send_set_down(l, s.name, set ? EAGAIN : ENOENT, set ? "no route for this set here yet" : "this node does not hold the set");
-		return;
-	}
-	if (!m || strcmp(m->name, l->name) != 0) {
-		send_set_down(l, s.name, EACCES, "not a member of this set");
-		return;
-	}
-	if (r->paused || m->paused) {
-		send_set_down(l, s.name, EAGAIN, ROUTE_PAUSED);
-		return;
-	}
-	struct attach *a = attach_get(l, set);
-	const struct attach *same = attach_by_index(l, index);
-	if (same && same != a) {
-		link_fail(l, EPROTO, "one index for two sets");
-		return;
-	}
-	a->has_index = true;
-	a->peer_index = index;
-	if (s.child && a->up) { /* it begins anew: it left us before, or we were its child */
-		bool asked = a->asked;
-		attach_down(l, a, "the other side begins anew");
-		a->asked = asked;
-	}
-	if (s.child)
-		send_set_up(l, set, false);
-	else if (!a->asked)
-		return; /* we changed our mind meanwhile; our SET_DOWN is on its way */
-	attach_up(l, a);
-}
-
-static void take_set_down(struct link *l, const uint8_t *payload, size_t len)
-{
-	struct wire_set_down s;
-	if (wire_set_down_decode(payload, len, &s) < 0) {
-		link_fail(l, EPROTO, "a SET_DOWN that cannot be read");
-		return;
-	}
-	struct set *set = node_set(l->node, s.name);
-	struct attach *a = set ? attach_find(l, set) : NULL;
-	if (!a)
-		return;
-	bool asked = a->asked;
-	attach_down(l, a, s.why.text);
-	if (asked)
-		route_set_refused(l->node, set, l, wire_errno_to(s.why.number), s.why.text);
-}
-
-static void take_set_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
-{
-	struct attach *a = attach_by_index(l, h->set);
-	if (!a) {
-		link_fail(l, EPROTO, "a frame for a set that was never named");
-		return;
-	}
-	if (!a->up)
-		return; /* sent before the peer saw our SET_DOWN */
-	struct cdm_error err = CDM_ERROR_INIT;
-	int r = h->type == FRAME_STATE ? state_frame(l->node, a->set, l, payload, h->payload, &err)
-				       : set_frame(a->set, l, h->type, h->flags, payload, h->payload, &err);
-	if (r < 0)
-		link_fail(l, -r, "%s", err.text[0] ? err.text : "a frame that cannot be used");
 }
 
 static void take_fetch_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
@@ -589,25 +320,25 @@ static void take_frame(struct link *l, const struct wire_header *h, const uint8_
 		take_hello(l, payload, h->payload);
 		break;
 	case FRAME_PING:
-		send_frame(l, FRAME_PONG, 0, 0, payload, h->payload, NULL, 0);
+		link_send_frame(l, FRAME_PONG, 0, 0, payload, h->payload, NULL, 0);
 		break;
 	case FRAME_PONG:
 		break;
 	case FRAME_PLAIN:
-		take_plain(l, payload, h->payload);
+		link_take_plain(l, payload, h->payload);
 		break;
 	case FRAME_ERROR:
 		take_error(l, payload, h->payload);
 		break;
 	case FRAME_SET_UP:
-		take_set_up(l, h->set, payload, h->payload);
+		link_take_set_up(l, h->set, payload, h->payload);
 		break;
 	case FRAME_SET_DOWN:
-		take_set_down(l, payload, h->payload);
+		link_take_set_down(l, payload, h->payload);
 		break;
 	default:
 		if (h->type == FRAME_STATE || (h->type >= FRAME_SUBSCRIBE && h->type <= FRAME_RESYNC_END))
-			take_set_frame(l, h, payload);
+			link_take_set_frame(l, h, payload);
 		else if (h->type >= FRAME_FETCH && h->type <= FRAME_FETCH_AT)
 			take_fetch_frame(l, h, payload);
 		/* else one that may be skipped: wire_header_decode has seen to that */
@@ -643,13 +374,11 @@ static size_t link_bytes(void *arg, const uint8_t *bytes, size_t len)
 static void link_drained(void *arg, size_t queued)
 {
 	struct link *l = arg;
-	follow_encryption(l);
+	link_follow_encryption(l);
 	if (!l->busy_queue || queued >= LINK_QUEUE_LOW)
 		return;
 	l->busy_queue = false;
-	for (size_t i = 0; i < l->attach_count && l->state == LINK_UP; i++)
-		if (l->attaches[i].up)
-			set_link_drained(l->attaches[i].set, l);
+	link_sets_drained(l);
 	if (l->state == LINK_UP)
 		feed_link_drained(l->node, l);
 }
@@ -659,45 +388,6 @@ static const struct conn_ops link_conn_ops = {
 };
 
 /* --- what others ask --- */
-
-void link_attach(struct link *l, struct set *set)
-{
-	struct attach *a = attach_get(l, set);
-	if (l->state != LINK_UP || a->asked)
-		return;
-	attach_down(l, a, "it is to be our parent now"); /* what was our child: both begin anew */
-	a->asked = true;
-	send_set_up(l, set, true);
-}
-
-void link_detach(struct link *l, struct set *set, const char *why)
-{
-	struct attach *a = attach_find(l, set);
-	if (l->state != LINK_UP || !a || (!a->up && !a->asked))
-		return;
-	send_set_down(l, set_name(set), ESHUTDOWN, why);
-	attach_down(l, a, why);
-}
-
-bool link_carries(const struct link *l, const struct set *set)
-{
-	const struct attach *a = attach_find(l, set);
-	return a && a->up && l->state == LINK_UP;
-}
-
-bool link_attaching(const struct link *l, const struct set *set)
-{
-	const struct attach *a = attach_find(l, set);
-	return a && a->asked;
-}
-
-bool link_serves_any(const struct link *l)
-{
-	for (size_t i = 0; i < l->attach_count; i++)
-		if (l->attaches[i].up || l->attaches[i].asked)
-			return true;
-	return false;
-}
 
 struct link *link_find_up(struct node *node, const char *peer)
 {

@@ -11,22 +11,18 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include "common/buffer.h"
 
 #define TLS_MAGIC 0x715c0ec7u
 #define NODE_URI "cdmfs:node:"
 #define ROOM_EMPTY (128u << 10) /* for received bytes … */
 #define ROOM_LEAST (48u << 10)  /* … behind the part of a record that came already */
 
-struct bytes { /* [start, end) of a growing piece of memory */
-	uint8_t *mem;
-	size_t start, end, room;
-};
-
 struct cdm_tls {
 	uint32_t magic;
 	SSL *ssl;
-	struct bytes in, out;
-	struct bytes sending; /* handed out by cdm_tls_out_take */
+	struct cdm_buffer in, out;
+	struct cdm_buffer sending; /* handed out by cdm_tls_out_take */
 };
 
 /* What OpenSSL says in its queue, as the end of our sentence; empties the queue. */
@@ -90,40 +86,10 @@ void cdm_tls_allow_late(SSL_CTX *ctx)
 
 /* --- between the engine and our buffers: OpenSSL's own memory BIO copies twice and clears what it grows by --- */
 
-static size_t bytes_len(const struct bytes *b)
-{
-	return b->end - b->start;
-}
-
-static uint8_t *bytes_room(struct bytes *b, size_t len)
-{
-	size_t used = bytes_len(b);
-	if (used > 0 && b->room - b->end >= len)
-		return b->mem + b->end;
-	if (b->room < used + len) {
-		size_t room = b->room ? b->room : 4096;
-		while (room < used + len)
-			room *= 2;
-		uint8_t *mem = malloc(room);
-		if (!mem)
-			abort();
-		if (used)
-			memcpy(mem, b->mem + b->start, used);
-		free(b->mem);
-		b->mem = mem;
-		b->room = room;
-	} else if (used) {
-		memmove(b->mem, b->mem + b->start, used);
-	}
-	b->start = 0;
-	b->end = used;
-	return b->mem + used;
-}
-
 static int engine_read(BIO *bio, char *to, size_t room, size_t *ret)
 {
 	struct cdm_tls *t = BIO_get_data(bio);
-	size_t len = bytes_len(&t->in);
+	size_t len = cdm_buffer_len(&t->in);
 	BIO_clear_retry_flags(bio);
 	if (len == 0) {
 		BIO_set_retry_read(bio);
@@ -131,14 +97,14 @@ static int engine_read(BIO *bio, char *to, size_t room, size_t *ret)
 	}
 	*ret = len < room ? len : room;
 	memcpy(to, t->in.mem + t->in.start, *ret);
-	t->in.start += *ret; /* the place of the next ones does not move with it */
+	t->in.start += *ret; /* not consumed: the next ones may be coming to their place just now */
 	return 1;
 }
 
 static int engine_write(BIO *bio, const char *from, size_t len, size_t *ret)
 {
 	struct cdm_tls *t = BIO_get_data(bio);
-	memcpy(bytes_room(&t->out, len), from, len);
+	memcpy(cdm_buffer_reserve(&t->out, len), from, len);
 	t->out.end += len;
 	*ret = len;
 	return 1;
@@ -194,16 +160,16 @@ void cdm_tls_free(struct cdm_tls **pt)
 	if (!t)
 		return;
 	SSL_free(t->ssl);
-	free(t->in.mem);
-	free(t->out.mem);
-	free(t->sending.mem);
+	cdm_buffer_fini(&t->in);
+	cdm_buffer_fini(&t->out);
+	cdm_buffer_fini(&t->sending);
 	t->magic = 0;
 	free(t);
 }
 
 uint8_t *cdm_tls_room(struct cdm_tls *t, size_t *ret_room)
 {
-	bytes_room(&t->in, bytes_len(&t->in) > 0 ? ROOM_LEAST : ROOM_EMPTY);
+	cdm_buffer_reserve(&t->in, cdm_buffer_len(&t->in) > 0 ? ROOM_LEAST : ROOM_EMPTY);
 	*ret_room = t->in.room - t->in.end;
 	return t->in.mem + t->in.end;
 }
@@ -221,13 +187,13 @@ int cdm_tls_between_records(const struct cdm_tls *t, struct cdm_error *err)
 
 const uint8_t *cdm_tls_unread(const struct cdm_tls *t, size_t *ret_len)
 {
-	*ret_len = bytes_len(&t->in);
+	*ret_len = cdm_buffer_len(&t->in);
 	return t->in.mem + t->in.start;
 }
 
 void cdm_tls_skip(struct cdm_tls *t, size_t len)
 {
-	assert(len <= bytes_len(&t->in));
+	assert(len <= cdm_buffer_len(&t->in));
 	t->in.start += len;
 }
 
@@ -290,12 +256,12 @@ int cdm_tls_write(struct cdm_tls *t, const void *bytes, size_t len, struct cdm_e
 
 size_t cdm_tls_out_waiting(const struct cdm_tls *t)
 {
-	return bytes_len(&t->out);
+	return cdm_buffer_len(&t->out);
 }
 
 size_t cdm_tls_out_take(struct cdm_tls *t, const uint8_t **ret)
 {
-	struct bytes sent = t->sending;
+	struct cdm_buffer sent = t->sending;
 	t->sending = t->out;
 	t->out = sent;
 	t->out.start = t->out.end = 0;

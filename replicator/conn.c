@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "common/buffer.h"
 #include "replicator/pace.h"
 #include "replicator/plain.h"
 
@@ -18,11 +19,6 @@
 #define OUT_KEEP (256u << 10)      /* an empty send queue larger than this is given back */
 #define FINISH_MS 1000
 #define USER_TIMEOUT_MS 15000
-
-struct buffer { /* bytes [start, end) of a growing piece of memory */
-	uint8_t *mem;
-	size_t start, end, room;
-};
 
 enum conn_state { CONN_CONNECTING, CONN_HANDSHAKE, CONN_OPEN, CONN_FINISHING, CONN_CLOSED };
 
@@ -48,7 +44,7 @@ struct conn {
 	bool limited;                /* when `pace` was asked last */
 	struct cdm_timer *pace_timer;
 	struct cdm_io *connect_io, *recv_io, *send_io;
-	struct buffer in, out;
+	struct cdm_buffer in, out;
 	size_t need;
 	unsigned pauses;
 	bool flush_posted, advance_posted, shut;
@@ -70,49 +66,6 @@ static void *must(void *p)
 	return p;
 }
 
-/* --- buffers --- */
-
-static size_t buffer_len(const struct buffer *b)
-{
-	return b->end - b->start;
-}
-
-static uint8_t *buffer_reserve(struct buffer *b, size_t len)
-{
-	if (b->room - b->end >= len)
-		return b->mem + b->end;
-	size_t used = buffer_len(b);
-	if (b->start > 0 && (b->room - used >= len) && used <= b->room / 2) {
-		memmove(b->mem, b->mem + b->start, used);
-	} else {
-		size_t room = b->room ? b->room : 4096;
-		while (room - used < len)
-			room *= 2;
-		uint8_t *mem = must(malloc(room));
-		if (used)
-			memcpy(mem, b->mem + b->start, used);
-		free(b->mem);
-		b->mem = mem;
-		b->room = room;
-	}
-	b->start = 0;
-	b->end = used;
-	return b->mem + b->end;
-}
-
-static void buffer_consume(struct buffer *b, size_t len)
-{
-	b->start += len;
-	if (b->start == b->end)
-		b->start = b->end = 0;
-}
-
-static void buffer_fini(struct buffer *b)
-{
-	free(b->mem);
-	*b = (struct buffer){0};
-}
-
 /* --- life --- */
 
 static void conn_unref(struct conn *c)
@@ -123,8 +76,8 @@ static void conn_unref(struct conn *c)
 	if (c->fd >= 0)
 		close(c->fd);
 	cdm_tls_free(&c->tls);
-	buffer_fini(&c->in);
-	buffer_fini(&c->out);
+	cdm_buffer_fini(&c->in);
+	cdm_buffer_fini(&c->out);
 	free(c->plain_buf);
 	plain_free(&c->plain_out);
 	plain_free(&c->plain_in);
@@ -275,7 +228,7 @@ static void post_flush(struct conn *c)
 
 uint8_t *conn_room(struct conn *c, size_t len)
 {
-	return c->state == CONN_CLOSED || c->state == CONN_FINISHING ? NULL : buffer_reserve(&c->out, len);
+	return c->state == CONN_CLOSED || c->state == CONN_FINISHING ? NULL : cdm_buffer_reserve(&c->out, len);
 }
 
 void conn_added(struct conn *c, size_t len)
@@ -366,7 +319,7 @@ static int seal_plain(struct conn *c, size_t len, struct cdm_error *err)
 /* Protect some of what is queued. Afterwards send_at and send_len tell what goes out, maybe nothing. */
 static int seal_some(struct conn *c, struct cdm_error *err)
 {
-	size_t len = buffer_len(&c->out);
+	size_t len = cdm_buffer_len(&c->out);
 	if (len == 0 || (c->state != CONN_OPEN && c->state != CONN_FINISHING) || c->pace_timer)
 		return 0;
 	if (len > SEAL_BYTES)
@@ -383,9 +336,9 @@ static int seal_some(struct conn *c, struct cdm_error *err)
 		c->send_len = cdm_tls_out_take(c->tls, &c->send_at);
 	if (c->limited)
 		pace_used(&c->pace, c->send_len);
-	buffer_consume(&c->out, len);
-	if (buffer_len(&c->out) == 0 && c->out.room > OUT_KEEP)
-		buffer_fini(&c->out);
+	cdm_buffer_consume(&c->out, len);
+	if (cdm_buffer_len(&c->out) == 0 && c->out.room > OUT_KEEP)
+		cdm_buffer_fini(&c->out);
 	if (c->switching && (c->switch_after -= len) == 0) {
 		c->switching = false;
 		c->sends_plain = !c->sends_plain;
@@ -411,19 +364,19 @@ static void conn_flush(struct conn *c)
 	}
 	if (c->send_len > 0)
 		send_rest(c);
-	else if (c->state == CONN_FINISHING && !c->shut && buffer_len(&c->out) == 0) {
+	else if (c->state == CONN_FINISHING && !c->shut && cdm_buffer_len(&c->out) == 0) {
 		c->shut = true;
 		shutdown(c->fd, SHUT_WR);
 	}
 	if (c->state == CONN_OPEN && c->ops->drained)
-		c->ops->drained(c->arg, buffer_len(&c->out));
+		c->ops->drained(c->arg, cdm_buffer_len(&c->out));
 }
 
 void conn_send_plain(struct conn *c, bool on)
 {
-	assert(!c->switching && buffer_len(&c->out) > 0);
+	assert(!c->switching && cdm_buffer_len(&c->out) > 0);
 	c->switching = on != c->sends_plain;
-	c->switch_after = buffer_len(&c->out);
+	c->switch_after = cdm_buffer_len(&c->out);
 }
 
 bool conn_sends_plain(const struct conn *c)
@@ -439,13 +392,13 @@ bool conn_switching(const struct conn *c)
 void conn_rate_changed(struct conn *c)
 {
 	cdm_timer_cancel(&c->pace_timer);
-	if (buffer_len(&c->out) > 0)
+	if (cdm_buffer_len(&c->out) > 0)
 		post_flush(c);
 }
 
 size_t conn_queued(const struct conn *c)
 {
-	return buffer_len(&c->out) + (c->send_len - c->send_done);
+	return cdm_buffer_len(&c->out) + (c->send_len - c->send_done);
 }
 
 /* --- receiving --- */
@@ -496,7 +449,7 @@ static ssize_t read_record(struct conn *c, struct cdm_error *err)
 	ssize_t n = r < 0 ? r : plain_open(c->plain_in, from, have, &len, err);
 	if (n <= 0)
 		return n;
-	memcpy(buffer_reserve(&c->in, len), from + PLAIN_HEAD, len);
+	memcpy(cdm_buffer_reserve(&c->in, len), from + PLAIN_HEAD, len);
 	cdm_tls_skip(c->tls, (size_t)n);
 	return (ssize_t)len;
 }
@@ -506,8 +459,8 @@ static ssize_t read_some(struct conn *c, struct cdm_error *err)
 {
 	if (c->receives_plain)
 		return read_record(c, err);
-	size_t len = buffer_len(&c->in), want = c->need > len && c->need - len > IN_STEP ? c->need - len : IN_STEP;
-	uint8_t *to = buffer_reserve(&c->in, want);
+	size_t len = cdm_buffer_len(&c->in), want = c->need > len && c->need - len > IN_STEP ? c->need - len : IN_STEP;
+	uint8_t *to = cdm_buffer_reserve(&c->in, want);
 	return cdm_tls_read(c->tls, to, c->in.room - c->in.end, err);
 }
 
@@ -517,7 +470,7 @@ static int check_switch(struct conn *c, struct cdm_error *err)
 	if (!c->switched_in)
 		return 0;
 	c->switched_in = false;
-	if (buffer_len(&c->in) > 0)
+	if (cdm_buffer_len(&c->in) > 0)
 		return cdm_fail_plain(err, EPROTO, "bytes behind a change of protection");
 	return c->receives_plain ? cdm_tls_between_records(c->tls, err) : 0;
 }
@@ -527,10 +480,10 @@ static void decrypt_and_deliver(struct conn *c)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	while (c->state == CONN_OPEN && c->pauses == 0) {
-		if (buffer_len(&c->in) > 0 && buffer_len(&c->in) >= c->need) {
+		if (cdm_buffer_len(&c->in) > 0 && cdm_buffer_len(&c->in) >= c->need) {
 			c->need = 0;
-			size_t used = c->ops->bytes(c->arg, c->in.mem + c->in.start, buffer_len(&c->in));
-			buffer_consume(&c->in, used);
+			size_t used = c->ops->bytes(c->arg, c->in.mem + c->in.start, cdm_buffer_len(&c->in));
+			cdm_buffer_consume(&c->in, used);
 			if (c->state == CONN_OPEN && check_switch(c, &err) < 0)
 				conn_abort(c, &err);
 			if (c->state != CONN_OPEN || c->pauses > 0)

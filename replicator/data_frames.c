@@ -336,8 +336,8 @@ static void decode_delta(struct reading *r, struct carried *c)
 	d->copies_total = reading_u32(r);
 	if (d->copies_total <= FRAME_COPIES_INLINE_MAX)
 		d->copies = reading_bytes(r, d->copies_total);
-	if (r->bad || cdm_dot_is_none(d->base) || c->change.op != CDM_OP_SAVE || c->flags & CARRIED_ANSWER || d->base_size > INT64_MAX ||
-		d->copies_total > FRAME_COPIES_MAX || (d->path_len && cdm_path_check(d->path, d->path_len) < 0))
+	if (r->bad || cdm_dot_is_none(d->base) || c->change.op != CDM_OP_SAVE || d->base_size > INT64_MAX ||
+		d->copies_total > (c->flags & CARRIED_ANSWER ? FRAME_ANSWER_COPIES_MAX : FRAME_COPIES_MAX) || (d->path_len && cdm_path_check(d->path, d->path_len) < 0))
 		r->bad = true;
 }
 
@@ -459,16 +459,46 @@ void need_encode(const struct need *n, struct bytes *out)
 	bytes_put_u64(out, n->ticket);
 	bytes_put_u32(out, (uint32_t)n->path_len);
 	bytes_put(out, n->path, n->path_len);
+	if (cdm_dot_is_none(n->base))
+		return;
+	bytes_put_u64(out, n->base.origin);
+	bytes_put_u64(out, n->base.number);
+	bytes_put_u64(out, n->base_size);
 }
 
 int need_decode(const uint8_t *in, size_t len, struct need *ret)
 {
 	struct reading r = {in, len, 0, false};
+	*ret = (struct need){0};
 	ret->ticket = reading_u64(&r);
 	ret->path_len = reading_u32(&r);
 	ret->path = (const char *)reading_bytes(&r, ret->path_len);
+	if (!r.bad && r.at < len) {
+		ret->base.origin = reading_u64(&r);
+		ret->base.number = reading_u64(&r);
+		ret->base_size = reading_u64(&r);
+		r.bad |= cdm_dot_is_none(ret->base) || ret->base_size > INT64_MAX;
+	}
 	if (!reading_done(&r) || !ret->ticket || cdm_path_check(ret->path, ret->path_len) < 0)
 		return -EBADMSG;
+	return 0;
+}
+
+void signature_part_encode_head(uint64_t ticket, uint32_t total, struct bytes *out)
+{
+	bytes_put_u64(out, ticket);
+	bytes_put_u32(out, total);
+}
+
+int signature_part_decode(const uint8_t *in, size_t len, struct signature_part *ret)
+{
+	struct reading r = {in, len, 0, false};
+	ret->ticket = reading_u64(&r);
+	ret->total = reading_u32(&r);
+	if (r.bad || !ret->ticket || len - r.at > ret->total || (ret->total && len == r.at))
+		return -EBADMSG;
+	ret->len = len - r.at;
+	ret->data = in + r.at;
 	return 0;
 }
 

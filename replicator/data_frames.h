@@ -97,7 +97,8 @@ struct carried_xattr {
 	uint32_t value_len;
 };
 #define FRAME_COPIES_INLINE_MAX (32u << 10) /* bytes of copies in CHANGE; more come in COPIES frames */
-#define FRAME_COPIES_MAX (4u << 20)         /* bytes of copies of one content */
+#define FRAME_COPIES_MAX (4u << 20)         /* bytes of copies of one content … */
+#define FRAME_ANSWER_COPIES_MAX (128u << 10) /* … in an answer: many of them may wait */
 struct carried_delta { /* with CONTENT_DELTA */
 	struct cdm_dot base;     /* content version that the copies are taken from … */
 	const char *path;        /* … and where it is, "" = at the change's own path */
@@ -204,12 +205,22 @@ void fetch_stop_encode(uint32_t request, struct bytes *out); /* FETCH_STOP */
 int fetch_stop_decode(const uint8_t *in, size_t len, uint32_t *ret_request);
 
 #define NEED_LOOK 1 /* flag of a NEED frame: version and attributes of a file are enough */
-struct need { /* NEED: send what is at this path whole; the answer carries `ticket` as its change's number */
+struct need { /* NEED: send what is at this path; the answer carries `ticket` as its change's number */
 	uint64_t ticket;
 	const char *path;
 	size_t path_len;
+	struct cdm_dot base; /* this version of it is with the asker: the answer may be a delta; none: whole */
+	uint64_t base_size;
 };
-void need_encode(const struct need *n, struct bytes *out);
+void need_encode(const struct need *n, struct bytes *out); /* also SIGN: of a NEED with a base, as it came */
 int need_decode(const uint8_t *in, size_t len, struct need *ret);
+struct signature_part { /* SIGNATURE: delta_signature_encode of the base of a NEED, in parts */
+	uint64_t ticket;
+	uint32_t total; /* bytes of all parts; 0: it is not to be had */
+	const uint8_t *data;
+	size_t len;
+};
+void signature_part_encode_head(uint64_t ticket, uint32_t total, struct bytes *out);
+int signature_part_decode(const uint8_t *in, size_t len, struct signature_part *ret);
 
 #endif

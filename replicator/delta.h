@@ -78,6 +78,7 @@ int delta_search(int fd, const struct delta_signature *old, struct delta_found *
 /* Signature: u8 1 (format), u8 bits, u64 size, then per block u32 rolling, u32 strong. Decode checks all before it takes memory;
  * -EBADMSG. The caller frees. */
 size_t delta_signature_size(const struct delta_signature *s);
+size_t delta_signature_size_for(uint64_t file_size); /* of a file of at most DELTA_SIZE_MAX */
 void delta_signature_encode(const struct delta_signature *s, struct bytes *out);
 int delta_signature_decode(const uint8_t *in, size_t len, struct delta_signature **ret);
 

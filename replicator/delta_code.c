@@ -13,6 +13,12 @@
 
 /* --- signatures --- */
 
+size_t delta_signature_size_for(uint64_t file_size)
+{
+	unsigned bits = delta_bits(file_size);
+	return HEAD + (size_t)((file_size + (1ull << bits) - 1) >> bits) * BLOCK;
+}
+
 size_t delta_signature_size(const struct delta_signature *s)
 {
 	return HEAD + s->count * BLOCK;

@@ -49,6 +49,7 @@ static void plan_free(struct delta_plan *p)
 {
 	delta_found_fini(&p->found);
 	bytes_fini(&p->copies);
+	bytes_fini(&p->given);
 	item_free(p->item);
 	free(p->base_path);
 	free(p);
@@ -226,7 +227,11 @@ static void search(struct delta_plan *p)
 		return;
 	if (cdm_dot_is_none(p->base) && !find_like(p, (uint64_t)st.st_size))
 		return;
-	struct delta_signature *old = signatures_get(signatures, p->base);
+	struct delta_signature *old = NULL;
+	if (!p->given.len)
+		old = signatures_get(signatures, p->base);
+	else if (delta_signature_decode(p->given.data, p->given.len, &old) < 0)
+		old = NULL;
 	if (!old || delta_search(fd, old, &p->found, NULL) < 0) {
 		free(old);
 		return;
@@ -320,7 +325,8 @@ static void search_done(void *arg)
 		sign(p->deltas, p->item); /* nothing to search for was found: the next version shall find this one */
 	item_free(p->item);
 	p->item = NULL;
-	p->deltas->plan_bytes += plan_bytes(p);
+	if (p->remembered)
+		p->deltas->plan_bytes += plan_bytes(p);
 	deltas_release(&p);
 	kick_peers(s);
 }
@@ -347,6 +353,28 @@ bool deltas_fits(const struct delta_plan *p, const struct cdm_change *c)
 	return cdm_dot_equal(base, p->base) || (p->guessed && cdm_dot_is_none(base));
 }
 
+/* Searched for from now on. Two hold it: the caller and the worker. */
+static struct delta_plan *plan_begin(struct deltas *d, const struct item *item, struct cdm_dot base, struct bytes *given)
+{
+	struct delta_plan *p = calloc(1, sizeof *p);
+	if (!p || !(p->item = copy_item(item))) {
+		free(p);
+		return NULL;
+	}
+	p->deltas = d;
+	p->set = d->set;
+	p->version = item->change.version.dot;
+	p->base = base;
+	p->refs = 2;
+	if (given) {
+		p->given = *given;
+		*given = (struct bytes){0};
+	}
+	d->set->posted++;
+	cdm_worker_submit(d->searcher, search_work, search_done, p);
+	return p;
+}
+
 static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
 {
 	const struct cdm_change *c = &item->change;
@@ -366,22 +394,26 @@ static struct delta_plan *plan_of(struct deltas *d, const struct item *item)
 		sign(d, item);
 		return NULL;
 	}
-	p = calloc(1, sizeof *p);
-	if (!p || !(p->item = copy_item(item))) {
-		free(p);
+	p = plan_begin(d, item, base, NULL);
+	if (!p)
 		return NULL;
-	}
-	p->deltas = d;
-	p->set = d->set;
-	p->version = c->version.dot;
-	p->base = base;
+	p->remembered = true;
 	p->guessed = cdm_dot_is_none(deltas_base(c));
-	p->refs = 2; /* ours, the worker's */
 	plan_add(d, p);
 	plans_trim(d);
-	d->set->posted++;
-	cdm_worker_submit(d->searcher, search_work, search_done, p);
 	return p;
+}
+
+struct delta_plan *deltas_against(struct deltas *d, const struct item *item, struct cdm_dot base, struct bytes *signature)
+{
+	if (!d || !d->ready || d->set->stopping || cdm_dot_is_none(base) || cdm_dot_is_none(item->change.version.dot))
+		return NULL;
+	return plan_begin(d, item, base, signature);
+}
+
+bool deltas_knows(const struct deltas *d, struct cdm_dot version)
+{
+	return d && d->ready && signatures_has(d->signatures, version);
 }
 
 bool deltas_opening(const struct deltas *d)
@@ -401,6 +433,57 @@ struct delta_plan *deltas_take(struct deltas *d, const struct item *item)
 		return NULL;
 	p->refs++;
 	return p;
+}
+
+/* --- what a peer asks of a base of ours --- */
+
+struct telling {
+	struct deltas *deltas;
+	char *path;
+	size_t len;
+	struct cdm_dot version;
+	struct bytes encoded;
+	deltas_sign_fn *done;
+	void *arg;
+};
+
+static void tell_work(void *arg)
+{
+	struct telling *t = arg;
+	uint8_t digest[16];
+	struct signatures *signatures = t->deltas->signatures; /* were opened before, by this thread; NULL: they could not be */
+	struct delta_signature *signature = signatures ? signatures_get(signatures, t->version) : NULL;
+	if (!signature) {
+		_cleanup_close_ int fd = cdm_open_beneath(t->deltas->set->store_fd, t->path, t->len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+		if (fd < 0 || !still_is(fd, t->version) || delta_sign_file(fd, &signature, digest, NULL) < 0)
+			return;
+	}
+	delta_signature_encode(signature, &t->encoded);
+	free(signature);
+}
+
+static void tell_done(void *arg)
+{
+	struct telling *t = arg;
+	struct set *s = t->deltas->set;
+	s->posted--;
+	t->done(t->arg, &t->encoded);
+	bytes_fini(&t->encoded);
+	free(t->path);
+	free(t);
+}
+
+int deltas_sign(struct deltas *d, const char *path, size_t len, struct cdm_dot version, deltas_sign_fn *done, void *arg)
+{
+	if (!d || d->set->stopping)
+		return -EAGAIN;
+	struct telling *t = calloc(1, sizeof *t);
+	if (!t || !(t->path = malloc(len + 1)))
+		abort();
+	*t = (struct telling){.deltas = d, .path = memcpy(t->path, path, len), .len = len, .version = version, .done = done, .arg = arg};
+	d->set->posted++;
+	cdm_worker_submit(d->signer, tell_work, tell_done, t);
+	return 0;
 }
 
 /* --- lifetime --- */

@@ -32,6 +32,8 @@ struct delta_plan {
 	unsigned refs;            /* private to deltas.c from here */
 	struct delta_plan *next, *next_like;
 	bool found_any;           /* written by the worker */
+	bool remembered;          /* shared by all peers; else for one answer */
+	struct bytes given;       /* the base's signature, as a peer told it */
 	struct deltas *deltas;
 	struct item *item;        /* a copy for the worker */
 	struct set *set;
@@ -52,6 +54,15 @@ void deltas_received(struct deltas *d, const struct carried *k, struct delta_cop
 /* Its plan, to be released; the peers are kicked when WORKING ends. NULL: it travels whole. */
 struct delta_plan *deltas_take(struct deltas *d, const struct item *item);
 void deltas_release(struct delta_plan **plan);
+
+/* For an answer: a plan of its content against `base`, which the asker has. signature: of the base, as the asker told it (taken over); empty: it is
+ * remembered here. To be released; the peers are kicked when WORKING ends. NULL: it travels whole. */
+struct delta_plan *deltas_against(struct deltas *d, const struct item *item, struct cdm_dot base, struct bytes *signature);
+/* Is this version's signature remembered? */
+bool deltas_knows(const struct deltas *d, struct cdm_dot version);
+/* The signature of what is at a path, if it is this version: encoded, empty if it cannot be had. done: on the loop. */
+typedef void deltas_sign_fn(void *arg, const struct bytes *encoded);
+int deltas_sign(struct deltas *d, const char *path, size_t len, struct cdm_dot version, deltas_sign_fn *done, void *arg);
 
 /* Is the plan's base what this save builds on? */
 bool deltas_fits(const struct delta_plan *p, const struct cdm_change *c);

@@ -32,6 +32,8 @@ enum frame_type {
 	FRAME_NEED = 39,      /* of a change: send it another way (whole, from offset, …) */
 	FRAME_COPIES = 40,    /* of the current change: what is copied out of the base version */
 	FRAME_COMING = 41,    /* a large content is on its way: it may be fetched already */
+	FRAME_SIGN = 42,      /* to who needs something and has another version of it: tell its signature … */
+	FRAME_SIGNATURE = 43, /* … here it is */
 	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50,
 	FRAME_RESYNC_ASK = 51, /* child to parent: let me compare trees with you (doubt.c) */
 	FRAME_RESYNC_END = 54,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
 #include "replicator/publish_ops.h"
+#include "replicator/base.h"
 #include "replicator/quarantine.h"
 
 #include <errno.h>
@@ -31,9 +32,9 @@ struct note { /* applier to loop */
 	struct set *set;
 	enum { NOTE_PAUSE, NOTE_NEED } kind;
 	char code[32], reason[256];
-	uint64_t ticket, peer_serial;
+	uint64_t peer_serial;
 	char *path;
-	size_t path_len;
+	struct need need;
 };
 
 static void note_arrives(void *arg)
@@ -47,11 +48,7 @@ static void note_arrives(void *arg)
 		while (p && p->serial != note->peer_serial)
 			p = p->next;
 		if (p) {
-			struct need need = {.ticket = note->ticket, .path = note->path, .path_len = note->path_len};
-			struct bytes frame = {0};
-			need_encode(&need, &frame);
-			link_send(p->link, s, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);
-			bytes_fini(&frame);
+			base_send_need(p, &note->need);
 			count_up(&s->counters.needs_sent, 1);
 		} else {
 			publisher_peer_gone(s->publisher, note->peer_serial);
@@ -92,18 +89,19 @@ static bool wait_ms(struct publisher *pub, int64_t ms)
 	return go_on;
 }
 
-struct incoming *publisher_need(struct publisher *pub, const char *path, size_t len, bool *ret_gone)
+struct incoming *publisher_need(struct publisher *pub, const struct need *need, bool *ret_gone)
 {
 	struct note *note = calloc(1, sizeof *note);
 	*ret_gone = true;
-	if (!note || !(note->path = malloc(len + 1)))
+	if (!note || !(note->path = malloc(need->path_len + 1)))
 		abort();
-	memcpy(note->path, path, len);
-	note->path_len = len;
+	memcpy(note->path, need->path, need->path_len);
+	note->need = *need;
+	note->need.path = note->path;
 	note->set = pub->set;
 	note->kind = NOTE_NEED;
 	pthread_mutex_lock(&pub->lock);
-	note->ticket = pub->ticket = ++pub->staged_number;
+	note->need.ticket = pub->ticket = ++pub->staged_number;
 	note->peer_serial = pub->ticket_peer = pub->job->peer_serial;
 	pub->answer = NULL;
 	pub->answer_gone = false;

@@ -136,8 +136,8 @@ enum apply {
 
 int publisher_open(struct publisher *pub, struct cdm_error *err);
 void publisher_close(struct publisher *pub);
-/* Fetch what the sender has at this path. NULL: it has nothing there, or is gone (*ret_gone). */
-struct incoming *publisher_need(struct publisher *pub, const char *path, size_t len, bool *ret_gone);
+/* Fetch what the sender has at this path; with a base it may come as a delta. NULL: it has nothing there, or is gone (*ret_gone). */
+struct incoming *publisher_need(struct publisher *pub, const struct need *need, bool *ret_gone);
 
 /* Directory fd (borrowed) of path's parent, in the mount; name points into a static-per-publisher buffer. -ENOENT … */
 int publisher_parent(struct publisher *pub, const char *path, size_t len, char ret_name[CDM_NAME_LEN_MAX + 1]);

@@ -12,6 +12,7 @@
 #include "replicator/content.h"
 #include "replicator/publish.h"
 #include "replicator/publish_ops.h"
+#include "replicator/base.h"
 
 #define PLACE_TRIES 8
 #define REVIVE_DEPTH 256
@@ -83,7 +84,7 @@ static int revive_one(struct publisher *pub, struct incoming *in, const char *pa
 {
 	char name[CDM_NAME_LEN_MAX + 1], staged[STAGING_NAME_MAX];
 	bool gone;
-	struct incoming *dir = publisher_need(pub, path, len, &gone);
+	struct incoming *dir = publisher_need(pub, &(struct need){.path = path, .path_len = len}, &gone);
 	if (!dir)
 		return gone ? -ECANCELED : APPLY_SKIP;
 	struct cdm_handle handle;
@@ -269,17 +270,32 @@ int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *e
 
 /* --- content changes in place --- */
 
+/* What the sender has there now, for `in`, as a whole: put together if it came as a delta of what is here. */
+static struct incoming *need_whole(struct publisher *pub, const struct incoming *in, const char *path, size_t len, bool *ret_gone, struct cdm_error *err)
+{
+	struct need need = {.path = path, .path_len = len};
+	base_here(pub->set, &need);
+	if (in->carried.kind == CONTENT_DELTA && cdm_dot_equal(in->carried.delta.base, need.base))
+		need.base = (struct cdm_dot){0}; /* it was tried: what is here is not what its version says */
+	struct incoming *whole = publisher_need(pub, &need, ret_gone);
+	if (!whole || whole->carried.kind != CONTENT_DELTA || stage_delta(pub, whole, err) == 0)
+		return whole;
+	incoming_free(whole, pub->set->staging_fd);
+	need.base = (struct cdm_dot){0};
+	return publisher_need(pub, &need, ret_gone);
+}
+
 int apply_instead(struct publisher *pub, struct incoming *in, const char *path, size_t len, struct cdm_error *err)
 {
 	bool gone;
 	const struct cdm_change *came = &in->carried.change;
 	const char *given = path == came->path ? pub->given : path == came->path2 ? pub->given2 : NULL;
 	pub->odd |= came->op != CDM_OP_SAVE;
-	struct incoming *whole = publisher_need(pub, path, len, &gone);
+	struct incoming *whole = need_whole(pub, in, path, len, &gone, err);
 	for (int tries = 0; !whole && !gone && given && tries < 3; tries++) { /* the sender may not have applied the rename yet */
 		bool as_given = tries % 2 == 0;
 		size_t given_len = path == came->path ? pub->given_len : pub->given2_len;
-		whole = publisher_need(pub, as_given ? given : path, as_given ? given_len : len, &gone);
+		whole = need_whole(pub, in, as_given ? given : path, as_given ? given_len : len, &gone, err);
 	}
 	if (!whole)
 		return gone ? -ECANCELED : APPLY_SKIP;
@@ -493,7 +509,7 @@ static int fetch_side(struct publisher *pub, struct incoming *in, const char *ot
 	struct cdm_error *err)
 {
 	bool gone;
-	struct incoming *side = publisher_need(pub, other, other_len, &gone);
+	struct incoming *side = publisher_need(pub, &(struct need){.path = other, .path_len = other_len}, &gone);
 	if (!side)
 		return gone ? -ECANCELED : APPLY_SKIP;
 	struct cdm_change kept = side->carried.change, *c = &side->carried.change;

@@ -242,7 +242,7 @@ static int take_copies(struct receiver *r, const uint8_t *payload, size_t len, s
 	if (!in || in->carried.kind != CONTENT_DELTA || d->copies || len > d->copies_total - in->copies.len)
 		return cdm_fail_plain(err, EBADMSG, "COPIES without a change that wants them");
 	bytes_put(&in->copies, payload, len);
-	return count_inline(r, len, err);
+	return in->carried.flags & CARRIED_ANSWER ? 0 : count_inline(r, len, err);
 }
 
 static int take_end(struct receiver *r, const uint8_t *payload, size_t len, struct cdm_error *err)

@@ -401,7 +401,12 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	if (joins_group(c, path, len, theirs, NULL))
 		return;
 	forget_inode(c, theirs);
-	want_add(c, path, len)->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
+	struct want *w = want_add(c, path, len);
+	w->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
+	if (S_ISREG(theirs->mode) && S_ISREG(ours->mode)) {
+		w->base = ours->stamp.content.dot;
+		w->base_size = ours->size;
+	}
 }
 
 static int order(const struct entry *a, const struct entry *b)

@@ -33,6 +33,8 @@ struct want { /* something that must become as the sender has it */
 	uint64_t ticket;      /* 0 = not asked for yet */
 	bool answered;
 	bool again;           /* incoming.again */
+	struct cdm_dot base;  /* of the content that is here, none: there is none that is like it */
+	uint64_t base_size;
 	struct incoming *in;  /* the answer, or what is to be done without asking */
 };
 

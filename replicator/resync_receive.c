@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include "replicator/base.h"
 #include "replicator/hold.h"
 #include "replicator/publish.h"
 #include "replicator/resync_compare.h"
@@ -223,11 +224,8 @@ static void ask_objects(struct resync_in *in, struct peer *p)
 		if (w->in)
 			continue; /* nothing to ask: done here */
 		w->ticket = RESYNC_TICKET | ++in->ticket;
-		struct need need = {.ticket = w->ticket, .path = w->path, .path_len = w->len};
-		struct bytes frame = {0};
-		need_encode(&need, &frame);
-		link_send(p->link, in->set, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);
-		bytes_fini(&frame);
+		struct need need = {.ticket = w->ticket, .path = w->path, .path_len = w->len, .base = w->base, .base_size = w->base_size};
+		base_send_need(p, &need);
 		in->asks_open++;
 	}
 }

@@ -13,6 +13,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/base.h"
 #include "replicator/deltas.h"
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
@@ -447,6 +448,14 @@ static int take_need(struct peer *p, uint8_t flags, const uint8_t *payload, size
 	return 0;
 }
 
+static int take_signature(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct signature_part part;
+	if (signature_part_decode(payload, len, &part) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed SIGNATURE");
+	return ship_signature(p, &part, err);
+}
+
 int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct peer *p = set_peer(s, l);
@@ -459,6 +468,10 @@ int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags
 		return take_ack(p, payload, len, err);
 	case FRAME_NEED:
 		return take_need(p, flags, payload, len, err);
+	case FRAME_SIGN:
+		return base_sign(p, payload, len, err);
+	case FRAME_SIGNATURE:
+		return take_signature(p, payload, len, err);
 	default:
 		if (type == FRAME_RESYNC_DIR && adopt_is_asking(p))
 			return adopt_dir(p, flags, payload, len, err);

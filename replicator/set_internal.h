@@ -120,6 +120,7 @@ struct peer { /* one link that carries this set */
 	struct receiver *receiver;
 	struct resync *resync;
 	struct question *question;          /* unsure.c */
+	unsigned signs;                     /* base.c: signatures that it asked for, being made */
 	struct subscribe *early; /* came before we were ready */
 };
 
@@ -194,6 +195,7 @@ void ship_subscribed(struct peer *p, const struct subscribe *sub);
 void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
 void ship_acked(struct peer *p, uint64_t batch);
 void ship_need(struct peer *p, const struct need *need, bool look); /* look: a file's content is not wanted */
+int ship_signature(struct peer *p, const struct signature_part *part, struct cdm_error *err); /* came */
 /* Our root's attributes, to a child, or to a parent that begins with an empty one; always: to whoever compares trees with us. */
 void ship_root(struct peer *p, bool always);
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */

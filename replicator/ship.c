@@ -16,11 +16,6 @@
 
 #define GATHER_RECORDS 4000 /* journal records looked at before the loop gets its turn */
 
-static struct set *ship_set(const struct ship *ship)
-{
-	return ship->peer->set;
-}
-
 /* --- start position --- */
 
 static int open_reader(struct ship *ship)
@@ -436,107 +431,6 @@ void ship_acked(struct peer *p, uint64_t batch)
 	ship_kick(p);
 }
 
-/* --- NEED --- */
-
-/* Content that its author has not saved yet is for nobody: its SAVE will come through the stream. */
-static bool is_unsaved(const struct ship *ship, struct cdm_dot version)
-{
-	const struct set *s = ship_set(ship);
-	const struct follow *f = &s->follow;
-	if (version.origin != f->own_raw.origin || cdm_dot_is_none(version))
-		return false;
-	bool behind = ship->phase == SHIP_STREAM && f->reader &&
-		cdm_journal_reader_position(f->reader) < cdm_journal_reader_position(ship->reader);
-	if (!behind)
-		return !follow_knows_saved(s, version);
-	return !cdm_vector_covers(&f->visible, version) && !cdm_vector_covers(&ship->passed, version);
-}
-
-static struct item *need_item(struct ship *ship, const struct need *need, bool look)
-{
-	struct set *s = ship_set(ship);
-	struct cdm_change c = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1, .path = need->path, .path_len = need->path_len};
-	const char *name;
-	_cleanup_close_ int dir = cdm_open_parent(s->store_fd, need->path, need->path_len, &name);
-	char component[CDM_NAME_LEN_MAX + 1];
-	size_t len = (size_t)(need->path + need->path_len - name);
-	struct stat st;
-	if (dir < 0 || len > CDM_NAME_LEN_MAX)
-		return item_new(&c, cdm_now_ms());
-	memcpy(component, name, len);
-	component[len] = 0;
-	_cleanup_close_ int object = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (object < 0 || publisher_stat(s->publisher, object, &st) < 0 || cdm_handle_get(dir, component, &c.handle) < 0)
-		return item_new(&c, cdm_now_ms());
-	char target[CDM_VALUE_MAX];
-	c.attr = (struct cdm_attr){.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
-		.gid = st.st_gid, .rdev = st.st_rdev, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec};
-	c.op = S_ISREG(st.st_mode) ? CDM_OP_SAVE : S_ISDIR(st.st_mode) ? CDM_OP_MKDIR : S_ISLNK(st.st_mode) ? CDM_OP_SYMLINK : CDM_OP_MKNOD;
-	if (c.op == CDM_OP_SYMLINK) {
-		ssize_t n = readlinkat(dir, component, target, sizeof target);
-		if (n <= 0)
-			c.op = CDM_OP_SKIP;
-		c.value = target;
-		c.value_len = n > 0 ? (size_t)n : 0;
-	}
-	_cleanup_close_ int fd = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	struct cdm_stamp stamp;
-	if (fd >= 0 && cdm_stamp_get(fd, &stamp) == 0)
-		c.version = stamp.content;
-	c.flags = CDM_CH_WHOLE;
-	if (c.op == CDM_OP_SAVE && is_unsaved(ship, c.version.dot))
-		c.op = CDM_OP_SKIP;
-	if (c.op == CDM_OP_SAVE && look) {
-		c.op = CDM_OP_SETATTR;
-		c.flags = 0;
-	}
-	return item_new(&c, cdm_now_ms());
-}
-
-static void answer_add(struct ship *ship, struct item *item)
-{
-	struct answer *a = calloc(1, sizeof *a);
-	if (!a)
-		abort();
-	a->item = item;
-	*ship->answer_tail = a;
-	ship->answer_tail = &a->next;
-}
-
-/* The root is nobody's creation: no change tells its attributes. */
-void ship_root(struct peer *p, bool always)
-{
-	struct stat st;
-	bool ours_counts = always || !p->towards_parent || (p->is_empty && !p->was_empty);
-	struct cdm_stamp stamp = {0};
-	if (cdm_stamp_get(p->set->store_fd, &stamp) < 0) /* first: it is set after the attributes, so they are never older than it says */
-		stamp = (struct cdm_stamp){0};
-	if (!ours_counts || publisher_stat(p->set->publisher, p->set->store_fd, &st) < 0)
-		return;
-	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = stamp.attr_clock ? stamp.attr_clock : 1,
-		.base = {stamp.attr_origin, stamp.attr_origin ? 1 : 0},
-		.attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
-		.gid = st.st_gid, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec}};
-	struct item *item = item_new(&c, cdm_now_ms());
-	if (item)
-		answer_add(p->ship, item);
-}
-
-void ship_need(struct peer *p, const struct need *need, bool look)
-{
-	struct ship *ship = p->ship;
-	struct item *item = need_item(ship, need, look);
-	if (!item) { /* what is there cannot be said in a change */
-		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
-		item = item_new(&nothing, cdm_now_ms());
-	}
-	if (!item)
-		abort();
-	answer_add(ship, item);
-	count_up(&p->set->counters.needs_answered, 1);
-	ship_kick(p);
-}
-
 /* --- lifetime --- */
 
 void ship_new(struct peer *p)
@@ -562,11 +456,7 @@ void ship_free(struct peer *p)
 	for (size_t i = ship->batch_at; i < ship->batch_count; i++)
 		item_free(ship->batch[i]);
 	free(ship->batch);
-	for (struct answer *a = ship->answer_head, *next; a; a = next) {
-		next = a->next;
-		item_free(a->item);
-		free(a);
-	}
+	ship_answers_free(ship);
 	contexts_fini(&ship->contexts);
 	contexts_fini(&ship->told);
 	cdm_vector_fini(&ship->passed);

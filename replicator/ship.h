@@ -33,7 +33,11 @@ struct content_read {
 
 struct answer { /* to one NEED */
 	struct answer *next;
-	struct item *item;
+	struct item *item;        /* NULL once it is being sent */
+	uint64_t ticket;
+	struct cdm_dot base;      /* what the peer has already; none: it gets the whole */
+	struct bytes signature;   /* of it, where the peer had to tell */
+	size_t signature_len;     /* what that will have */
 };
 
 #define SHIP_CREATED 4096 /* power of two */
@@ -62,6 +66,8 @@ struct ship {
 	uint64_t batch_number, batch_acked;
 	struct answer *answer_head, **answer_tail; /* to NEED */
 	struct answer *answering;
+	struct answer *awaited;       /* those whose signature is on its way … */
+	size_t awaited_count, awaited_bytes; /* … and has so many bytes together */
 
 	struct item *current;         /* whose content is being sent */
 	struct content *content;
@@ -80,6 +86,15 @@ struct ship {
 	bool compare_due;             /* the journal says so: once all before it is there, trees are compared */
 	bool running, again;
 };
+
+static inline struct set *ship_set(const struct ship *ship)
+{
+	return ship->peer->set;
+}
+
+/* ship_answer.c */
+void answer_free(struct answer **a);
+void ship_answers_free(struct ship *ship);
 
 /* ship_send.c: continue what is being sent. True: nothing is being sent any more. */
 bool ship_send_step(struct ship *ship);

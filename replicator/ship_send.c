@@ -12,11 +12,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static struct set *ship_set(const struct ship *ship)
-{
-	return ship->peer->set;
-}
-
 static void send_frame(struct ship *ship, enum frame_type type, const struct bytes *head, const void *body, size_t len)
 {
 	link_send(ship->peer->link, ship_set(ship), type, 0, head->data, head->len, body, len);
@@ -90,8 +85,7 @@ static void owed_pay(struct ship *ship, struct cdm_change *c)
 static void item_done(struct ship *ship)
 {
 	if (ship->answering) {
-		free(ship->answering);
-		ship->answering = NULL;
+		answer_free(&ship->answering); /* its item is `current` */
 	} else {
 		cdm_vector_raise(&ship->peer->has, ship->current->change.dot);
 		ship->batch_at++;
@@ -308,6 +302,9 @@ static bool stream_step(struct ship *ship)
 static bool plan_fits(const struct ship *ship)
 {
 	const struct delta_plan *plan = ship->plan;
+	if (ship->answering)
+		return plan->state == PLAN_READY && plan->found.size == ship->content->carried.size && plan->copies.len <= FRAME_ANSWER_COPIES_MAX &&
+			cdm_dot_equal(plan->version, ship->content->carried.stamp.content.dot);
 	return plan->state == PLAN_READY && plan->found.size == ship->content->carried.size && cdm_vector_covers(&ship->peer->has, plan->base) &&
 		deltas_fits(plan, &ship->current->change) && ship->batch_copies + plan->copies.len <= BATCH_COPIES_MAX;
 }
@@ -322,10 +319,19 @@ static void use_plan(struct ship *ship)
 	k->delta = (struct carried_delta){.base = plan->base, .path = plan->base_path, .path_len = plan->base_path_len, .base_size = plan->base_size,
 		.copies_total = (uint32_t)plan->copies.len, .copies = plan->copies.data};
 	memcpy(k->delta.digest, plan->found.digest, sizeof k->delta.digest);
-	ship->batch_copies += k->delta.copies_total;
+	ship->batch_copies += ship->answering ? 0 : k->delta.copies_total;
 	count_up(&ship_set(ship)->counters.deltas_sent, 1);
 	count_up(&ship_set(ship)->counters.deltas_passed_on, plan->received);
 	count_up(&ship_set(ship)->counters.delta_saved_bytes, whole - k->content_bytes);
+}
+
+static struct delta_plan *take_plan(struct ship *ship)
+{
+	struct deltas *d = ship_set(ship)->deltas;
+	struct answer *a = ship->answering;
+	if (!link_section(ship->peer->link)->delta || ship->content->carried.kind != CONTENT_WHOLE)
+		return NULL;
+	return a ? deltas_against(d, ship->current, a->base, &a->signature) : deltas_take(d, ship->current);
 }
 
 /* False: it is being searched for what the peer has; the peers are kicked when that is done. */
@@ -333,8 +339,8 @@ static bool plan_step(struct ship *ship)
 {
 	if (deltas_opening(ship_set(ship)->deltas))
 		return false;
-	if (!ship->plan_asked && link_section(ship->peer->link)->delta && ship->content->carried.kind == CONTENT_WHOLE && !ship->answering)
-		ship->plan = deltas_take(ship_set(ship)->deltas, ship->current);
+	if (!ship->plan_asked)
+		ship->plan = take_plan(ship);
 	ship->plan_asked = true;
 	if (!ship->plan || ship->content->carried.kind == CONTENT_DELTA)
 		return true;
@@ -477,7 +483,9 @@ bool ship_send_step(struct ship *ship)
 			if (!ship->answer_head)
 				ship->answer_tail = &ship->answer_head;
 			ship->answering = a;
-			begin_item(ship, a->item);
+			struct item *item = a->item;
+			a->item = NULL;
+			begin_item(ship, item);
 		} else if (ship->batch && ship->batch_at < ship->batch_count) {
 			begin_item(ship, ship->batch[ship->batch_at]);
 		} else if (ship->batch) {
@@ -501,8 +509,7 @@ void ship_send_reset(struct ship *ship)
 	ship->plan_asked = false;
 	if (ship->answering) {
 		item_free(ship->current);
-		free(ship->answering);
-		ship->answering = NULL;
+		answer_free(&ship->answering);
 	}
 	ship->current = NULL;
 }

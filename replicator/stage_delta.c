@@ -77,7 +77,7 @@ static int put_together(struct publisher *pub, struct incoming *in, int base, in
 		}
 		delta_signer_free(&signer);
 	}
-	if (r == 0 && pub->set->deltas)
+	if (r == 0 && pub->set->deltas && !(k->flags & CARRIED_ANSWER)) /* of what only this node has */
 		deltas_received(pub->set->deltas, k, &copies, encoded_copies(in));
 	delta_copies_fini(&copies);
 	return r;

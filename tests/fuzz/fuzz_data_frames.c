@@ -52,7 +52,7 @@ static void try_ack(const uint8_t *data, size_t size)
 	ack_fini(&a);
 }
 
-static void try_fetch(uint8_t kind, const uint8_t *data, size_t size)
+static void try_small(uint8_t kind, const uint8_t *data, size_t size)
 {
 	struct bytes again = {0};
 	struct fetch_ask ask;
@@ -60,6 +60,8 @@ static void try_fetch(uint8_t kind, const uint8_t *data, size_t size)
 	struct fed_piece fed;
 	struct fed_end end;
 	struct fetch_at at;
+	struct need need;
+	struct signature_part part;
 	uint32_t request;
 	if (kind == 6 && fetch_ask_decode(data, size, &ask) == 0)
 		fetch_ask_encode(&ask, &again);
@@ -74,6 +76,11 @@ static void try_fetch(uint8_t kind, const uint8_t *data, size_t size)
 	else if (kind == 11 && fed_piece_decode(data, size, &fed) == 0) {
 		fed_piece_encode_head(fed.request, fed.piece.offset, fed.piece.len, &again);
 		bytes_put(&again, fed.piece.data, fed.piece.len);
+	} else if (kind == 12 && need_decode(data, size, &need) == 0) {
+		need_encode(&need, &again);
+	} else if (kind == 13 && signature_part_decode(data, size, &part) == 0) {
+		signature_part_encode_head(part.ticket, part.total, &again);
+		bytes_put(&again, part.data, part.len);
 	} else {
 		return;
 	}
@@ -86,10 +93,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct batch_head head;
 	struct piece piece;
 	struct change_end end;
-	struct need need;
 	if (!size)
 		return 0;
-	uint8_t kind = data[0] % 12;
+	uint8_t kind = data[0] % 14;
 	data++;
 	size--;
 	if (kind == 0)
@@ -103,8 +109,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else if (kind == 4)
 		piece_decode(data, size, &piece);
 	else if (kind > 5)
-		try_fetch(kind, data, size);
-	else if (need_decode(data, size, &need) < 0)
+		try_small(kind, data, size);
+	else
 		change_end_decode(data, size, &end);
 	return 0;
 }

@@ -25,7 +25,7 @@ void base_here(const struct set *s, struct need *need)
 void base_send_need(struct peer *p, struct need *need)
 {
 	struct bytes frame = {0};
-	if (!link_has(p->link, WIRE_FEATURE_BASED) || need->base_size < DELTA_FILE_MIN)
+	if (!link_has(p->link, WIRE_FEATURE_ANSWERS) || need->base_size < DELTA_FILE_MIN)
 		need->base = (struct cdm_dot){0};
 	need_encode(need, &frame);
 	link_send(p->link, p->set, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);

@@ -390,7 +390,7 @@ int carried_decode(const uint8_t *in, size_t len, struct carried *ret)
 		decode_object(&r, ret);
 	if (ret->kind == CONTENT_DELTA)
 		decode_delta(&r, ret);
-	if (ret->kind == CONTENT_APART && (ret->change.op != CDM_OP_SAVE || ret->flags & CARRIED_ANSWER || cdm_dot_is_none(ret->stamp.content.dot)))
+	if (ret->kind == CONTENT_APART && (ret->change.op != CDM_OP_SAVE || cdm_dot_is_none(ret->stamp.content.dot)))
 		r.bad = true;
 	if (ret->flags & CARRIED_INLINE) {
 		if (!carried_has_content(ret) || ret->delta.copies_total > FRAME_COPIES_INLINE_MAX)

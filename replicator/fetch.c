@@ -261,6 +261,14 @@ void fetch_coming(struct peer *p, const struct coming *c)
 	feed_kick(s);
 }
 
+/* Of a batch or an answer. The incoming of a batch is freed with the batch, that of an answer has no other owner. */
+static void waiter_free(struct waiter *w, int staging_fd)
+{
+	if (w->in->carried.flags & CARRIED_ANSWER)
+		incoming_free(w->in, staging_fd);
+	free(w);
+}
+
 /* The first of the queue has room now. */
 static void begin(struct set *s, struct waiter *w)
 {
@@ -273,7 +281,7 @@ static void begin(struct set *s, struct waiter *w)
 		if (err.number == ENOSPC || err.number == EDQUOT)
 			set_receive_full(s, true);
 		link_fail(p->link, err.number, "%s", err.text);
-		free(w);
+		waiter_free(w, s->staging_fd);
 		return;
 	}
 	w->next = f->waiters;
@@ -312,24 +320,24 @@ void fetch_await(struct peer *p, struct incoming *in)
 
 /* --- what ends --- */
 
-static void forget_waiters(struct waiter **at, uint64_t peer_serial)
+static void forget_waiters(struct waiter **at, const struct peer *p)
 {
 	while (*at) {
 		struct waiter *w = *at;
-		if (w->peer_serial != peer_serial) {
+		if (w->peer_serial != p->serial) {
 			at = &w->next;
 			continue;
 		}
 		*at = w->next;
-		free(w);
+		waiter_free(w, p->set->staging_fd);
 	}
 }
 
 void fetch_peer_gone(struct peer *p)
 {
-	forget_waiters(&p->set->fetch_queue, p->serial);
+	forget_waiters(&p->set->fetch_queue, p);
 	for (struct fetch *f = p->set->fetches; f; f = f->next)
-		forget_waiters(&f->waiters, p->serial);
+		forget_waiters(&f->waiters, p);
 }
 
 void fetch_link_gone(struct node *node, struct link *l)

@@ -51,10 +51,13 @@ void fetch_settle_waiters(struct fetch *f)
 		free(w);
 		in->superseded = !f->whole;
 		int r = f->whole ? hand_over(f, in) : 0;
+		bool lost = r < 0 || !p;
 		if (r < 0 && p)
 			link_fail(p->link, -r, "take received content of set %s", set_name(f->set));
-		else if (p)
+		if (!lost)
 			receive_content_came(p, in);
+		else if (in->carried.flags & CARRIED_ANSWER)
+			incoming_free(in, f->set->staging_fd);
 	}
 }
 

@@ -370,7 +370,8 @@ static void send_copies(struct ship *ship)
 static bool goes_apart(const struct ship *ship)
 {
 	const struct carried *k = &ship->content->carried;
-	return k->kind == CONTENT_WHOLE && k->content_bytes >= FETCH_MIN && !ship->answering && link_has(ship->peer->link, WIRE_FEATURE_FETCH);
+	uint32_t feature = ship->answering ? WIRE_FEATURE_ANSWERS : WIRE_FEATURE_FETCH;
+	return k->kind == CONTENT_WHOLE && k->content_bytes >= FETCH_MIN && !cdm_dot_is_none(k->stamp.content.dot) && link_has(ship->peer->link, feature);
 }
 
 /* Should the file be written again before the peer has it, the peer learns that from the feed, and what it lacks from the next save. */

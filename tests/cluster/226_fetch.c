@@ -305,6 +305,27 @@ static void a_part_of_another_boot(void **state)
 	assert_in_range(counter("n4", "fetched_bytes"), 32 * MIB, 64 * MIB);
 }
 
+/* What is answered to who compares trees goes the same way. */
+static void a_new_node_goes_on_after_a_kill(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	const char *name = NULL;
+	random_file("long", 48 * MIB);
+	in_sync();
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		slow(lab_node_name(lab, i), "80mbit");
+	if (lab_add_node(lab, NULL, &name, &err) < 0)
+		fail_msg("add-node: %s", err.text);
+	reaches(name, "fetched_bytes", 20 * MIB);
+	killed(name, LAB_REPLICATOR);
+	started(name, LAB_REPLICATOR);
+	all_fast();
+	if (lab_wait_ready(lab, STORY_MS * 2, &err) < 0)
+		fail_msg("%s", err.text);
+	everywhere_equal();
+	assert_true(counter(name, "fetch_resumed_bytes") >= MIB);
+}
+
 static void overwritten_while_it_travels(void **state)
 {
 	slow("n1", "100mbit");
@@ -325,6 +346,7 @@ int main(void)
 		cmocka_unit_test(once_over_each_link), cmocka_unit_test(from_any_node), cmocka_unit_test(large_ranges_in_place), cmocka_unit_test(many_at_once), cmocka_unit_test(holes_stay_holes),
 		cmocka_unit_test(goes_on_after_a_kill), cmocka_unit_test(goes_on_after_a_cut), cmocka_unit_test(a_feeder_dies),
 		cmocka_unit_test(a_slow_node_holds_up_nobody), cmocka_unit_test(many_from_everywhere),
-		cmocka_unit_test(a_corrupted_feeder), cmocka_unit_test(a_corrupted_part), cmocka_unit_test(a_part_of_another_boot), cmocka_unit_test(overwritten_while_it_travels)};
+		cmocka_unit_test(a_corrupted_feeder), cmocka_unit_test(a_corrupted_part), cmocka_unit_test(a_part_of_another_boot), cmocka_unit_test(overwritten_while_it_travels),
+		cmocka_unit_test(a_new_node_goes_on_after_a_kill)};
 	return STORIES("fetch", ((struct lab_options){.nodes = 4, .netns = true}), stories);
 }

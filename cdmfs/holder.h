@@ -12,22 +12,24 @@
  * replayed the saved one and asked for resending (--resume). If it cannot start it reports the error there instead (child_failed)
  * and does not log it: the holder says it where the person looks, also with --daemon. End of file without either: a crash.
  *
- * Signals the holder sends: SIGTERM to the server: a clean end, whether the mount is still there or not. SIGUSR2 to the server: a
- * polite restart: take no more requests, answer those in work, leave the tail alive, exit with CDM_EXIT_HANDOVER. SIGTERM to the
- * watcher: pass on what is queued, then exit. None is sent before the child is ready. Children have a session of their own. A child does not end when the holder dies: the next holder takes it over. */
+ * Signals the holder sends: SERVER_END_SIGNAL to the server: a clean end, whether the mount is still there or not. SIGUSR2 to the server: a
+ * polite restart: take no more requests, answer those in work, leave the tail alive, exit with CDM_EXIT_HANDOVER; SIGTERM, which people send, is the
+ * same to it, for the mount goes on. SIGTERM to the watcher: pass on what is queued, then exit. None is sent before the child is ready. Children have a session of their own. A child does not end when the holder dies: the next holder takes it over. */
 #ifndef CDMFS_HOLDER_H
 #define CDMFS_HOLDER_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include "common/error.h"
 
 #define CDM_CHILD_READY 'R'
+#define SERVER_END_SIGNAL SIGRTMIN
 
 /* Exit statuses of the server. Any other end (signal, abort) is a crash: the next one resumes. */
 enum cdm_child_exit {
-	CDM_EXIT_CLEAN = 0,     /* after SIGTERM, or the filesystem was unmounted (ENODEV): the journal is closed with CLEAN */
+	CDM_EXIT_CLEAN = 0,     /* after SERVER_END_SIGNAL, or the filesystem was unmounted (ENODEV): the journal is closed with CLEAN */
 	CDM_EXIT_REFUSED = 1,   /* cannot serve, child_failed said why. At the first start the holder gives up, later it tries again */
-	CDM_EXIT_HANDOVER = 75, /* after SIGUSR2: start the next at once */
+	CDM_EXIT_HANDOVER = 75, /* after SIGUSR2, SIGTERM: start the next at once */
 };
 
 /* What a child was told on its command line. Parsed by main(); descriptors not given are -1. */

@@ -40,7 +40,7 @@ static void on_server_end_late(struct holder *h, struct source *s)
 
 void holder_end_server(struct holder *h)
 {
-	child_signal(&h->server, SIGTERM);
+	child_signal(&h->server, SERVER_END_SIGNAL);
 	if (h->deadline.fd < 0)
 		timer_start(h, &h->deadline, SERVER_END_MS, on_server_end_late, NULL);
 }

@@ -51,16 +51,18 @@ static void ignore_signal(int signo)
 	(void)signo;
 }
 
-/* SIGUSR1 only ends a read; the signals that mean something are waited for by the main thread. */
+/* SIGUSR1 only ends a read; the signals that mean something are waited for by the main thread. Only the holder ends a server for good: one that
+ * somebody else tells to end (SIGTERM) makes room for the next, for the mount goes on. */
 static void prepare_signals(sigset_t *waited)
 {
 	struct sigaction wake = {.sa_handler = ignore_signal};
 
 	sigaction(SIGUSR1, &wake, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGINT, SIG_IGN); /* Ctrl-C is for the holder */
 	sigemptyset(waited);
 	sigaddset(waited, SIGTERM);
-	sigaddset(waited, SIGINT);
+	sigaddset(waited, SERVER_END_SIGNAL);
 	sigaddset(waited, SIGUSR2);
 	sigaddset(waited, SIGHUP);
 	sigaddset(waited, SIGALRM);
@@ -335,9 +337,9 @@ static void wait_for_end(struct server *s, const sigset_t *waited)
 		signo = sigwaitinfo(waited, NULL);
 		if (signo == SIGHUP && policy_reload(&s->fs, &err) < 0)
 			cdm_log_err(failed, &err);
-		if (signo == SIGUSR2)
+		if (signo == SIGUSR2 || signo == SIGTERM)
 			s->handover = true;
-		if (signo == SIGUSR2 || signo == SIGTERM || signo == SIGINT)
+		if (s->handover || signo == SERVER_END_SIGNAL)
 			return;
 	}
 }

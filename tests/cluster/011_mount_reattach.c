@@ -38,6 +38,12 @@ static void server_and_watcher_killed_at_random(void **state)
 	survives_kills(NULL);
 }
 
+static bool has_another_server(void *arg)
+{
+	pid_t now = fixture_pid(fixture, "server");
+	return now && now != *(pid_t *)arg;
+}
+
 static void polite_restarts(void **state)
 {
 	load_start(0);
@@ -45,11 +51,7 @@ static void polite_restarts(void **state)
 	for (int i = 0; i < 10; i++) {
 		pid_t before = fixture_pid(fixture, "server");
 		kill(fixture->holder, SIGHUP);
-		int64_t end = cdm_now_ms() + FIXTURE_DEADLINE_MS;
-		while (fixture_pid(fixture, "server") == before || fixture_pid(fixture, "server") == 0) {
-			assert_true(cdm_now_ms() < end);
-			poll(NULL, 0, 2);
-		}
+		fixture_wait("another server", has_another_server, &before);
 		load_wait_for_progress();
 	}
 	load_finish();
@@ -58,6 +60,21 @@ static void polite_restarts(void **state)
 static bool holder_mounted(void *arg)
 {
 	return fixture_pid(fixture, "holder") == fixture->holder;
+}
+
+/* Somebody ended the server by hand: nothing is unmounted, the next one goes on. */
+static void server_told_to_end(void **state)
+{
+	load_start(0);
+	load_wait_for_progress();
+	for (int i = 0; i < 10; i++) {
+		pid_t before = fixture_pid(fixture, "server");
+		kill(before, i % 2 ? SIGTERM : SIGINT);
+		kill(before, SIGTERM);
+		fixture_wait("another server", has_another_server, &before);
+		load_wait_for_progress();
+	}
+	load_finish();
 }
 
 /* The holder itself: server and watcher go on, the next holder takes them over. */
@@ -122,6 +139,7 @@ static int body(struct fixture *f)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(server_and_watcher_killed_at_random, begin_fresh, end_workers),
 		cmocka_unit_test_setup_teardown(polite_restarts, begin_fresh, end_workers),
+		cmocka_unit_test_setup_teardown(server_told_to_end, begin_fresh, end_workers),
 		cmocka_unit_test_setup_teardown(holder_killed, begin_fresh, end_workers),
 		cmocka_unit_test(clean_end_and_start_again)};
 

@@ -172,6 +172,7 @@ static void removal_add(struct compare *c, const char *path, size_t len, const s
 	if (!r || !(r->path = malloc(len + 1)))
 		abort();
 	memcpy(r->path, path, len);
+	r->path[len] = 0;
 	r->len = len;
 	r->directory = S_ISDIR(e->mode);
 	r->top = top;

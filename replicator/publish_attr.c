@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/content.h"
+#include "replicator/delta_read.h"
 #include "replicator/publish_ops.h"
 
 struct attr_call {
@@ -338,7 +339,7 @@ static int write_piece(struct publisher *pub, struct incoming *in, int fd, uint6
 	return publisher_call(pub, &step, call_pwrite, &call, NULL);
 }
 
-struct spooled {
+struct in_place { /* a content that is written into the file that is there */
 	struct publisher *pub;
 	struct incoming *in;
 	int fd;
@@ -347,26 +348,74 @@ struct spooled {
 
 static int write_range(void *arg, const uint8_t *data, size_t len, uint64_t at)
 {
-	struct spooled *s = arg;
+	struct in_place *s = arg;
 	return write_piece(s->pub, s->in, s->fd, at, data, len, s->expect);
 }
 
-static int write_spooled(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)
+/* What is to be a hole: zeros, where there is data. */
+static int write_hole(struct in_place *to, uint64_t at, uint64_t end)
 {
-	struct spooled s = {pub, in, fd, expect};
-	_cleanup_close_ int spool = openat(pub->set->staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	return spool < 0 ? -errno : stage_each_range(in, spool, write_range, &s);
+	static const uint8_t zeros[FRAME_PIECE_MAX];
+	int r = 0;
+	for (uint64_t part_end; r == 0 && at < end;) {
+		int data = delta_part(to->fd, at, end, &part_end);
+		uint64_t len = part_end - at < sizeof zeros || data == 0 ? part_end - at : sizeof zeros;
+		r = data == 1 ? write_range(to, zeros, (size_t)len, at) : data;
+		at += len;
+	}
+	return r;
 }
 
-static int write_inline(struct publisher *pub, struct incoming *in, int fd, struct cdm_dot expect)
+static int write_data(struct in_place *to, int spool, uint64_t at, uint64_t end)
 {
-	struct carried *k = &in->carried;
+	_cleanup_free_ uint8_t *buf = malloc(FRAME_PIECE_MAX);
+	int r = buf ? 0 : -ENOMEM;
+	while (r == 0 && at < end) {
+		size_t len = end - at < FRAME_PIECE_MAX ? (size_t)(end - at) : FRAME_PIECE_MAX;
+		r = cdm_pread_all(spool, buf, len, (off_t)at);
+		if (r == 0)
+			r = write_range(to, buf, len, at);
+		at += len;
+	}
+	return r;
+}
+
+/* A whole content says of each byte of the file what it is to be, holes among them. */
+static int write_whole_spooled(struct in_place *to, int spool)
+{
+	uint64_t size = to->in->carried.size, end;
+	int r = 0;
+	for (uint64_t at = 0; r == 0 && at < size; at = end) {
+		int data = delta_part(spool, at, size, &end);
+		r = data < 0 ? data : data ? write_data(to, spool, at, end) : write_hole(to, at, end);
+	}
+	return r;
+}
+
+static int write_spooled(struct in_place *to)
+{
+	struct incoming *in = to->in;
+	_cleanup_close_ int spool = openat(to->pub->set->staging_fd, in->staging, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (spool < 0)
+		return -errno;
+	return in->carried.kind == CONTENT_WHOLE ? write_whole_spooled(to, spool) : stage_each_range(in, spool, write_range, to);
+}
+
+static int write_inline(struct in_place *to)
+{
+	struct carried *k = &to->in->carried;
 	struct piece piece;
+	bool whole = k->kind == CONTENT_WHOLE;
+	uint64_t done = 0;
 	size_t at = 0;
 	int r = 0;
-	while (r == 0 && piece_next(k->pieces, k->pieces_len, &at, &piece) > 0)
-		r = write_piece(pub, in, fd, piece.offset, piece.data, piece.len, expect);
-	return r;
+	while (r == 0 && piece_next(k->pieces, k->pieces_len, &at, &piece) > 0) {
+		r = whole ? write_hole(to, done, piece.offset) : 0;
+		if (r == 0)
+			r = write_range(to, piece.data, piece.len, piece.offset);
+		done = piece.offset + piece.len;
+	}
+	return r == 0 && whole ? write_hole(to, done, k->size) : r;
 }
 
 /* The stamp and the xattrs of what is here, from the store: has somebody set attributes since those that came, and if not, do ours differ? */
@@ -399,7 +448,8 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	struct stat st;
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return fd < 0 && !is_gone(fd) ? fd : APPLY_RETRY;
-	int r = in->staging[0] ? write_spooled(pub, in, fd, c->base) : write_inline(pub, in, fd, c->base);
+	struct in_place to = {.pub = pub, .in = in, .fd = fd, .expect = c->base};
+	int r = in->staging[0] ? write_spooled(&to) : write_inline(&to);
 	struct attr_call call = {.fd = fd, .size = (off_t)k->size};
 	struct step step;
 	step_init(&step, CDM_CALL_SETATTR, in, NULL);

@@ -93,6 +93,19 @@ static void written_anew_in_place(void **state)
 	assert_int_equal(total("deltas_refused"), 0);
 }
 
+/* Its content changes in place at the receivers, too, however it travels: a delta, the whole in one frame or in many, holes. */
+static void a_file_with_two_names_written_anew(void **state)
+{
+	shipped("head -c 100000 /dev/urandom > one && ln one two");
+	assert_in_range(travels("cat one > /tmp/one.$$ && date >> /tmp/one.$$ && cat /tmp/one.$$ > two && rm /tmp/one.$$"), 1, LINKS * 4096);
+	travels("head -c 90000 /dev/urandom > two");
+	travels("head -c 600000 /dev/urandom > one");
+	travels("exec 3> two && head -c 70000 /dev/urandom >&3 && truncate -s 500000 two && date >&3");
+	travels("exec 3> one && truncate -s 300000 one && dd if=/dev/urandom of=/dev/fd/3 bs=4096 seek=50 count=1 conv=notrunc status=none");
+	shell("n3", "test one -ef two");
+	assert_int_equal(total("deltas_refused"), 0);
+}
+
 static void the_next_version_under_another_name(void **state)
 {
 	shipped("mkdir js && head -c 300000 /dev/urandom > js/app.3f2a.js");
@@ -181,6 +194,7 @@ int main(void)
 		cmocka_unit_test(an_insertion_and_a_rename_over),
 		cmocka_unit_test(the_cost_is_told),
 		cmocka_unit_test(written_anew_in_place),
+		cmocka_unit_test(a_file_with_two_names_written_anew),
 		cmocka_unit_test(the_next_version_under_another_name),
 		cmocka_unit_test(a_similar_name_without_similar_content),
 		cmocka_unit_test(holes_stay),

@@ -88,7 +88,7 @@ void set_barrier(struct set *s, set_barrier_fn *done, void *arg)
 	snprintf(b->name, sizeof b->name, ".barrier-%d-%" PRIu64, (int)getpid(), ++s->barrier_number);
 	b->next = s->barriers;
 	s->barriers = b;
-	if (!s->mounted) {
+	if (!s->mounted && !s->probing) { /* while that is being found out the barrier waits behind it */
 		barrier_settle(b, -ENOTCONN);
 		return;
 	}

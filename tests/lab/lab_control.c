@@ -117,10 +117,11 @@ int lab_wait_for(lab_condition_fn *holds, void *arg, int timeout_ms, const char 
 	return 0;
 }
 
-/* {"result","lack":[{"node","reason"}],"open":[…]} in words. */
+/* {"result","lack":[{"node","reason"}],"open":[…]} in words, or {"error"}. */
 static void say_lack(const json_t *answer, char *to, size_t room)
 {
-	size_t i, used = (size_t)snprintf(to, room, "%s", json_string_value(json_object_get(answer, "result")) ?: "no result");
+	const char *said = json_string_value(json_object_get(answer, "result")) ?: json_string_value(json_object_get(answer, "error"));
+	size_t i, used = (size_t)snprintf(to, room, "%s", said ?: "no result");
 	const json_t *item;
 	json_array_foreach(json_object_get(answer, "lack"), i, item)
 		if (used < room)

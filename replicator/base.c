@@ -72,7 +72,7 @@ int base_sign(struct peer *p, const uint8_t *payload, size_t len, struct cdm_err
 		abort();
 	*a = (struct asked){p->set, p->serial, need.ticket};
 	p->signs++;
-	if (deltas_sign(p->set->deltas, need.path, need.path_len, need.base, signed_done, a) < 0)
+	if (set_leaves_out(p->set, need.path, need.path_len) || deltas_sign(p->set->deltas, need.path, need.path_len, need.base, signed_done, a) < 0)
 		signed_done(a, &none);
 	return 0;
 }

@@ -356,13 +356,22 @@ static void refuse(struct link *l, uint32_t request)
 	bytes_fini(&frame);
 }
 
+/* An honest peer has no more open; each of them is looked at again and again. */
+static bool asks_too_much(const struct node *node, const struct link *l, const struct set *s)
+{
+	size_t open = 0;
+	for (const struct feed *f = node->feeds; f; f = f->next)
+		open += f->link == l && f->set == s;
+	return open >= FETCHES_MAX;
+}
+
 static int take_fetch(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct fetch_ask ask;
 	if (fetch_ask_decode(payload, len, &ask) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed FETCH");
 	struct set *s = set_of(node, l, &ask);
-	if (!s || node->feed_count >= FEEDS_MAX) {
+	if (!s || node->feed_count >= FEEDS_MAX || asks_too_much(node, l, s)) {
 		refuse(l, ask.request);
 		return 0;
 	}

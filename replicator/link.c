@@ -18,6 +18,7 @@
 #define TICK_MS 5000
 #define PING_AFTER_MS 4500 /* nothing received for so long: ask */
 #define DEAD_AFTER_MS 15000
+#define UNREAD_MAX (64u << 20) /* bytes for a peer that sends and does not read: more are not kept */
 
 static const struct conn_ops link_conn_ops;
 
@@ -349,6 +350,10 @@ static size_t link_bytes(void *arg, const uint8_t *bytes, size_t len)
 {
 	struct link *l = arg;
 	size_t at = 0;
+	if (conn_queued(l->conn) > UNREAD_MAX) {
+		link_fail(l, ENOBUFS, "%zu bytes wait for a peer that does not read", conn_queued(l->conn));
+		return len;
+	}
 	while (len - at >= WIRE_HEADER && (l->state == LINK_HELLO || l->state == LINK_UP) && !conn_paused(l->conn)) {
 		struct wire_header h;
 		struct cdm_error err = CDM_ERROR_INIT;

@@ -562,6 +562,12 @@ static bool is_broken(struct publisher *pub, uint64_t serial)
 	return broken;
 }
 
+/* receive.c refuses origins beyond these before; here what several links brought at once is counted together. */
+static bool origin_fits(const struct publisher *pub, cdm_origin origin)
+{
+	return pub->applied.count < CDM_VECTOR_MAX || cdm_vector_get(&pub->applied, origin);
+}
+
 /* All of a job, or false: then nothing more of this peer, or its later changes would claim those that were left out. */
 static bool apply_all(struct publisher *pub, struct job *job)
 {
@@ -571,6 +577,8 @@ static bool apply_all(struct publisher *pub, struct job *job)
 			count_up(&pub->set->counters.already_there, 1);
 			continue;
 		}
+		if (!in->resync && !origin_fits(pub, c->dot.origin))
+			return false;
 		size_t taken = c->op == CDM_OP_MKDIR && !in->resync && !in->superseded && wait_for_mount(pub) ? assemble_run(pub, in) : 0;
 		if (taken) {
 			count_up(&pub->set->counters.applied, taken);

@@ -157,6 +157,8 @@ static int take_start(struct peer *p, uint8_t flags, const uint8_t *payload, siz
 	}
 	resync_in_start(p, &vector, flags);
 	cdm_vector_fini(&vector);
+	if (p->has.count > CDM_VECTOR_MAX)
+		return cdm_fail_plain(err, EOVERFLOW, "trees of more than %d origins", CDM_VECTOR_MAX);
 	return 0;
 }
 

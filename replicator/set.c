@@ -432,6 +432,8 @@ static int take_ack(struct peer *p, const uint8_t *payload, size_t len, struct c
 	cdm_vector_merge(&p->durable, &ack.durable);
 	uint64_t batch = ack.batch;
 	ack_fini(&ack);
+	if (p->visible.count > CDM_VECTOR_MAX || p->durable.count > CDM_VECTOR_MAX)
+		return cdm_fail_plain(err, EOVERFLOW, "acknowledgements of more than %d origins", CDM_VECTOR_MAX);
 	if (batch)
 		ship_acked(p, batch);
 	return 0;

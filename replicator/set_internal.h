@@ -189,6 +189,7 @@ bool follow_knows_saved(const struct set *s, struct cdm_dot version);
 const struct milestone *follow_milestone(const struct set *s, const struct cdm_vector *covered_by); /* newest; NULL */
 
 /* ship.c */
+bool set_leaves_out(const struct set *s, const char *path, size_t len); /* excluded or local: nothing of it is told to others */
 void ship_new(struct peer *p);
 void ship_free(struct peer *p);
 void ship_subscribed(struct peer *p, const struct subscribe *sub);

@@ -153,7 +153,7 @@ static void seek_step(struct ship *ship)
 
 /* --- gathering --- */
 
-static bool is_outside(const struct set *s, const char *path, size_t len)
+bool set_leaves_out(const struct set *s, const char *path, size_t len)
 {
 	return cdm_filter_match(&s->policy.exclude, path, len) || cdm_filter_match(&s->policy.local, path, len);
 }
@@ -163,7 +163,7 @@ static bool becomes_removal(struct set *s, struct cdm_change *c)
 {
 	if (c->op != CDM_OP_RENAME)
 		return true;
-	if (c->flags & CDM_CH_LOCAL && is_outside(s, c->path, c->path_len))
+	if (c->flags & CDM_CH_LOCAL && set_leaves_out(s, c->path, c->path_len))
 		return false;
 	bool directory = c->attr.mask & CDM_ATTR_MODE && S_ISDIR(c->attr.mode);
 	c->op = directory ? CDM_OP_RMDIR : CDM_OP_UNLINK;
@@ -188,7 +188,7 @@ static int64_t note_created(struct ship *ship, const struct cdm_change *c)
 static bool becomes_mtime(struct set *s, struct cdm_change *c)
 {
 	const char *slash = memrchr(c->path, '/', c->path_len);
-	if (!c->path_len || !c->parent_mtime_ns || (slash && is_outside(s, c->path, (size_t)(slash - c->path))))
+	if (!c->path_len || !c->parent_mtime_ns || (slash && set_leaves_out(s, c->path, (size_t)(slash - c->path))))
 		return false;
 	*c = (struct cdm_change){.op = CDM_OP_SKIP, .dot = c->dot, .clock = c->clock, .path = c->path, .path_len = c->path_len,
 		.parent_mtime_ns = c->parent_mtime_ns, .position = c->position, .next_position = c->next_position};

@@ -39,7 +39,7 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 	char component[CDM_NAME_LEN_MAX + 1];
 	size_t len = (size_t)(need->path + need->path_len - name);
 	struct stat st;
-	if (dir < 0 || len > CDM_NAME_LEN_MAX)
+	if (dir < 0 || len > CDM_NAME_LEN_MAX || set_leaves_out(s, need->path, need->path_len))
 		return item_new(&c, cdm_now_ms());
 	memcpy(component, name, len);
 	component[len] = 0;

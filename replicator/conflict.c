@@ -50,6 +50,15 @@ static bool is_told_again(const struct incoming *in)
 	return c->op == CDM_OP_SAVE && !in->resync && !in->instead_of && !cdm_dot_is_none(c->version.dot) && c->version.dot.origin != c->dot.origin;
 }
 
+bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struct cdm_dot here)
+{
+	struct set *s = pub->set;
+	pthread_mutex_lock(&s->policy_lock);
+	bool read_only = s->policy.read_only;
+	pthread_mutex_unlock(&s->policy_lock);
+	return in->resync && read_only && CDM_ORIGIN_NODE(here.origin) == s->node->id->number;
+}
+
 enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
 {
 	struct cdm_version mine = incoming_version(in);
@@ -66,7 +75,7 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 		return in->decisive ? INCOMING_WINS_KEEP_OLD : LOCAL_WINS;
 	enum seen seen = is_told_again(in) ? UNSEEN : conflict_seen(pub, in, found);
 	if (seen != UNSEEN) /* what the author made of what he saw counts, be it an older content under this name */
-		return seen == SEEN ? INCOMING_WINS : LOCAL_WINS;
+		return seen != SEEN ? LOCAL_WINS : conflict_is_refused(pub, in, found->found.dot) ? INCOMING_WINS_KEEP_OLD : INCOMING_WINS;
 	if (cdm_version_compare(&mine, &found->found) < 0)
 		return LOCAL_WINS;
 	bool same_author = !found->found_unsaved && mine.dot.origin == found->found.dot.origin;

@@ -25,6 +25,7 @@ struct incoming { /* one received change with what came along */
 	char staging[STAGING_NAME_MAX]; /* streamed content: its file in staging, "" = none */
 	int spool_fd;                 /* that file, -1 = none or closed */
 	bool streaming, superseded, complete, ended;
+	bool refused;                 /* its author may not write the set: it ends as superseded */
 	uint64_t received;
 	unsigned writes;              /* in flight */
 	bool orphan;                  /* its link is gone: the last write frees it */
@@ -180,6 +181,9 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version);
 /* Had the author of this change the version that is found here when he made it? AHEAD: it is his own and later (fetched before its turn). */
 enum seen { UNSEEN, SEEN, AHEAD };
+/* A version that this node made while it might write the set, and that others left out since it may not (receive.c): where trees are
+ * compared it gives way, and must be kept. */
+bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struct cdm_dot here);
 enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
 /* conflict_room.c: count what is there already; keep conflicts/ within its limit (after a job). */
 void conflict_begin(struct publisher *pub);

@@ -400,6 +400,10 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	expect_version(&step, c->version.dot);
 	step.a.flags = in->resync ? CDM_AN_SAVED : 0;
+	if (conflict_is_refused(pub, in, c->version.dot)) {
+		conflict_report(pub, c->path, c->path_len, c->version, "version here");
+		step.a.flags |= CDM_AN_KEEP_OLD;
+	}
 	/* What is gone already, or stays because it is newer, is so by changes that the others get, too: they decide the same way. */
 	for (int tries = 0; tries < PLACE_TRIES; tries++) {
 		int r = publisher_call(pub, &step, call_unlink, &n, &found);

@@ -254,7 +254,7 @@ static int take_end(struct receiver *r, const uint8_t *payload, size_t len, stru
 	r->current = NULL;
 	XXH128_canonical_t canonical;
 	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(r->hash));
-	in->superseded = end.result != CONTENT_OK;
+	in->superseded = end.result != CONTENT_OK || in->refused;
 	if (!in->superseded && (in->received != in->carried.content_bytes || memcmp(canonical.digest, end.hash, 16) != 0))
 		return cdm_fail_plain(err, EBADMSG, "content of %.*s does not have the announced hash", (int)in->carried.change.path_len,
 			in->carried.change.path);
@@ -282,16 +282,44 @@ static bool check_inline(const struct incoming *in)
 	return memcmp(canonical.digest, k->hash, 16) == 0;
 }
 
-/* May this origin change this set? Retired nodes are not in the table any more; their old changes still travel. */
-static int check_right(struct receiver *r, const struct cdm_change *c, struct cdm_error *err)
+static const struct member *origin_member(const struct receiver *r, const struct cdm_change *c)
 {
-	uint32_t number = CDM_ORIGIN_NODE(c->dot.origin);
-	const struct member *m = r->peer->set->route ? route_member_number(r->peer->set->route, number) : NULL;
+	return r->peer->set->route ? route_member_number(r->peer->set->route, CDM_ORIGIN_NODE(c->dot.origin)) : NULL;
+}
+
+/* Vectors are bounded, here and on the wire. Origins that no member of the set stands for get half of the room, so that nobody can
+ * make up so many that those of members are refused. */
+static int check_origin(const struct receiver *r, const struct cdm_change *c, struct cdm_error *err)
+{
+	const struct cdm_vector *visible = &r->peer->set->follow.visible, *has = &r->peer->has;
 	if (!cdm_op_ships(c->op) || cdm_dot_is_none(c->dot))
 		return cdm_fail_plain(err, EBADMSG, "a change that does not travel");
-	if (m && !(m->role & CDM_ROLE_SOURCE) && c->op != CDM_OP_SKIP)
-		return cdm_fail_plain(err, EPERM, "node %s is no source of set %s but sends changes", m->name, set_name(r->peer->set));
-	return 0;
+	size_t known = visible->count > has->count ? visible->count : has->count, most = CDM_VECTOR_MAX / (origin_member(r, c) ? 1 : 2);
+	if (known < most || cdm_vector_get(visible, c->dot.origin) || cdm_vector_get(has, c->dot.origin))
+		return 0;
+	return cdm_fail_plain(err, EOVERFLOW, "a change of one more origin; %zu origins are known already, more are not taken", known);
+}
+
+/* A change comes into the set with its author: there his right counts. Who passes it on got it while the author had the right. */
+static bool has_right(const struct receiver *r, const struct cdm_change *c)
+{
+	const struct member *m = origin_member(r, c);
+	return !m || m->number != r->peer->number || m->role & CDM_ROLE_SOURCE || c->op == CDM_OP_SKIP;
+}
+
+/* The vector moves, or the author would send it for ever, but nothing else does; and its tree is compared with ours. */
+static void refuse_change(struct receiver *r, struct incoming *in)
+{
+	struct cdm_change *c = &in->carried.change;
+	char path[256];
+	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 250 ? c->path_len : 250), c->path);
+	cdm_log(change_refused, cdm_str("set", set_name(r->peer->set)), cdm_str("peer", link_peer_name(r->peer->link)), cdm_str("path", path));
+	c->parent_mtime_ns = c->parent2_mtime_ns = 0;
+	in->refused = true;
+	if (r->peer->towards_parent)
+		doubt_raise(r->peer->set);
+	else
+		doubt_asked(r->peer);
 }
 
 static int open_spool(struct receiver *r, struct incoming *in, struct cdm_error *err)
@@ -327,7 +355,7 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 			e = cdm_fail_plain(err, EBADMSG, "CHANGE outside a batch");
 	}
 	if (e == 0 && !answer)
-		e = check_right(r, &k->change, err);
+		e = check_origin(r, &k->change, err);
 	if (e == 0 && k->flags & CARRIED_INLINE && !check_inline(in))
 		e = cdm_fail_plain(err, EBADMSG, "content of %.*s does not have its hash", (int)k->change.path_len, k->change.path);
 	in->streaming = carried_has_content(k) && !(k->flags & CARRIED_INLINE);
@@ -344,6 +372,8 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 		cdm_vector_copy(&in->context, &contexts_get(&r->contexts, k->change.dot.origin)->vector);
 		cdm_vector_raise(&r->peer->has, k->change.dot);
 		job_add(b->job, in);
+		if (!has_right(r, &k->change))
+			refuse_change(r, in);
 		e = count_inline(r, k->pieces_len, err);
 		if (e < 0)
 			return e;
@@ -354,11 +384,11 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 		XXH3_128bits_reset(r->hash);
 		return 0;
 	}
-	if (k->kind == CONTENT_APART && !cdm_vector_covers(&r->peer->set->follow.visible, k->change.dot)) {
+	if (k->kind == CONTENT_APART && !in->refused && !cdm_vector_covers(&r->peer->set->follow.visible, k->change.dot)) {
 		fetch_await(r->peer, in);
 		return 0;
 	}
-	in->superseded = k->kind == CONTENT_APART; /* it is here, by another way */
+	in->superseded = in->refused || k->kind == CONTENT_APART; /* in the last case it is here, by another way */
 	in->ended = true;
 	incoming_settled(r->peer, in);
 	return 0;

@@ -1,0 +1,730 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A node with a good certificate that lies. n3 may receive the set and not write it; its replicator is dead, and this program speaks in its
+ * name with n1. What no honest node sends ends the link with a reason that the liar is told; nothing outside the store is touched,
+ * nobody else is affected, and n1 goes on without having died. */
+#include "tests/cluster/hostile.h"
+#include "common/loop.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define LIAR "n3"
+#define LIAR_ORIGIN CDM_ORIGIN(hostile_number(LIAR), 1)
+#define SOURCE_ORIGIN CDM_ORIGIN(hostile_number("n2"), 7) /* of a node that may write, of an incarnation it never had */
+
+static void put_frame(struct hostile *h, unsigned type, struct bytes *payload)
+{
+	hostile_frame(h, type, 0, 0, payload->data, payload->len);
+	bytes_fini(payload);
+}
+
+/* --- below the set: frames, hello, sets --- */
+
+static void header(struct hostile *h, uint32_t length, uint8_t type)
+{
+	const uint8_t head[WIRE_HEADER] = {(uint8_t)length, (uint8_t)(length >> 8), (uint8_t)(length >> 16), (uint8_t)(length >> 24), type};
+	hostile_bytes(h, head, sizeof head);
+}
+static void length_4g(struct hostile *h) { header(h, UINT32_MAX, FRAME_DATA); }
+static void length_2g(struct hostile *h) { header(h, 1u << 31, FRAME_CHANGE); }
+static void length_of_next_type(struct hostile *h) { header(h, 4 + WIRE_SMALL_MAX + 1, FRAME_SET_UP); }
+static void length_0(struct hostile *h) { header(h, 0, FRAME_PING); }
+static void unknown_type(struct hostile *h) { hostile_frame(h, 200, 0, 0, "x", 1); }
+static void unknown_type_to_skip(struct hostile *h) { hostile_frame(h, 200, WIRE_FLAG_MAY_SKIP, 0, "x", 1); }
+static void random_frames(struct hostile *h)
+{
+	uint8_t bytes[4096];
+	srand(320);
+	for (size_t i = 0; i < sizeof bytes; i++)
+		bytes[i] = (uint8_t)rand();
+	hostile_bytes(h, bytes, sizeof bytes);
+}
+static void bytes_past_tls(struct hostile *h) { hostile_tcp(h, "not a TLS record, and longer than a header", 42); }
+static void frame_before_hello(struct hostile *h) { hostile_frame(h, FRAME_PING, 0, 0, "12345678", 8); }
+static void state_before_hello(struct hostile *h) { hostile_frame(h, FRAME_STATE, 0, 0, "", 0); }
+
+static void hello_with(struct hostile *h, void (*spoil)(struct wire_hello *hello))
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	struct wire_hello hello = hostile_hello(h);
+	spoil(&hello);
+	hostile_frame(h, FRAME_HELLO, 0, 0, out, wire_hello_encode(&hello, out));
+}
+static void other_number(struct wire_hello *hello) { hello->number = hostile_number("n2"); }
+static void other_name(struct wire_hello *hello) { snprintf(hello->name, sizeof hello->name, "n2"); }
+static void newer_version(struct wire_hello *hello) { hello->version = hello->min_version = 9; }
+static void unknown_feature(struct wire_hello *hello) { hello->required = 1u << 31; }
+static void clock_in_a_year(struct wire_hello *hello) { hello->clock += 400ull * 86400 * 1000000000; }
+static void clock_at_the_end(struct wire_hello *hello) { hello->clock = UINT64_MAX; }
+static void hello_of_another_number(struct hostile *h) { hello_with(h, other_number); }
+static void hello_of_another_name(struct hostile *h) { hello_with(h, other_name); }
+static void hello_of_another_version(struct hostile *h) { hello_with(h, newer_version); }
+static void hello_that_requires(struct hostile *h) { hello_with(h, unknown_feature); }
+static void hello_with_future_clock(struct hostile *h) { hello_with(h, clock_in_a_year); }
+static void hello_with_last_clock(struct hostile *h) { hello_with(h, clock_at_the_end); }
+static void hello_cut_short(struct hostile *h) { hostile_frame(h, FRAME_HELLO, 0, 0, "cdml", 4); }
+static void hello_twice(struct hostile *h) { hello_with(h, clock_in_a_year); }
+
+static void set_up_of(struct hostile *h, const char *name, unsigned index)
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	struct wire_set_up up = {.child = true};
+	snprintf(up.name, sizeof up.name, "%s", name);
+	hostile_frame(h, FRAME_SET_UP, 0, index, out, wire_set_up_encode(&up, out));
+}
+static void unknown_set(struct hostile *h)
+{
+	struct wire_set_down down;
+	size_t len;
+	set_up_of(h, "secret", 1);
+	const uint8_t *payload = hostile_await(h, FRAME_SET_DOWN, &len);
+	assert_int_equal(wire_set_down_decode(payload, len, &down), 0);
+	assert_string_equal(down.why.text, "this node does not hold the set");
+}
+static void set_with_path_as_name(struct hostile *h) { set_up_of(h, "../../etc", 1); }
+static void set_name_of_4g(struct hostile *h)
+{
+	uint8_t up[9 + 4] = {1};
+	memset(up + 9, 0xff, 4);
+	hostile_frame(h, FRAME_SET_UP, 0, 0, up, sizeof up);
+}
+static void set_up_again_and_again(struct hostile *h)
+{
+	for (int i = 0; i < 200; i++)
+		set_up_of(h, LAB_SET, 0);
+}
+static void set_never_named(struct hostile *h) { hostile_frame(h, FRAME_ACK, 0, 77, "", 0); }
+static void plain_not_agreed(struct hostile *h) { hostile_frame(h, FRAME_PLAIN, 0, 0, "\1", 1); }
+static void plain_record_of_2g(struct hostile *h)
+{
+	hostile_frame(h, FRAME_PLAIN, 0, 0, "\1", 1);
+	hostile_tcp(h, "\0\0\0\x80 and so on", 14);
+}
+static void plain_record_with_wrong_code(struct hostile *h)
+{
+	hostile_frame(h, FRAME_PLAIN, 0, 0, "\1", 1);
+	hostile_tcp(h, "\4\0\0\0" "data" "0123456789abcdef", 24);
+}
+static void packed_not_agreed(struct hostile *h) { hostile_frame(h, FRAME_ACK, WIRE_FLAG_ZSTD, 0, "\x10\0\0\0 garbage", 12); }
+static void packed_both_ways(struct hostile *h) { hostile_frame(h, FRAME_ACK, WIRE_FLAG_ZSTD | WIRE_FLAG_ZLIB, 0, "\x10\0\0\0 garbage", 12); }
+static void packed_to_4g(struct hostile *h) { hostile_frame(h, FRAME_ACK, WIRE_FLAG_ZLIB, 0, "\xff\xff\xff\xff garbage", 12); }
+static void packed_garbage(struct hostile *h) { hostile_frame(h, FRAME_ACK, WIRE_FLAG_ZSTD, 0, "\x10\0\0\0 garbage", 12); }
+/* 256 KiB of zeros say to be 16 bytes: raw deflate, one stored block. */
+static void packed_bomb(struct hostile *h)
+{
+	static uint8_t bomb[4 + 5 + 65535] = {16, 0, 0, 0, 0, 0xff, 0xff, 0, 0};
+	hostile_frame(h, FRAME_ACK, WIRE_FLAG_ZLIB, 0, bomb, sizeof bomb);
+}
+static void error_that_cannot_be_read(struct hostile *h) { hostile_frame(h, FRAME_ERROR, 0, 0, "\1\0\0\0\xff\xff\xff\xff", 8); }
+
+/* Each PING is answered, and nobody reads the answers. */
+static void pings_without_reading(struct hostile *h)
+{
+	static uint8_t pings[4096][WIRE_HEADER + 8];
+	for (size_t i = 0; i < 4096; i++)
+		wire_header_encode(&(struct wire_header){.payload = 8, .type = FRAME_PING}, pings[i]);
+	for (size_t sent = 0; sent < 200u << 20; sent += sizeof pings)
+		hostile_bytes(h, pings, sizeof pings);
+}
+
+/* --- states --- */
+
+static void state_of(struct hostile *h, uint32_t number, uint64_t start, bool down)
+{
+	struct wire_state s = {.number = number, .start = start, .sequence = UINT64_MAX, .clock = cdm_clock_now(), .down = down, .state = "ok",
+		.reason = "\033[31mred\n<img src=x onerror=alert(1)>"};
+	uint8_t out[1024];
+	hostile_frame(h, FRAME_STATE, 0, 0, out, wire_state_encode(&s, out));
+}
+static void states_of_strangers(struct hostile *h)
+{
+	for (uint32_t i = 100; i < 5100; i++)
+		state_of(h, i, 1, false);
+}
+static void state_of_the_receiver(struct hostile *h) { state_of(h, hostile_number("n1"), UINT64_MAX, true); }
+static void state_of_another(struct hostile *h) { state_of(h, hostile_number("n2"), UINT64_MAX, true); }
+static void state_cut_short(struct hostile *h) { hostile_frame(h, FRAME_STATE, 0, 0, "\0\3\0\0\0", 5); }
+
+/* --- vectors --- */
+
+static void vector_of_4g(struct hostile *h)
+{
+	struct bytes p = {0};
+	bytes_put_u8(&p, 0);
+	bytes_put_u32(&p, UINT32_MAX);
+	put_frame(h, FRAME_SUBSCRIBE, &p);
+}
+static void subscribe_twice(struct hostile *h)
+{
+	struct subscribe none = {0};
+	struct bytes p = {0};
+	subscribe_encode(&none, &p);
+	put_frame(h, FRAME_SUBSCRIBE, &p);
+}
+static void frame_before_subscribe(struct hostile *h) { hostile_frame(h, FRAME_RESYNC_START, 0, 0, "\0\0\0\0", 4); }
+
+static void ack_of(struct hostile *h, uint64_t batch, const struct cdm_vector *v)
+{
+	struct ack ack = {.batch = batch, .visible = *v, .durable = *v};
+	struct bytes p = {0};
+	ack_encode(&ack, &p);
+	put_frame(h, FRAME_ACK, &p);
+}
+static void unsorted_vector(struct hostile *h)
+{
+	struct cdm_dot dots[] = {{CDM_ORIGIN(2, 1), 5}, {CDM_ORIGIN(1, 1), 5}};
+	ack_of(h, 0, &(struct cdm_vector){.entries = dots, .count = 2});
+}
+static void ack_of_no_batch(struct hostile *h) { ack_of(h, UINT64_MAX, &(struct cdm_vector){0}); }
+
+/* Vectors of many origins that nobody knows, each one other than those before. */
+static void many_origins(struct hostile *h)
+{
+	static struct cdm_dot dots[CDM_VECTOR_MAX];
+	for (uint32_t round = 0; round < 20; round++) {
+		for (uint32_t i = 0; i < CDM_VECTOR_MAX; i++)
+			dots[i] = (struct cdm_dot){CDM_ORIGIN(1000 + round * CDM_VECTOR_MAX + i, 1), 1};
+		ack_of(h, 0, &(struct cdm_vector){.entries = dots, .count = CDM_VECTOR_MAX});
+	}
+}
+
+/* --- batches --- */
+
+static void batch(struct hostile *h, uint64_t number, uint32_t changes)
+{
+	struct bytes p = {0};
+	batch_head_encode(&(struct batch_head){.number = number, .changes = changes}, &p);
+	put_frame(h, FRAME_BATCH, &p);
+}
+static void batch_end(struct hostile *h, uint64_t number, uint32_t changes)
+{
+	struct bytes p = {0};
+	batch_head_encode(&(struct batch_head){.number = number, .changes = changes}, &p);
+	put_frame(h, FRAME_BATCH_END, &p);
+}
+static void batch_of_too_many(struct hostile *h) { batch(h, 1, 4097); }
+static void batch_in_a_batch(struct hostile *h)
+{
+	batch(h, 1, 2);
+	batch(h, 2, 2);
+}
+static void batch_that_ends_early(struct hostile *h)
+{
+	batch(h, 1, 2);
+	batch_end(h, 1, 2);
+}
+static void change_outside_a_batch(struct hostile *h)
+{
+	struct carried k = {.change = {.op = CDM_OP_SKIP, .dot = {SOURCE_ORIGIN, 1}, .clock = 1}};
+	struct bytes p = {0};
+	carried_encode(&k, &p);
+	put_frame(h, FRAME_CHANGE, &p);
+}
+
+/* --- changes --- */
+
+static struct carried saved(const char *path, cdm_origin origin, const char *text)
+{
+	struct cdm_dot dot = {origin, 1};
+	struct carried k = {.kind = CONTENT_WHOLE, .flags = CARRIED_INLINE, .mode = S_IFREG | 0644, .size = strlen(text), .content_bytes = strlen(text),
+		.change = {.op = CDM_OP_SAVE, .flags = CDM_CH_NEW | CDM_CH_WHOLE, .dot = dot, .clock = cdm_clock_now(), .path = path, .path_len = strlen(path)}};
+	k.change.version = k.stamp.content = (struct cdm_version){dot, k.change.clock};
+	k.change.attr.size = k.size;
+	return k;
+}
+
+static void put_inline(struct bytes *p, const char *text)
+{
+	XXH3_state_t *hash = XXH3_createState();
+	XXH128_canonical_t canonical;
+	uint8_t offset[8] = {0};
+	XXH3_128bits_reset(hash);
+	XXH3_128bits_update(hash, offset, sizeof offset);
+	XXH3_128bits_update(hash, text, strlen(text));
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
+	XXH3_freeState(hash);
+	piece_encode_head(0, (uint32_t)strlen(text), p);
+	bytes_put(p, text, strlen(text));
+	bytes_put(p, canonical.digest, sizeof canonical.digest);
+}
+
+/* One batch with this change; `instead` (as long, NULL: not) stands where its path was encoded. */
+static void send_change(struct hostile *h, const struct carried *k, const char *text, const char *instead)
+{
+	struct bytes p = {0};
+	batch(h, 1, 1);
+	carried_encode(k, &p);
+	if (text)
+		put_inline(&p, text);
+	char *at = instead ? memmem(p.data, p.len, k->change.path, k->change.path_len) : NULL;
+	if (at)
+		memcpy(at, instead, k->change.path_len);
+	put_frame(h, FRAME_CHANGE, &p);
+	batch_end(h, 1, 1);
+}
+/* A file of the source under a path that the encoder would refuse; sizes count, so paths with a NUL can be told. */
+static void save_under(struct hostile *h, const char *path, size_t len)
+{
+	char fair[8192];
+	assert_true(len < sizeof fair);
+	for (size_t i = 0; i < len; i++)
+		fair[i] = i % 200 == 199 && i + 1 < len ? '/' : 'p';
+	fair[len] = 0;
+	struct carried k = saved(fair, SOURCE_ORIGIN, "hostile");
+	send_change(h, &k, "hostile", path);
+}
+#define SAVE_UNDER(path) save_under(h, path, sizeof path - 1)
+static void path_up(struct hostile *h) { SAVE_UNDER("../escaped"); }
+static void path_up_inside(struct hostile *h) { SAVE_UNDER("a/../../escaped"); }
+static void path_absolute(struct hostile *h) { SAVE_UNDER("/tmp/cdmfs-escaped"); }
+static void path_dot(struct hostile *h) { SAVE_UNDER("a/./b"); }
+static void path_double_slash(struct hostile *h) { SAVE_UNDER("a//b"); }
+static void path_trailing_slash(struct hostile *h) { SAVE_UNDER("a/b/"); }
+static void path_with_nul(struct hostile *h) { SAVE_UNDER("a\0b"); }
+static void path_of_state(struct hostile *h) { SAVE_UNDER(".cdmfs/format"); }
+static void name_too_long(struct hostile *h)
+{
+	char name[257];
+	memset(name, 'n', 256);
+	save_under(h, name, 256);
+}
+static void path_of_4g(struct hostile *h)
+{
+	struct carried k = saved("fair", SOURCE_ORIGIN, "hostile");
+	struct bytes p = {0};
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	char *at = memmem(p.data, p.len, "fair", 4);
+	memset(at - 4, 0xff, 4); /* its length */
+	put_frame(h, FRAME_CHANGE, &p);
+}
+static void change_by_the_target(struct hostile *h)
+{
+	struct carried k = saved("by-the-target", LIAR_ORIGIN, "hostile");
+	send_change(h, &k, "hostile", NULL);
+}
+static void removal_by_the_target(struct hostile *h)
+{
+	struct carried k = {.change = {.op = CDM_OP_UNLINK, .dot = {LIAR_ORIGIN, 1}, .clock = cdm_clock_now(), .path = "kept", .path_len = 4}};
+	send_change(h, &k, NULL, NULL);
+}
+static void operation_that_does_not_travel(struct hostile *h)
+{
+	struct carried k = {.change = {.op = CDM_OP_MARK, .dot = {SOURCE_ORIGIN, 1}, .clock = 1}};
+	send_change(h, &k, NULL, NULL);
+}
+static void unknown_kind(struct hostile *h)
+{
+	struct bytes p = {0};
+	struct carried k = saved("fair", SOURCE_ORIGIN, "hostile");
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	p.data[0] = 17;
+	put_frame(h, FRAME_CHANGE, &p);
+}
+static void wrong_hash(struct hostile *h)
+{
+	struct bytes p = {0};
+	struct carried k = saved("fair", SOURCE_ORIGIN, "hostile");
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	put_inline(&p, "hostile");
+	p.data[p.len - 1] ^= 1;
+	put_frame(h, FRAME_CHANGE, &p);
+}
+static void more_than_announced(struct hostile *h)
+{
+	struct bytes p = {0};
+	struct carried k = saved("fair", SOURCE_ORIGIN, "hostile");
+	k.size = k.content_bytes = 3;
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	put_inline(&p, "hostile");
+	put_frame(h, FRAME_CHANGE, &p);
+}
+static void streamed(struct hostile *h, uint64_t size)
+{
+	struct bytes p = {0};
+	struct carried k = saved("fair", SOURCE_ORIGIN, "");
+	k.flags = 0;
+	k.size = k.content_bytes = size;
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	put_frame(h, FRAME_CHANGE, &p);
+}
+static void piece(struct hostile *h, uint64_t offset, const char *text)
+{
+	struct bytes p = {0};
+	piece_encode_head(offset, (uint32_t)strlen(text), &p);
+	bytes_put(&p, text, strlen(text));
+	put_frame(h, FRAME_DATA, &p);
+}
+static void data_beyond_its_size(struct hostile *h)
+{
+	streamed(h, 4);
+	piece(h, 2, "hostile");
+}
+static void data_at_the_end_of_numbers(struct hostile *h)
+{
+	streamed(h, 100);
+	piece(h, UINT64_MAX - 3, "hostile");
+}
+static void size_beyond_all(struct hostile *h) { streamed(h, UINT64_MAX); }
+static void change_in_a_content(struct hostile *h)
+{
+	streamed(h, 100);
+	change_outside_a_batch(h);
+}
+static void data_of_nothing(struct hostile *h) { piece(h, 0, "hostile"); }
+static void copies_of_nothing(struct hostile *h) { hostile_frame(h, FRAME_COPIES, 0, 0, "hostile", 7); }
+static void end_of_nothing(struct hostile *h)
+{
+	struct bytes p = {0};
+	change_end_encode(&(struct change_end){0}, &p);
+	put_frame(h, FRAME_CHANGE_END, &p);
+}
+static void too_many_xattrs(struct hostile *h)
+{
+	struct bytes p = {0};
+	struct carried k = saved("fair", SOURCE_ORIGIN, "hostile");
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	memset(p.data + p.len - 18, 0xff, 2); /* their count stands before two u64 */
+	put_frame(h, FRAME_CHANGE, &p);
+}
+/* A batch may keep so much in memory, and no more. What came whole before that counts: the liar could have sent just that. */
+static void inline_without_end(struct hostile *h)
+{
+	static char text[100001];
+	memset(text, 'x', sizeof text - 1);
+	batch(h, 1, 4096);
+	for (unsigned i = 1; i <= 400; i++) {
+		struct bytes p = {0};
+		struct carried k = saved("flood", SOURCE_ORIGIN, text);
+		k.change.dot.number = k.change.version.dot.number = k.stamp.content.dot.number = i;
+		carried_encode(&k, &p);
+		put_inline(&p, text);
+		put_frame(h, FRAME_CHANGE, &p);
+	}
+}
+/* SKIPs need no right to write: they only move the vector. Of origins that nobody knows. */
+static void skips_of_many_origins(struct hostile *h)
+{
+	for (uint64_t number = 1; number <= 3; number++) {
+		batch(h, number, 4096);
+		for (uint32_t i = 0; i < 4096; i++) {
+			struct carried k = {.change = {.op = CDM_OP_SKIP, .dot = {CDM_ORIGIN(1000 + (uint32_t)number * 4096 + i, 1), 1}, .clock = 1}};
+			struct bytes p = {0};
+			carried_encode(&k, &p);
+			put_frame(h, FRAME_CHANGE, &p);
+		}
+		batch_end(h, number, 4096);
+	}
+}
+
+/* --- asking --- */
+
+static void need_of(struct hostile *h, uint64_t ticket, const char *path)
+{
+	struct bytes p = {0};
+	need_encode(&(struct need){.ticket = ticket, .path = path, .path_len = strlen(path)}, &p);
+	put_frame(h, FRAME_NEED, &p);
+}
+static void need_above(struct hostile *h) { need_of(h, 1, "../../state/node.key"); }
+static void need_of_state(struct hostile *h) { need_of(h, 1, ".cdmfs/format"); }
+static void need_without_ticket(struct hostile *h) { need_of(h, 0, "kept"); }
+
+/* What the answer to a NEED is: the operation, SKIP when there is nothing. */
+static enum cdm_op asked_for(struct hostile *h, const char *path)
+{
+	struct carried k;
+	size_t len;
+	need_of(h, 4711, path);
+	const uint8_t *payload = hostile_await(h, FRAME_CHANGE, &len);
+	assert_int_equal(carried_decode(payload, len, &k), 0);
+	enum cdm_op op = k.change.op;
+	carried_fini(&k);
+	return op;
+}
+static void need_of_what_is_nobody_elses(struct hostile *h)
+{
+	assert_int_equal(asked_for(h, "kept"), CDM_OP_SAVE);
+	assert_int_equal(asked_for(h, "cache/secret"), CDM_OP_SKIP);
+	assert_int_equal(asked_for(h, "draft.private"), CDM_OP_SKIP);
+}
+static void need_through_a_symlink(struct hostile *h) { assert_int_equal(asked_for(h, "to-state/node.key"), CDM_OP_SKIP); }
+
+static void directory_needed(struct hostile *h, const char *path) { hostile_frame(h, FRAME_RESYNC_NEED, 0, 0, path, strlen(path)); }
+static void directory_above(struct hostile *h) { directory_needed(h, ".."); }
+static void directory_of_state(struct hostile *h) { directory_needed(h, ".cdmfs"); }
+static void too_many_directories(struct hostile *h)
+{
+	for (int i = 0; i < 5000; i++)
+		directory_needed(h, "");
+}
+
+static void fetch_of(struct hostile *h, const char *set, const char *path, size_t len)
+{
+	struct bytes p = {0};
+	struct fetch_ask ask = {.request = 1, .version = {SOURCE_ORIGIN, 1}, .size = 7, .set = set, .set_len = strlen(set), .path = path, .path_len = len};
+	fetch_ask_encode(&ask, &p);
+	put_frame(h, FRAME_FETCH, &p);
+}
+static void fetch_above(struct hostile *h) { fetch_of(h, LAB_SET, "../../state/node.key", 20); }
+static void fetch_of_another_set(struct hostile *h)
+{
+	struct fed_end end;
+	size_t len;
+	fetch_of(h, "secret", "kept", 4);
+	const uint8_t *payload = hostile_await(h, FRAME_FED_END, &len);
+	assert_int_equal(fed_end_decode(payload, len, &end), 0);
+	assert_int_not_equal(end.result, FED_WHOLE);
+}
+static void fetch_flood(struct hostile *h)
+{
+	for (int i = 0; i < 20000; i++)
+		fetch_of(h, LAB_SET, "kept", 4);
+}
+static void fed_unasked(struct hostile *h)
+{
+	struct bytes p = {0};
+	fed_piece_encode_head(99, 0, 4, &p);
+	bytes_put(&p, "evil", 4);
+	put_frame(h, FRAME_FED, &p);
+	fed_end_encode(&(struct fed_end){.request = 99}, &p);
+	put_frame(h, FRAME_FED_END, &p);
+}
+
+/* --- comparing trees --- */
+
+static void listing_unasked(struct hostile *h) { hostile_frame(h, FRAME_RESYNC_DIR, 1, 0, "", 0); }
+static void end_unasked(struct hostile *h) { hostile_frame(h, FRAME_RESYNC_END, 0, 0, "", 0); }
+static void start_with_garbage(struct hostile *h) { hostile_frame(h, FRAME_RESYNC_START, 0, 0, "\xff\xff\xff\xff", 4); }
+
+static void compare_begins(struct hostile *h)
+{
+	size_t len;
+	struct bytes p = {0};
+	const struct cdm_vector *v = hostile_their_vector(h);
+	cdm_vector_encode(v, bytes_add(&p, cdm_vector_encoded_size(v)));
+	put_frame(h, FRAME_RESYNC_START, &p);
+	hostile_await(h, FRAME_RESYNC_NEED, &len);
+}
+static void put_entry(struct bytes *p, const char *name, size_t len, uint32_t mode, struct cdm_stamp stamp)
+{
+	bytes_put_u16(p, (uint16_t)len);
+	bytes_put(p, name, len);
+	bytes_put_u32(p, mode);
+	for (int i = 0; i < 3; i++) /* uid, gid, nlink */
+		bytes_put_u32(p, i == 2);
+	for (int i = 0; i < 5; i++) /* size, rdev, inode, mtime, hash */
+		bytes_put_u64(p, i == 0 ? 7 : i);
+	cdm_stamp_encode(&stamp, bytes_add(p, CDM_XATTR_VERSION_SIZE));
+	bytes_put_u16(p, 0); /* no names of owners */
+}
+static void listing_of(struct hostile *h, const char *name, size_t len)
+{
+	struct bytes p = {0};
+	compare_begins(h);
+	put_entry(&p, name, len, S_IFREG | 0644, (struct cdm_stamp){0});
+	hostile_frame(h, FRAME_RESYNC_DIR, 1, 0, p.data, p.len);
+	bytes_fini(&p);
+}
+static void listing_up(struct hostile *h) { listing_of(h, "..", 2); }
+static void listing_deep(struct hostile *h) { listing_of(h, "a/b", 3); }
+static void listing_nul(struct hostile *h) { listing_of(h, "a\0b", 3); }
+static void listing_state(struct hostile *h) { listing_of(h, ".cdmfs", 6); }
+static void listing_unsorted(struct hostile *h)
+{
+	struct bytes p = {0};
+	compare_begins(h);
+	put_entry(&p, "b", 1, S_IFREG | 0644, (struct cdm_stamp){0});
+	put_entry(&p, "a", 1, S_IFREG | 0644, (struct cdm_stamp){0});
+	hostile_frame(h, FRAME_RESYNC_DIR, 1, 0, p.data, p.len);
+	bytes_fini(&p);
+}
+/* A directory in a directory in a directory …, each with a name of 255 bytes. */
+static void listing_without_end(struct hostile *h)
+{
+	char name[255];
+	memset(name, 'd', sizeof name);
+	compare_begins(h);
+	for (int depth = 0; depth < 600; depth++) {
+		size_t len;
+		struct bytes p = {0};
+		put_entry(&p, name, sizeof name, S_IFDIR | 0755, (struct cdm_stamp){.content = {{SOURCE_ORIGIN, 1}, cdm_clock_now()}});
+		hostile_frame(h, FRAME_RESYNC_DIR, 1, 0, p.data, p.len);
+		bytes_fini(&p);
+		if (depth < 200)
+			hostile_await(h, FRAME_RESYNC_NEED, &len);
+	}
+}
+
+static const struct attack {
+	const char *what;
+	enum hostile_stage stage;
+	uint32_t features;
+	void (*act)(struct hostile *h);
+	const char *says; /* of the reason that the liar is told; "": it is only cut off; NULL: it stays */
+} attacks[] = {
+	{"length 2^32-1", HOSTILE_HELLO, 0, length_4g, "length"},
+	{"length 2^31", HOSTILE_HELLO, 0, length_2g, "length"},
+	{"length above the limit of the type", HOSTILE_HELLO, 0, length_of_next_type, "length"},
+	{"length 0", HOSTILE_HELLO, 0, length_0, "length"},
+	{"unknown type", HOSTILE_HELLO, 0, unknown_type, "unknown type"},
+	{"unknown type that may be skipped", HOSTILE_HELLO, 0, unknown_type_to_skip, NULL},
+	{"random bytes as frames", HOSTILE_HELLO, 0, random_frames, ""},
+	{"bytes past TLS", HOSTILE_HELLO, 0, bytes_past_tls, ""},
+	{"PING before HELLO", HOSTILE_TLS, 0, frame_before_hello, "before the hello"},
+	{"STATE before HELLO", HOSTILE_TLS, 0, state_before_hello, "before the hello"},
+	{"HELLO with another number", HOSTILE_TLS, 0, hello_of_another_number, "the certificate"},
+	{"HELLO with another name", HOSTILE_TLS, 0, hello_of_another_name, "the certificate"},
+	{"HELLO of an unknown version", HOSTILE_TLS, 0, hello_of_another_version, "upgrade"},
+	{"HELLO that requires an unknown feature", HOSTILE_TLS, 0, hello_that_requires, "required features"},
+	{"HELLO cut short", HOSTILE_TLS, 0, hello_cut_short, "hello"},
+	{"HELLO with a clock 400 days ahead", HOSTILE_TLS, 0, hello_with_future_clock, NULL},
+	{"HELLO with the last of all clocks", HOSTILE_TLS, 0, hello_with_last_clock, NULL},
+	{"a second HELLO", HOSTILE_HELLO, 0, hello_twice, "hello"},
+	{"a set that is not here", HOSTILE_HELLO, 0, unknown_set, NULL},
+	{"a path as name of a set", HOSTILE_HELLO, 0, set_with_path_as_name, NULL},
+	{"name of a set of 4 GiB", HOSTILE_HELLO, 0, set_name_of_4g, "SET_UP"},
+	{"SET_UP 200 times", HOSTILE_SET, 0, set_up_again_and_again, NULL},
+	{"a set that was never named", HOSTILE_SET, 0, set_never_named, "never named"},
+	{"PLAIN that was not agreed on", HOSTILE_SET, 0, plain_not_agreed, "protection"},
+	{"a plain record of 2 GiB", HOSTILE_SET, WIRE_FEATURE_PLAIN, plain_record_of_2g, ""},
+	{"a plain record with a wrong code", HOSTILE_SET, WIRE_FEATURE_PLAIN, plain_record_with_wrong_code, ""},
+	{"compression that was not agreed on", HOSTILE_SUBSCRIBED, 0, packed_not_agreed, "compress"},
+	{"compressed by both methods", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ZSTD | WIRE_FEATURE_ZLIB, packed_both_ways, "compress"},
+	{"compressed, 4 GiB when unpacked", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ZLIB, packed_to_4g, "compress"},
+	{"compressed garbage", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ZSTD, packed_garbage, "compress"},
+	{"compressed, more than it says", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ZLIB, packed_bomb, "compress"},
+	{"ERROR with a text of 4 GiB", HOSTILE_SET, 0, error_that_cannot_be_read, "error frame"},
+	{"200 MiB of PINGs, and nothing is read", HOSTILE_HELLO, 0, pings_without_reading, ""},
+	{"states of 5000 nodes that do not exist", HOSTILE_SET, 0, states_of_strangers, NULL},
+	{"the receiver is told that it is down", HOSTILE_SET, 0, state_of_the_receiver, NULL},
+	{"another one is said to be down", HOSTILE_SET, 0, state_of_another, NULL},
+	{"STATE cut short", HOSTILE_SET, 0, state_cut_short, "state"},
+	{"a vector of 2^32-1 entries", HOSTILE_SET, 0, vector_of_4g, "SUBSCRIBE"},
+	{"SUBSCRIBE twice", HOSTILE_SUBSCRIBED, 0, subscribe_twice, "SUBSCRIBE"},
+	{"RESYNC_START before SUBSCRIBE", HOSTILE_SET, 0, frame_before_subscribe, NULL},
+	{"a vector that is not sorted", HOSTILE_SUBSCRIBED, 0, unsorted_vector, "ACK"},
+	{"ACK of a batch that never was", HOSTILE_SUBSCRIBED, 0, ack_of_no_batch, NULL},
+	{"ACKs with 80,000 unknown origins", HOSTILE_SUBSCRIBED, 0, many_origins, "origins"},
+	{"a batch of 4097 changes", HOSTILE_SUBSCRIBED, 0, batch_of_too_many, "BATCH"},
+	{"a batch in a batch", HOSTILE_SUBSCRIBED, 0, batch_in_a_batch, "BATCH"},
+	{"a batch that ends early", HOSTILE_SUBSCRIBED, 0, batch_that_ends_early, "BATCH_END"},
+	{"a change outside a batch", HOSTILE_SUBSCRIBED, 0, change_outside_a_batch, "outside a batch"},
+	{"path ../x", HOSTILE_SUBSCRIBED, 0, path_up, "malformed CHANGE"},
+	{"path a/../../x", HOSTILE_SUBSCRIBED, 0, path_up_inside, "malformed CHANGE"},
+	{"path /x", HOSTILE_SUBSCRIBED, 0, path_absolute, "malformed CHANGE"},
+	{"path a/./b", HOSTILE_SUBSCRIBED, 0, path_dot, "malformed CHANGE"},
+	{"path a//b", HOSTILE_SUBSCRIBED, 0, path_double_slash, "malformed CHANGE"},
+	{"path a/b/", HOSTILE_SUBSCRIBED, 0, path_trailing_slash, "malformed CHANGE"},
+	{"path with a NUL", HOSTILE_SUBSCRIBED, 0, path_with_nul, "malformed CHANGE"},
+	{"path into the store's state", HOSTILE_SUBSCRIBED, 0, path_of_state, "malformed CHANGE"},
+	{"a name of 256 bytes", HOSTILE_SUBSCRIBED, 0, name_too_long, "malformed CHANGE"},
+	{"a path of 4 GiB", HOSTILE_SUBSCRIBED, 0, path_of_4g, "malformed CHANGE"},
+	{"a save by a node that may not write", HOSTILE_SUBSCRIBED, 0, change_by_the_target, NULL},
+	{"a removal by a node that may not write", HOSTILE_SUBSCRIBED, 0, removal_by_the_target, NULL},
+	{"an operation that does not travel", HOSTILE_SUBSCRIBED, 0, operation_that_does_not_travel, "does not travel"},
+	{"an unknown kind of content", HOSTILE_SUBSCRIBED, 0, unknown_kind, "malformed CHANGE"},
+	{"content with another hash", HOSTILE_SUBSCRIBED, 0, wrong_hash, "hash"},
+	{"more content than announced", HOSTILE_SUBSCRIBED, 0, more_than_announced, "malformed CHANGE"},
+	{"DATA beyond the size", HOSTILE_SUBSCRIBED, 0, data_beyond_its_size, "announced size"},
+	{"DATA at offset 2^64-4", HOSTILE_SUBSCRIBED, 0, data_at_the_end_of_numbers, "DATA"},
+	{"a size of 2^64-1", HOSTILE_SUBSCRIBED, 0, size_beyond_all, "malformed CHANGE"},
+	{"a change inside a content", HOSTILE_SUBSCRIBED, 0, change_in_a_content, "inside the content"},
+	{"DATA of nothing", HOSTILE_SUBSCRIBED, 0, data_of_nothing, "DATA"},
+	{"COPIES of nothing", HOSTILE_SUBSCRIBED, 0, copies_of_nothing, "COPIES"},
+	{"CHANGE_END of nothing", HOSTILE_SUBSCRIBED, 0, end_of_nothing, "CHANGE_END"},
+	{"65,535 extended attributes", HOSTILE_SUBSCRIBED, 0, too_many_xattrs, "malformed CHANGE"},
+	{"40 MB of inline content", HOSTILE_SUBSCRIBED, 0, inline_without_end, "inline content"},
+	{"SKIPs of 12,288 unknown origins", HOSTILE_SUBSCRIBED, 0, skips_of_many_origins, "origins"},
+	{"NEED ../x", HOSTILE_SUBSCRIBED, 0, need_above, "NEED"},
+	{"NEED of the store's state", HOSTILE_SUBSCRIBED, 0, need_of_state, "NEED"},
+	{"NEED without a ticket", HOSTILE_SUBSCRIBED, 0, need_without_ticket, "NEED"},
+	{"NEED of local and excluded files", HOSTILE_SUBSCRIBED, 0, need_of_what_is_nobody_elses, NULL},
+	{"NEED through a symlink", HOSTILE_SUBSCRIBED, 0, need_through_a_symlink, NULL},
+	{"RESYNC_NEED ..", HOSTILE_SUBSCRIBED, 0, directory_above, "RESYNC_NEED"},
+	{"RESYNC_NEED of the store's state", HOSTILE_SUBSCRIBED, 0, directory_of_state, "RESYNC_NEED"},
+	{"RESYNC_NEED 5000 times", HOSTILE_SUBSCRIBED, 0, too_many_directories, "RESYNC_NEED"},
+	{"FETCH ../x", HOSTILE_SET, WIRE_FEATURE_FETCH, fetch_above, "FETCH"},
+	{"FETCH of a set that is not here", HOSTILE_SET, WIRE_FEATURE_FETCH, fetch_of_another_set, NULL},
+	{"FETCH 20,000 times", HOSTILE_SET, WIRE_FEATURE_FETCH, fetch_flood, NULL},
+	{"FED that nobody asked for", HOSTILE_SET, WIRE_FEATURE_FETCH, fed_unasked, NULL},
+	{"RESYNC_DIR that nobody asked for", HOSTILE_SUBSCRIBED, 0, listing_unasked, "RESYNC_DIR"},
+	{"RESYNC_END that nobody asked for", HOSTILE_SUBSCRIBED, 0, end_unasked, "RESYNC_END"},
+	{"RESYNC_START with a vector of 4 GiB", HOSTILE_SUBSCRIBED, 0, start_with_garbage, "RESYNC_START"},
+	{"a listing with ..", HOSTILE_SUBSCRIBED, 0, listing_up, "RESYNC_DIR"},
+	{"a listing with a/b", HOSTILE_SUBSCRIBED, 0, listing_deep, "RESYNC_DIR"},
+	{"a listing with a NUL", HOSTILE_SUBSCRIBED, 0, listing_nul, "RESYNC_DIR"},
+	{"a listing with .cdmfs", HOSTILE_SUBSCRIBED, 0, listing_state, "RESYNC_DIR"},
+	{"a listing that is not sorted", HOSTILE_SUBSCRIBED, 0, listing_unsorted, "RESYNC_DIR"},
+	{"directories in directories without end", HOSTILE_SUBSCRIBED, 0, listing_without_end, ""},
+};
+
+/* --- stories --- */
+
+static void the_liar_takes_its_place(void **state)
+{
+	save("n1", "kept", "of worth");
+	make_directory("n1", "cache");
+	save("n1", "cache/secret", "only here");
+	save("n1", "draft.private", "only here");
+	shell("n1", "ln -s %s/n1/state to-state", lab_dir(lab));
+	everywhere_equal_below("kept");
+	killed(LIAR, LAB_REPLICATOR);
+}
+
+static void no_lie_gets_through(void **state)
+{
+	pid_t victim = lab_pid(lab, "n1", LAB_REPLICATOR);
+	unsigned wrong = 0;
+	for (size_t i = 0; i < sizeof attacks / sizeof *attacks; i++) {
+		const struct attack *a = &attacks[i];
+		struct hostile *h = hostile_connect(LIAR, "n1", a->stage, a->features);
+		int64_t t0 = cdm_now_ms();
+		a->act(h);
+		if (!a->says) {
+			hostile_lives(h);
+		} else {
+			const char *said = hostile_ended(h);
+			if (!strstr(said, a->says)) {
+				print_error("%s: the liar is told '%s' instead of '%s'\n", a->what, said, a->says);
+				wrong++;
+			}
+		}
+		hostile_close(&h);
+		if (cdm_now_ms() - t0 > 300)
+			print_message("%s %ld\n", a->what, (long)(cdm_now_ms() - t0));
+	}
+	assert_int_equal(kill(victim, 0), 0);
+	assert_int_equal(wrong, 0);
+}
+
+static void others_have_noticed_nothing(void **state)
+{
+	save("n2", "afterwards", "fine");
+	gets_text("n1", "afterwards", "fine");
+	save("n1", "kept", "of worth still");
+	gets_text("n2", "kept", "of worth still");
+	absent("n1", "fair");
+	absent("n1", "by-the-target");
+	started(LIAR, LAB_REPLICATOR);
+	gets_text(LIAR, "kept", "of worth still");
+	in_sync();
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(the_liar_takes_its_place),
+		cmocka_unit_test(no_lie_gets_through),
+		cmocka_unit_test(others_have_noticed_nothing),
+	};
+	return STORIES("hostile", ((struct lab_options){.nodes = 3, .sources = "n1,n2", .local = "cache/**", .exclude = "*.private"}), stories);
+}

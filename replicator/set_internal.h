@@ -195,7 +195,7 @@ void ship_free(struct peer *p);
 void ship_subscribed(struct peer *p, const struct subscribe *sub);
 void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
 void ship_acked(struct peer *p, uint64_t batch);
-void ship_need(struct peer *p, const struct need *need, bool look); /* look: a file's content is not wanted */
+int ship_need(struct peer *p, const struct need *need, bool look, struct cdm_error *err); /* look: a file's content is not wanted */
 int ship_signature(struct peer *p, const struct signature_part *part, struct cdm_error *err); /* came */
 /* Our root's attributes, to a child, or to a parent that begins with an empty one; always: to whoever compares trees with us. */
 void ship_root(struct peer *p, bool always);

@@ -65,6 +65,7 @@ struct ship {
 	size_t batch_count, batch_at;
 	uint64_t batch_number, batch_acked;
 	struct answer *answer_head, **answer_tail; /* to NEED */
+	size_t answer_count;          /* asked for and not sent yet */
 	struct answer *answering;
 	struct answer *awaited;       /* those whose signature is on its way … */
 	size_t awaited_count, awaited_bytes; /* … and has so many bytes together */

@@ -14,6 +14,7 @@
 
 #define SIGN_FILE_MIN (64u << 10)  /* smaller ones are not worth the peer's reading */
 #define AWAITED_MAX 64
+#define ANSWERS_MAX 1024           /* an honest peer has a few hundred NEEDs open */
 #define AWAITED_BYTES (4u << 20)
 
 /* Content that its author has not saved yet is for nobody: its SAVE will come through the stream. */
@@ -175,9 +176,11 @@ int ship_signature(struct peer *p, const struct signature_part *part, struct cdm
 	return 0;
 }
 
-void ship_need(struct peer *p, const struct need *need, bool look)
+int ship_need(struct peer *p, const struct need *need, bool look, struct cdm_error *err)
 {
 	struct ship *ship = p->ship;
+	if (ship->answer_count == ANSWERS_MAX)
+		return cdm_fail_plain(err, ENOBUFS, "more than %d NEEDs at a time", ANSWERS_MAX);
 	struct item *item = need_item(ship, need, look);
 	if (!item) { /* what is there cannot be said in a change */
 		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
@@ -187,15 +190,17 @@ void ship_need(struct peer *p, const struct need *need, bool look)
 		abort();
 	struct answer *a = answer_new(item);
 	a->ticket = need->ticket;
+	ship->answer_count++;
 	count_up(&p->set->counters.needs_answered, 1);
 	bool may = !cdm_dot_is_none(need->base) && item->change.op == CDM_OP_SAVE && item->bytes >= DELTA_FILE_MIN && link_section(p->link)->delta;
 	if (may)
 		a->base = need->base;
 	if (may && !deltas_knows(p->set->deltas, need->base)) {
 		if (await_signature(ship, a, need))
-			return;
+			return 0;
 		a->base = (struct cdm_dot){0};
 	}
 	answer_add(ship, a);
 	ship_kick(p);
+	return 0;
 }

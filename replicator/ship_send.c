@@ -85,6 +85,7 @@ static void owed_pay(struct ship *ship, struct cdm_change *c)
 static void item_done(struct ship *ship)
 {
 	if (ship->answering) {
+		ship->answer_count -= ship->answering->ticket != 0; /* the root's was not asked for */
 		answer_free(&ship->answering); /* its item is `current` */
 	} else {
 		cdm_vector_raise(&ship->peer->has, ship->current->change.dot);

@@ -456,6 +456,51 @@ static void need_of_what_is_nobody_elses(struct hostile *h)
 	assert_int_equal(asked_for(h, "cache/secret"), CDM_OP_SKIP);
 	assert_int_equal(asked_for(h, "draft.private"), CDM_OP_SKIP);
 }
+static void need_flood(struct hostile *h)
+{
+	for (unsigned i = 0; i < 200000; i++)
+		need_of(h, 1 + i, "kept");
+}
+static void sign(struct hostile *h, const char *path, struct cdm_dot base)
+{
+	struct bytes p = {0};
+	need_encode(&(struct need){.ticket = 1, .path = path, .path_len = strlen(path), .base = base, .base_size = 7}, &p);
+	put_frame(h, FRAME_SIGN, &p);
+}
+static void sign_without_a_base(struct hostile *h) { sign(h, "kept", (struct cdm_dot){0}); }
+/* Whatever base it claims: of those files nothing is told. */
+static void sign_of_what_is_nobody_elses(struct hostile *h)
+{
+	static const char *const paths[] = {"cache/secret", "draft.private", "to-state/node.key"};
+	for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+		struct signature_part part;
+		size_t len;
+		sign(h, paths[i], (struct cdm_dot){SOURCE_ORIGIN, 1ull << 40});
+		const uint8_t *payload = hostile_await(h, FRAME_SIGNATURE, &len);
+		assert_int_equal(signature_part_decode(payload, len, &part), 0);
+		assert_int_equal(part.total, 0);
+	}
+}
+static void signature_unasked(struct hostile *h)
+{
+	struct bytes p = {0};
+	signature_part_encode_head(1, 18, &p);
+	bytes_put(&p, "garbage of 18 byte", 18);
+	put_frame(h, FRAME_SIGNATURE, &p);
+}
+/* A base of 1 MiB, whose signature is then said to have 1 GiB. */
+static void signature_without_end(struct hostile *h)
+{
+	struct bytes p = {0};
+	struct cdm_dot base = {CDM_ORIGIN(999, 1), 1};
+	size_t len;
+	need_encode(&(struct need){.ticket = 1, .path = "large", .path_len = 5, .base = base, .base_size = 1 << 20}, &p);
+	put_frame(h, FRAME_NEED, &p);
+	hostile_await(h, FRAME_SIGN, &len);
+	signature_part_encode_head(1, 1 << 30, &p);
+	bytes_put(&p, "much", 4);
+	put_frame(h, FRAME_SIGNATURE, &p);
+}
 static void need_through_a_symlink(struct hostile *h) { assert_int_equal(asked_for(h, "to-state/node.key"), CDM_OP_SKIP); }
 
 static void directory_needed(struct hostile *h, const char *path) { hostile_frame(h, FRAME_RESYNC_NEED, 0, 0, path, strlen(path)); }
@@ -649,6 +694,11 @@ static const struct attack {
 	{"NEED without a ticket", HOSTILE_SUBSCRIBED, 0, need_without_ticket, "NEED"},
 	{"NEED of local and excluded files", HOSTILE_SUBSCRIBED, 0, need_of_what_is_nobody_elses, NULL},
 	{"NEED through a symlink", HOSTILE_SUBSCRIBED, 0, need_through_a_symlink, NULL},
+	{"NEED 200,000 times", HOSTILE_SUBSCRIBED, 0, need_flood, "NEED"},
+	{"SIGN without a base", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ANSWERS, sign_without_a_base, "SIGN"},
+	{"SIGN of local and excluded files", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ANSWERS, sign_of_what_is_nobody_elses, NULL},
+	{"SIGNATURE that nobody asked for", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ANSWERS, signature_unasked, "SIGNATURE"},
+	{"a signature of 1 GiB", HOSTILE_SUBSCRIBED, WIRE_FEATURE_ANSWERS, signature_without_end, "SIGNATURE"},
 	{"RESYNC_NEED ..", HOSTILE_SUBSCRIBED, 0, directory_above, "RESYNC_NEED"},
 	{"RESYNC_NEED of the store's state", HOSTILE_SUBSCRIBED, 0, directory_of_state, "RESYNC_NEED"},
 	{"RESYNC_NEED 5000 times", HOSTILE_SUBSCRIBED, 0, too_many_directories, "RESYNC_NEED"},
@@ -672,6 +722,7 @@ static const struct attack {
 static void the_liar_takes_its_place(void **state)
 {
 	save("n1", "kept", "of worth");
+	shell("n1", "head -c 1M /dev/urandom > large");
 	make_directory("n1", "cache");
 	save("n1", "cache/secret", "only here");
 	save("n1", "draft.private", "only here");

@@ -172,7 +172,7 @@ void doubt_note(struct job *job, const struct incoming *in)
 		if (job->odd[i].origin == in->carried.change.dot.origin)
 			return; /* the first one of an author knew least */
 	if (job->odd_count == ODD_MAX) {
-		job->odd_overflow = true;
+		job->odd_surely = true;
 		return;
 	}
 	struct odd *o = &job->odd[job->odd_count++];
@@ -192,7 +192,7 @@ static bool knew_all(const struct odd *o, const struct cdm_vector *visible)
 void doubt_judge(struct job *job)
 {
 	struct set *s = job->set;
-	bool concurrent = job->odd_overflow;
+	bool concurrent = job->odd_surely;
 	for (size_t i = 0; i < job->odd_count; i++)
 		concurrent |= !knew_all(&job->odd[i], &s->follow.visible);
 	if (concurrent)

@@ -50,7 +50,7 @@ struct job { /* one batch for the applier */
 	size_t count;
 	struct odd odd[ODD_MAX];
 	size_t odd_count;
-	bool odd_overflow;
+	bool odd_surely; /* compare, whatever their authors knew */
 	bool broken;                   /* not applied to its end: its peer must send again from what is applied */
 	void (*done)(struct job *job); /* on the loop; owns the job then. NULL: acknowledge and free */
 	void *arg;

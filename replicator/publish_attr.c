@@ -462,6 +462,7 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	bool ours_newer, xattrs_differ;
 	look_at_attributes(pub, in, &ours_newer, &xattrs_differ);
 	pub->odd |= ours_newer;
+	pub->job->odd_surely |= ours_newer; /* if he knows all there is, these were lost on their way to him: their subject had another name there */
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mode = k->mode, .uid = k->uid, .gid = k->gid, .mtime_ns = k->mtime_ns};
 	if (!ours_newer && (st.st_uid != stage_uid(in, k->uid) || st.st_gid != stage_gid(in, k->gid)))
 		attr.mask |= CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MODE;

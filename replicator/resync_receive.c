@@ -242,6 +242,11 @@ static void pass_root_on(const struct job *job)
 
 static void root_done(struct job *job)
 {
+	struct peer *p = set_peer_by_serial(job->set, job->peer_serial);
+	if (p && p->root_due) {
+		p->root_due = false;
+		state_changed(job->set);
+	}
 	pass_root_on(job);
 	job_free(job);
 }
@@ -582,6 +587,7 @@ static void finish(struct resync_in *in)
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
 		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed || in->removed;
 		resync_in_free(&p->resync->in);
+		p->root_due = p->towards_parent; /* take_end */
 		unsure_compared(p);
 		doubt_compared(s, decisive || incomplete, changed);
 	}

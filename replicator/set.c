@@ -360,6 +360,7 @@ void set_subscribe_peer(struct peer *p)
 		sub.flags |= SUBSCRIBE_RESYNC;
 	s->wants_resync = false;
 	p->was_empty = sub.flags & SUBSCRIBE_EMPTY;
+	p->root_due = p->was_empty && p->towards_parent;
 	subscribe_encode(&sub, &frame);
 	link_send(p->link, s, FRAME_SUBSCRIBE, 0, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
@@ -526,6 +527,14 @@ static void describe_full(struct set *s, char *out, size_t room)
 		free_kib >= 1024 ? free_kib / 1024 : free_kib, free_kib >= 1024 ? "MiB" : "KiB");
 }
 
+static bool root_is_due(const struct set *s)
+{
+	for (const struct peer *p = s->peers; p; p = p->next)
+		if (p->root_due)
+			return true;
+	return false;
+}
+
 void set_get_state(struct set *s, struct set_state *ret)
 {
 	*ret = (struct set_state){.visible = s->follow.visible, .durable = s->durable.vector};
@@ -553,6 +562,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (doubt_is_open(s)) {
 		state = code = "resync";
 		reason = s->doubt.raised ? "a conflict: trees will be compared" : "those that it feeds compare trees after a conflict";
+	} else if (root_is_due(s)) {
+		state = code = "resync";
+		reason = "the attributes of the root directory are on their way";
 	} else if (quarantine_describe(s->quarantine, text, sizeof text)) {
 		code = "quarantined";
 		reason = text;

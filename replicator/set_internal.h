@@ -112,6 +112,7 @@ struct peer { /* one link that carries this set */
 	bool verify_wanted, verifying;      /* a child that is to compare, compares its tree with ours after a conflict */
 	bool root_exact;                    /* the next root attributes it tells are taken as they are */
 	bool root_taken;                    /* it told us the root's attributes */
+	bool root_due;                      /* it is about to tell them: no vector says that we have them */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
 	struct cdm_vector visible, durable; /* as it acknowledged */
 	int64_t acked_ms;                   /* when it was last told our vectors */

@@ -134,6 +134,7 @@ static int parent_for(struct publisher *pub, struct incoming *in, const char *pa
 		int r = revive_one(pub, in, path, end, err);
 		if (r != 0)
 			return r == APPLY_SKIP ? -ENOENT : r;
+		pub->odd = true;
 	}
 	return -ENOENT;
 }
@@ -235,8 +236,9 @@ static int place(struct publisher *pub, struct incoming *in, const char *staged,
 			return r;
 		r = -ESTALE;
 	}
-	discard_staged(pub, in, staged);
-	return r;
+	if (staged != in->staging) /* else it is needed when this is tried again, and goes with the change */
+		discard_staged(pub, in, staged);
+	return r == -ENOENT ? APPLY_RETRY : r; /* the directory that was opened a moment ago is gone */
 }
 
 int publish_tree(struct publisher *pub, struct incoming *in, const char *staged, int parent, const char *name,

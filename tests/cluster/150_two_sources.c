@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -230,6 +231,35 @@ static void a_comparison_leaves_alone_what_is_being_written(void **state)
 	everywhere_equal();
 }
 
+#define MEETINGS 1500
+
+static void *makes_children(void *arg)
+{
+	_cleanup_free_ char *child = lab_path(lab, "n2", "meet/child");
+	for (int i = 0; i < MEETINGS; i++) {
+		mkdir(child, 0755);
+		rmdir(child);
+	}
+	return NULL;
+}
+
+/* A child comes at the very moment at which its directory goes: it is made again, nothing is set aside. */
+static void a_directory_comes_and_goes_while_children_come(void **state)
+{
+	pthread_t thread;
+	_cleanup_free_ char *dir = lab_path(lab, "n1", "meet");
+	assert_int_equal(pthread_create(&thread, NULL, makes_children, NULL), 0);
+	for (int i = 0; i < MEETINGS; i++) {
+		mkdir(dir, 0755);
+		rmdir(dir);
+	}
+	pthread_join(thread, NULL);
+	everywhere_equal();
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		assert_int_equal(counter(lab_node_name(lab, i), "quarantined"), 0);
+	shell("n1", "rm -rf meet");
+}
+
 /* The comparison after that cannot mend it, for what is there is not saved yet; the save shows it once more. */
 static void attributes_were_set_under_a_name_that_is_gone(void **state)
 {
@@ -284,6 +314,7 @@ int main(void)
 		cmocka_unit_test(both_move_a_directory),
 		cmocka_unit_test(both_hammer_the_same_files),
 		cmocka_unit_test(a_comparison_leaves_alone_what_is_being_written),
+		cmocka_unit_test(a_directory_comes_and_goes_while_children_come),
 		cmocka_unit_test(attributes_were_set_under_a_name_that_is_gone),
 		cmocka_unit_test(nothing_echoes),
 	};

@@ -292,7 +292,8 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	if (r < 0)
 		return is_gone(r) ? APPLY_NOTHING : r;
 	_cleanup_close_ int fd = call.fd;
-	pub->odd |= !cdm_dot_equal(stamp.content.dot, c->version.dot);
+	bool another = !cdm_dot_equal(stamp.content.dot, c->version.dot);
+	pub->odd |= another;
 	if (attributes_are_newer(&stamp, c)) {
 		pub->odd = true;
 		return APPLY_NOTHING;
@@ -305,7 +306,8 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	step.a.flags = CDM_AN_ATTR_ORDER;
 	r = publisher_call(pub, &step, call_xattr, &call, NULL);
 	pub->odd |= r < 0;
-	if (r == -ENODATA || r == -ENOENT)
+	bool not_for_this = another && (r == -EPERM || r == -ENOTSUP || r == -EACCES); /* user.… of a symlink, a default ACL of a file */
+	if (r == -ENODATA || r == -ENOENT || not_for_this)
 		return APPLY_NOTHING;
 	return r == -ESTALE ? APPLY_RETRY : r < 0 ? cdm_fail(err, -r, "set attribute %s", name) : APPLIED;
 }

@@ -231,6 +231,12 @@ static void a_comparison_leaves_alone_what_is_being_written(void **state)
 	everywhere_equal();
 }
 
+static void nothing_is_set_aside(void)
+{
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		assert_int_equal(counter(lab_node_name(lab, i), "quarantined"), 0);
+}
+
 #define MEETINGS 1500
 
 static void *makes_children(void *arg)
@@ -255,9 +261,20 @@ static void a_directory_comes_and_goes_while_children_come(void **state)
 	}
 	pthread_join(thread, NULL);
 	everywhere_equal();
-	for (unsigned i = 0; i < lab_node_count(lab); i++)
-		assert_int_equal(counter(lab_node_name(lab, i), "quarantined"), 0);
+	nothing_is_set_aside();
 	shell("n1", "rm -rf meet");
+}
+
+static void an_attribute_comes_for_what_is_something_else_by_now(void **state)
+{
+	save("n1", "subject", "a file");
+	everywhere_equal();
+	cut("n2");
+	shell("n2", "setfattr -n user.of -v file subject");
+	shell("n1", "ln -s nowhere link && mv link subject");
+	healed("n2");
+	everywhere_equal();
+	nothing_is_set_aside();
 }
 
 /* The comparison after that cannot mend it, for what is there is not saved yet; the save shows it once more. */
@@ -315,6 +332,7 @@ int main(void)
 		cmocka_unit_test(both_hammer_the_same_files),
 		cmocka_unit_test(a_comparison_leaves_alone_what_is_being_written),
 		cmocka_unit_test(a_directory_comes_and_goes_while_children_come),
+		cmocka_unit_test(an_attribute_comes_for_what_is_something_else_by_now),
 		cmocka_unit_test(attributes_were_set_under_a_name_that_is_gone),
 		cmocka_unit_test(nothing_echoes),
 	};

@@ -478,8 +478,8 @@ static bool stamp_here(struct publisher *pub, const char *path, size_t len, stru
 	return true;
 }
 
-/* The subject lost against something newer at the new name: it goes, too. */
-static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name, const struct cdm_announcement *found)
+/* The subject does not come to its new name, for something newer is there, or a directory: it goes, too. kept: in conflicts/. */
+static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name, bool kept)
 {
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {.dir = parent, .name = name};
@@ -489,9 +489,8 @@ static int rename_lost(struct publisher *pub, struct incoming *in, int parent, c
 	record.rename_flags = 0;
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	step.a.parent2_mtime_ns = 0;
-	bool lost = conflict_seen(pub, in, found) != AHEAD;
-	step.a.flags = lost ? CDM_AN_KEEP_OLD : 0;
-	if (lost)
+	step.a.flags = kept ? CDM_AN_KEEP_OLD : 0;
+	if (kept)
 		conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
 	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
 	return r == -ENOENT ? APPLY_SKIP : r < 0 ? r : APPLIED;
@@ -580,6 +579,54 @@ static bool is_same_directory(struct publisher *pub, const struct cdm_change *c)
 		cdm_dot_equal(to.content.dot, c->version.dot);
 }
 
+/* A directory comes to a name that is a file's here: directories win, as in place(). */
+static int gives_way(struct publisher *pub, struct incoming *in, int parent, const char *name, struct step *step)
+{
+	const struct cdm_change *c = &in->carried.change;
+	int r = keep_away(pub, in, parent, name);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	conflict_report(pub, c->path2, c->path2_len, (struct cdm_version){0}, "file where a directory is now");
+	step->a.expect = CDM_EXPECT_ABSENT;
+	return AGAIN;
+}
+
+/* The rename failed with r. AGAIN: once more, as *step says now; else what comes of it, with *is_lost the end of the change. */
+static int make_way(struct publisher *pub, struct incoming *in, struct two_names *n, bool directory, int r, const struct cdm_announcement *found,
+	struct step *step, bool *is_lost)
+{
+	bool refused = r == -ESTALE, over_file = refused ? found->found_exists && !found->found_is_dir : r == -ENOTDIR;
+	if (!refused && r != (directory ? -ENOTDIR : -EISDIR))
+		return r;
+	pub->odd = true;
+	if (directory && over_file)
+		return gives_way(pub, in, n->dir2, n->name2, step);
+	enum verdict verdict = refused ? conflict_decide(pub, in, found) : TYPE_CLASH;
+	*is_lost = !directory && (verdict == LOCAL_WINS || verdict == SAME || verdict == TYPE_CLASH);
+	if (*is_lost)
+		return rename_lost(pub, in, n->dir, n->name, verdict == TYPE_CLASH || conflict_seen(pub, in, found) != AHEAD);
+	step->a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
+	step->a.expect = directory ? CDM_EXPECT_ANY : CDM_EXPECT_ABSENT; /* an empty directory is replaced */
+	if (!directory && verdict != ABSENT)
+		expect_version(step, found->found.dot);
+	return AGAIN;
+}
+
+/* At the new name is a directory that is in use: the subject itself, or one that another node made or filled. Then both become one. */
+static int become_one(struct publisher *pub, struct incoming *in, struct two_names *n)
+{
+	const struct cdm_change *c = &in->carried.change;
+	struct cdm_change record = record_of(pub, in);
+	struct step step;
+	pub->odd = true;
+	if (!is_same_directory(pub, c))
+		conflict_report(pub, c->path2, c->path2_len, change_version(c), "renamed to a directory that is in use here");
+	moved_merge(pub, in, n->dir, n->name, n->dir2, n->name2);
+	struct two_names left = {.dir = n->dir, .name = n->name, .flags = AT_REMOVEDIR};
+	step_init(&step, CDM_CALL_RMDIR, in, &record);
+	return publisher_call(pub, &step, call_unlink, &left, NULL);
+}
+
 static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -610,32 +657,20 @@ static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_e
 	expect_version(&step, c->victim);
 	if (!directory && cdm_dot_is_none(c->victim))
 		step.a.expect = CDM_EXPECT_ABSENT;
-	int r = -ESTALE;
-	for (int tries = 0; r == -ESTALE && tries < PLACE_TRIES; tries++) {
+	int r = AGAIN;
+	for (int tries = 0; r == AGAIN && tries < PLACE_TRIES; tries++) {
 		r = publisher_call(pub, &step, call_rename, &n, &found);
-		if (r != -ESTALE)
-			break;
-		enum verdict verdict = conflict_decide(pub, in, &found);
-		pub->odd = true;
-		if (verdict == LOCAL_WINS || verdict == SAME)
-			return rename_lost(pub, in, parent, name, &found);
-		if (verdict == TYPE_CLASH)
-			return cdm_fail_plain(err, EISDIR, "rename over a directory of another node");
-		step.a.expect = CDM_EXPECT_ABSENT;
-		step.a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
-		if (verdict != ABSENT)
-			expect_version(&step, found.found.dot);
+		bool is_lost = false;
+		if (r < 0)
+			r = make_way(pub, in, &n, directory, r, &found, &step, &is_lost);
+		if (is_lost)
+			return r;
 	}
-	if (directory && (r == -ENOTEMPTY || r == -EEXIST) && is_same_directory(pub, c)) {
-		moved_merge(pub, in, parent, name, parent2, name2);
-		n.flags = AT_REMOVEDIR;
-		step_init(&step, CDM_CALL_RMDIR, in, &record);
-		r = publisher_call(pub, &step, call_unlink, &n, NULL);
-		pub->odd = true;
-	}
+	if (directory && (r == -ENOTEMPTY || r == -EEXIST))
+		r = become_one(pub, in, &n);
 	if (directory)
 		publisher_forget_dirs(pub);
-	return r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
+	return r == AGAIN || r == -ENOENT || r == -ENOTEMPTY ? APPLY_RETRY : r < 0 ? r : APPLIED;
 }
 
 static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_error *err)

@@ -265,6 +265,25 @@ static void a_directory_comes_and_goes_while_children_come(void **state)
 	shell("n1", "rm -rf meet");
 }
 
+/* n1 renames to a name that n2 gave to something else meanwhile, or to an empty directory that n2 put something into. */
+static void renamed_to_what_is_something_else_by_now(void **state)
+{
+	shell("n1", "mkdir rename && cd rename && mkdir -p tree/sub site empty folder && echo 1 > tree/sub/one && echo 2 > site/two && echo 3 > three && echo 4 > folder/four");
+	everywhere_equal();
+	cut("n2");
+	shell("n2", "cd rename && mkdir -p to/sub && echo 5 > to/sub/five && echo 6 > empty/six && mkdir named && echo 7 > named/seven && echo 8 > taken");
+	shell("n1", "cd rename && mv tree to && mv -T site empty && mv three named && mv folder taken");
+	healed("n2");
+	everywhere_equal();
+	nothing_is_set_aside();
+	has_text("n1", "rename/to/sub/five", "5\n");
+	has_text("n2", "rename/to/sub/one", "1\n");
+	has_text("n1", "rename/empty/six", "6\n");
+	has_text("n2", "rename/empty/two", "2\n");
+	has_text("n1", "rename/named/seven", "7\n");
+	has_text("n2", "rename/taken/four", "4\n");
+}
+
 static void an_attribute_comes_for_what_is_something_else_by_now(void **state)
 {
 	save("n1", "subject", "a file");
@@ -332,6 +351,7 @@ int main(void)
 		cmocka_unit_test(both_hammer_the_same_files),
 		cmocka_unit_test(a_comparison_leaves_alone_what_is_being_written),
 		cmocka_unit_test(a_directory_comes_and_goes_while_children_come),
+		cmocka_unit_test(renamed_to_what_is_something_else_by_now),
 		cmocka_unit_test(an_attribute_comes_for_what_is_something_else_by_now),
 		cmocka_unit_test(attributes_were_set_under_a_name_that_is_gone),
 		cmocka_unit_test(nothing_echoes),

@@ -14,7 +14,9 @@
 
 #include "common/change.h"
 
-#define CDM_JOURNAL_BYTES (512ull << 20) /* max_bytes when none is given */
+/* How large a journal may grow that lies in this directory: as configured, or (0) 512 MiB, but at most an eighth of its filesystem, which is there
+ * for the content. */
+uint64_t cdm_journal_limit(uint64_t configured, int dir_fd);
 
 struct cdm_journal;
 struct cdm_journal_reader;
@@ -25,9 +27,10 @@ struct cdm_journal_conf {
 	uint32_t node_number;
 	uint32_t incarnation;    /* of the last clean run; the journal may report that a new one is needed */
 	uint64_t tail_bytes;     /* capacity of the ring, power of two, default 16 MiB */
-	uint64_t segment_bytes;  /* default 16 MiB */
-	uint64_t max_bytes;      /* all segments together, default 512 MiB; the oldest go first, never past keep_position
-				  * unless over max_bytes (then a reader behind gets -ESTALE and must resynchronise) */
+	uint64_t segment_bytes;  /* default 16 MiB, less where max_bytes is small by default */
+	uint64_t max_bytes;      /* all segments together, 0 = cdm_journal_limit; the oldest go first, never past keep_position
+				  * unless over max_bytes (then a reader behind gets -ESTALE and must resynchronise). On a full disk
+				  * all goes that nobody needs */
 	unsigned sync_interval_ms; /* 100 */
 	bool cut_to_mark;        /* where the tail was lost, forget what the last mark does not cover: the store may lack it,
 				  * although the journal has it, and only what is not counted is fetched again */

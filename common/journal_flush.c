@@ -40,13 +40,18 @@ void journal_note_segments_locked(struct cdm_journal *j)
 	j->segment_oldest = j->segments.count ? j->segments.list[0].start : 0;
 }
 
+/* By who follows it, and by a start after a power cut. */
+static uint64_t needed_from(const struct cdm_journal *j)
+{
+	const struct tail_header *h = j->tail.header;
+	uint64_t keep = atomic_load(&h->keep_position), mark = atomic_load(&h->mark_since);
+	return mark < keep ? mark : keep;
+}
+
 /* Oldest first: what nobody needs above half of the limit, anything above the limit. */
 static void trim(struct cdm_journal *j)
 {
-	struct tail_header *h = j->tail.header;
-	uint64_t keep = atomic_load(&h->keep_position), mark = atomic_load(&h->mark_since), total = 0;
-	if (mark < keep)
-		keep = mark;
+	uint64_t keep = needed_from(j), total = 0;
 	for (size_t i = 0; i < j->segments.count; i++)
 		total += j->segments.list[i].size;
 	while (j->segments.count > 1) {
@@ -59,13 +64,26 @@ static void trim(struct cdm_journal *j)
 	}
 }
 
+static bool disk_is_full(int r)
+{
+	return r == -ENOSPC || r == -EDQUOT;
+}
+
+/* The oldest segment, if nobody needs it. */
+static bool drop_unneeded(struct cdm_journal *j)
+{
+	return j->segments.count > 1 && j->segments.list[1].previous_end <= needed_from(j) && segments_drop_oldest(&j->segments) == 0;
+}
+
 static int next_segment(struct cdm_journal *j, uint64_t start)
 {
-	int r = sync_current(j);
+	int fd, r = sync_current(j);
 	if (r < 0)
 		return r;
 	cdm_faultpoint("journal.segment_full_next_not_made");
-	int fd = segments_create(&j->segments, start, start, j->segment_bytes);
+	do
+		fd = segments_create(&j->segments, start, start, j->segment_bytes);
+	while (disk_is_full(fd) && drop_unneeded(j));
 	if (fd < 0)
 		return fd;
 	if (j->segment_fd >= 0)
@@ -117,11 +135,6 @@ static int write_group(struct cdm_journal *j, uint64_t upto)
 }
 
 /* --- the thread --- */
-
-static bool disk_is_full(int r)
-{
-	return r == -ENOSPC || r == -EDQUOT;
-}
 
 static void flush_locked(struct cdm_journal *j)
 {

@@ -8,12 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include "common/io.h"
 #include "common/journal_scan.h"
 
 /* Positions skipped where a tail was lost: more than any ring held, so that no position ever means two records. */
 #define LOST_GAP (2 * TAIL_BYTES_MAX)
+#define JOURNAL_BYTES (512ull << 20)   /* by default */
+#define JOURNAL_BYTES_MIN (8ull << 20) /* by default on the smallest disk */
+#define SEGMENT_BYTES (16ull << 20)    /* by default */
 
 /* --- what the records say --- */
 
@@ -330,6 +334,22 @@ static int check_conf(const struct cdm_journal_conf *conf, struct cdm_error *err
 	return 0;
 }
 
+uint64_t cdm_journal_limit(uint64_t configured, int dir_fd)
+{
+	struct statvfs v;
+	uint64_t share = fstatvfs(dir_fd, &v) == 0 ? (uint64_t)v.f_blocks * v.f_frsize / 8 : JOURNAL_BYTES;
+	if (configured)
+		return configured;
+	return share > JOURNAL_BYTES ? JOURNAL_BYTES : share < JOURNAL_BYTES_MIN ? JOURNAL_BYTES_MIN : share;
+}
+
+/* Several in any journal, so that it can let go of parts. */
+static uint64_t default_segment_bytes(const struct cdm_journal_conf *conf, uint64_t max_bytes)
+{
+	uint64_t part = max_bytes / 8;
+	return conf->max_bytes || part > SEGMENT_BYTES ? SEGMENT_BYTES : part;
+}
+
 static struct cdm_journal *new_journal(const struct cdm_journal_conf *conf)
 {
 	struct cdm_journal *j = calloc(1, sizeof *j);
@@ -341,8 +361,8 @@ static struct cdm_journal *new_journal(const struct cdm_journal_conf *conf)
 	}
 	j->run_dir = run_dir;
 	j->node_number = conf->node_number;
-	j->segment_bytes = conf->segment_bytes ? conf->segment_bytes : 16u << 20;
-	j->max_bytes = conf->max_bytes ? conf->max_bytes : CDM_JOURNAL_BYTES;
+	j->max_bytes = cdm_journal_limit(conf->max_bytes, conf->journal_dir_fd);
+	j->segment_bytes = conf->segment_bytes ? conf->segment_bytes : default_segment_bytes(conf, j->max_bytes);
 	j->sync_interval_ms = conf->sync_interval_ms ? conf->sync_interval_ms : 100;
 	j->lock_fd = j->segment_fd = -1;
 	j->tail = TAIL_NONE;

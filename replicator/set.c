@@ -627,5 +627,5 @@ double set_journal_full_s(struct set *s)
 	uint64_t position = cdm_journal_reader_position(s->follow.reader);
 	int64_t now_s = cdm_now_ms() / 1000;
 	growth_note(&s->growth, now_s, position);
-	return growth_full_s(&s->growth, now_s, position, s->conf->journal_bytes ? s->conf->journal_bytes : CDM_JOURNAL_BYTES);
+	return growth_full_s(&s->growth, now_s, position, cdm_journal_limit(s->conf->journal_bytes, s->store_fd));
 }

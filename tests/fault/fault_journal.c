@@ -3,6 +3,7 @@
  * what was called synced must be there. */
 #include "../unit/journal_rig.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include "common/io.h"
@@ -224,6 +225,61 @@ static void a_full_disk_refuses_when_the_ring_is_full_and_goes_on_afterwards(voi
 	rig_fini(&rig);
 }
 
+/* A disk with room for so many segments; a segment begins with a write at 0. */
+#define ROOM 4
+static DIR *room;
+
+static ssize_t pwrite_with_room(int fd, const void *buf, size_t len, off_t offset)
+{
+	int files = 0;
+	rewinddir(room);
+	for (struct dirent *e; (e = readdir(room));)
+		files += e->d_name[0] != '.';
+	if (offset == 0 && files > ROOM) {
+		atomic_fetch_add(&fault.met, 1);
+		errno = ENOSPC;
+		return -1;
+	}
+	return real.pwrite(fd, buf, len, offset);
+}
+
+static void put_and_checkpoint(struct rig *rig, struct cdm_journal_reader *follower, unsigned count)
+{
+	struct cdm_vector applied;
+	rig_put(rig, count);
+	assert_int_equal(cdm_journal_sync(rig->j), 0);
+	cdm_journal_reader_seek(follower, CDM_JOURNAL_FRONTIER);
+	cdm_journal_reader_keep(follower, cdm_journal_reader_position(follower));
+	cdm_journal_applied(rig->j, &applied);
+	struct cdm_change mark = {.op = CDM_OP_MARK, .vector = &applied};
+	assert_int_equal(cdm_journal_put(rig->j, &mark), 0);
+	cdm_vector_fini(&applied);
+}
+
+static void on_a_full_disk_goes_what_nobody_needs(void **state)
+{
+	struct rig rig;
+	struct cdm_journal_stats s;
+	rig_init(&rig);
+	rig.conf.max_bytes = 64 << 20;
+	rig_open(&rig);
+	room = opendir(rig.segments);
+	assert_non_null(room);
+	atomic_store(&fault.met, 0);
+	cdm_io_table.pwrite = pwrite_with_room;
+	struct cdm_journal_reader *follower = rig_reader(&rig);
+	for (int i = 0; i < 12; i++)
+		put_and_checkpoint(&rig, follower, 5000);
+	assert_true(atomic_load(&fault.met) > 2);
+	cdm_journal_stats(rig.j, &s);
+	assert_true(s.bytes <= ROOM << 20);
+	assert_true(s.oldest_position < s.keep_position); /* what is needed stays */
+	disarm();
+	cdm_journal_reader_close(&follower);
+	closedir(room);
+	rig_fini(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +288,7 @@ int main(void)
 		cmocka_unit_test(short_writes_are_continued),
 		cmocka_unit_test(a_disk_full_for_a_moment_is_waited_out),
 		cmocka_unit_test(a_full_disk_refuses_when_the_ring_is_full_and_goes_on_afterwards),
+		cmocka_unit_test(on_a_full_disk_goes_what_nobody_needs),
 	};
 	real = cdm_io_table;
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -140,11 +140,11 @@ void saver_invalidate_all(struct fs *fs, uint64_t id)
 	struct timespec until;
 	int e = 0;
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += ROOM_WAIT_S;
 	pthread_mutex_lock(&s->mtx);
 	while (s->invalidate_count == INVALIDATE_MAX && e == 0)
-		e = pthread_cond_timedwait(&s->room, &s->mtx, &until);
+		e = pthread_cond_clockwait(&s->room, &s->mtx, CLOCK_MONOTONIC, &until);
 	pthread_mutex_unlock(&s->mtx);
 	saver_invalidate(fs, id, 0);
 }

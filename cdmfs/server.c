@@ -302,12 +302,12 @@ static void join_worker(struct worker *w)
 {
 	for (;;) {
 		struct timespec until;
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += 20000000;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
 		pthread_kill(w->thread, SIGUSR1);
-		if (pthread_timedjoin_np(w->thread, NULL, &until) == 0)
+		if (pthread_clockjoin_np(w->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
 			return;
 	}
 }

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 bool cdm_faultpoints_armed;
-static const char *from_environment, *from_file;
+static const char *from_environment, *from_file, *clock_file;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct counted { /* under lock: the point asked for and how often it was passed */
 	char wanted[128];
@@ -22,6 +22,7 @@ static void __attribute__((constructor)) faultpoint_init(void)
 {
 	from_environment = getenv("CDMFS_FAULTPOINT");
 	from_file = getenv("CDMFS_FAULTPOINT_FILE");
+	clock_file = getenv("CDMFS_CLOCK_FILE");
 	cdm_faultpoints_armed = from_environment || from_file;
 }
 
@@ -39,9 +40,9 @@ static bool is_due(struct counted *c, const char *wanted, const char *name)
 	return ++c->passes == due;
 }
 
-static bool read_wanted(char *out, size_t room)
+static bool read_wanted(const char *file, char *out, size_t room)
 {
-	int fd = open(from_file, O_RDONLY | O_CLOEXEC);
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
 	ssize_t n = read(fd, out, room - 1);
@@ -70,9 +71,18 @@ void cdm_faultpoint_pass(const char *name)
 	pthread_mutex_lock(&lock);
 	if (from_environment && is_due(&environment_count, from_environment, name))
 		die_or_hang(from_environment);
-	if (from_file && read_wanted(wanted, sizeof wanted) && is_due(&file_count, wanted, name) && unlink(from_file) == 0)
+	if (from_file && read_wanted(from_file, wanted, sizeof wanted) && is_due(&file_count, wanted, name) && unlink(from_file) == 0)
 		die_or_hang(wanted);
 	pthread_mutex_unlock(&lock);
 	errno = saved;
+}
+
+int64_t cdm_fault_clock_ns(void)
+{
+	int saved = errno;
+	char seconds[32];
+	int64_t wrong = clock_file && read_wanted(clock_file, seconds, sizeof seconds) ? strtoll(seconds, NULL, 10) * 1000000000 : 0;
+	errno = saved;
+	return wrong;
 }
 #endif

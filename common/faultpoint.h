@@ -11,13 +11,22 @@
 #ifndef CDM_FAULTPOINT_H
 #define CDM_FAULTPOINT_H
 
+#include <stdint.h>
+
 #ifdef CDM_FAULTPOINTS
 #include <stdbool.h>
 extern bool cdm_faultpoints_armed; /* one of the two variables is set */
 void cdm_faultpoint_pass(const char *name);
 #define cdm_faultpoint(name) (__builtin_expect(cdm_faultpoints_armed, 0) ? cdm_faultpoint_pass(name) : (void)0)
+/* A clock that is wrong: CDMFS_CLOCK_FILE=PATH in the environment; the file holds by how many seconds, may be negative, may change. No
+ * file: not wrong. What the product calls the time of day (cdm_wall_ns, cdm_clock_now) goes by it; what the libraries do does not. */
+int64_t cdm_fault_clock_ns(void);
 #else
 #define cdm_faultpoint(name) ((void)0)
+static inline int64_t cdm_fault_clock_ns(void)
+{
+	return 0;
+}
 #endif
 
 #endif

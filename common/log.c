@@ -91,7 +91,9 @@ static void write_line(const char *line, size_t len)
 /* True when this line equals the one before within a second; then it is only counted. */
 static bool is_repeat(const char *line, size_t len)
 {
-	time_t now = time(NULL);
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	time_t now = ts.tv_sec;
 	bool same = len < sizeof last_line && strlen(last_line) == len && memcmp(line, last_line, len) == 0;
 	if (same && now - last_time < 1) {
 		last_repeats++;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/loop.h"
+#include "common/faultpoint.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -85,7 +86,7 @@ int64_t cdm_now_ms(void)
 
 int64_t cdm_wall_ns(void)
 {
-	return clock_ns(CLOCK_REALTIME);
+	return clock_ns(CLOCK_REALTIME) + cdm_fault_clock_ns();
 }
 
 void cdm_loop_assert_owner(const struct cdm_loop *loop)

@@ -11,6 +11,7 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include "common/cursor.h"
+#include "common/faultpoint.h"
 
 static int compare_u64(uint64_t a, uint64_t b)
 {
@@ -33,7 +34,7 @@ static uint64_t physical_clock(void)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_REALTIME, &ts);
-	return ((uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec) & ~0xffffull;
+	return ((uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec + (uint64_t)cdm_fault_clock_ns()) & ~0xffffull;
 }
 
 uint64_t cdm_clock_now(void)

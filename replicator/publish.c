@@ -74,7 +74,7 @@ static void tell_pause(struct publisher *pub, const char *code, const char *reas
 static bool wait_ms(struct publisher *pub, int64_t ms)
 {
 	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += ms / 1000;
 	until.tv_nsec += ms % 1000 * 1000000;
 	if (until.tv_nsec >= 1000000000) {
@@ -83,7 +83,7 @@ static bool wait_ms(struct publisher *pub, int64_t ms)
 	}
 	pthread_mutex_lock(&pub->lock);
 	if (!pub->stopping)
-		pthread_cond_timedwait(&pub->wake, &pub->lock, &until);
+		pthread_cond_clockwait(&pub->wake, &pub->lock, CLOCK_MONOTONIC, &until);
 	bool go_on = !pub->stopping;
 	pthread_mutex_unlock(&pub->lock);
 	return go_on;
@@ -107,11 +107,11 @@ struct incoming *publisher_need(struct publisher *pub, const struct need *need, 
 	pub->answer_gone = false;
 	cdm_loop_post(pub->set->node->loop, note_arrives, note);
 	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += NEED_TIMEOUT_MS / 1000;
 	int r = 0;
 	while (!pub->answer && !pub->answer_gone && !pub->stopping && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&pub->wake, &pub->lock, &until);
+		r = pthread_cond_clockwait(&pub->wake, &pub->lock, CLOCK_MONOTONIC, &until);
 	struct incoming *in = pub->answer;
 	pub->answer = NULL;
 	pub->ticket = 0;

@@ -200,6 +200,8 @@ int cdm_policy_load(const struct cdm_conf *conf, const char *set, struct cdm_pol
 	int r = load_object(conf, "routes.json", &routes, err);
 	if (r == -ENOENT)
 		r = fill_unknown(conf, ret, err);
+	if (r == -EBADMSG)
+		cdm_hint(err, "start cdm-replicator: it gets the routes from the master again; then mount");
 	if (r < 0 || !routes)
 		return r < 0 ? cdm_wrap(err, r, "policy of set %s", set) : 0;
 	json_int_t epoch = json_integer_value(json_object_get(routes, "epoch"));

@@ -338,6 +338,13 @@ int route_take(struct node *node, const json_t *table, struct cdm_error *err)
 	return r;
 }
 
+/* Nothing is known then: the master sends the table when it hears that we hold none. */
+static void begin_without(struct node *node)
+{
+	node->routes = must(calloc(1, sizeof *node->routes));
+	sections_default(&node->routes->sections);
+}
+
 int route_new(struct node *node, struct cdm_error *err)
 {
 	_cleanup_close_ int dir = open(node->conf->state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -347,22 +354,25 @@ int route_new(struct node *node, struct cdm_error *err)
 	size_t len = 0;
 	int r = cdm_read_file(dir, ROUTES_FILE, ROUTES_BYTES_MAX, &text, &len, err);
 	if (r == -ENOENT) {
-		node->routes = must(calloc(1, sizeof *node->routes));
-		sections_default(&node->routes->sections);
+		begin_without(node);
 		return 0;
 	}
-	if (r < 0)
+	if (r < 0 && r != -EFBIG)
 		return r;
 	json_error_t jerr;
-	json_t *j = json_loadb(text, len, JSON_REJECT_DUPLICATES, &jerr);
-	if (!j) {
-		cdm_fail_plain(err, EBADMSG, "%s/%s line %d: %s", node->conf->state, ROUTES_FILE, jerr.line, jerr.text);
-		cdm_hint(err, "remove the file: the master sends the routes again");
-		return -EBADMSG;
-	}
-	r = table_parse(node, j, &node->routes, err);
+	json_t *j = r == 0 ? json_loadb(text, len, JSON_REJECT_DUPLICATES, &jerr) : NULL;
+	if (r == 0 && !j)
+		r = cdm_fail_plain(err, EBADMSG, "%s/%s line %d: %s", node->conf->state, ROUTES_FILE, jerr.line, jerr.text);
+	if (r == 0)
+		r = table_parse(node, j, &node->routes, err);
 	json_decref(j);
-	return r;
+	if (r < 0) {
+		cdm_hint(err, "nothing is exchanged until the master has sent the routes again");
+		cdm_log_err(route_bad, err);
+		*err = (struct cdm_error)CDM_ERROR_INIT;
+		begin_without(node);
+	}
+	return 0;
 }
 
 void route_free(struct node *node)

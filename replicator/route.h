@@ -11,7 +11,7 @@
 
 /* route.c */
 #define ROUTE_PAUSED "the set is paused (cdmctl set resume)"
-/* Loads STATE/routes.json; a missing one is fine (nothing ships yet), a damaged one is an error. */
+/* Loads STATE/routes.json. Without one, or with a damaged one (route_bad is logged), nothing ships until the master has sent it. */
 int route_new(struct node *node, struct cdm_error *err);
 void route_free(struct node *node);
 /* A table from the master: check, store, apply. 0; -EBADMSG (nothing changed); other -errno: applied, but not stored. */

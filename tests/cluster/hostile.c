@@ -116,7 +116,8 @@ void hostile_frame(struct hostile *h, unsigned type, unsigned flags, unsigned se
 static const uint8_t *next_frame(struct hostile *h, struct wire_header *ret)
 {
 	struct wire_error e;
-	memmove(h->in.data, h->in.data + h->taken, h->in.len - h->taken);
+	if (h->taken)
+		memmove(h->in.data, h->in.data + h->taken, h->in.len - h->taken);
 	h->in.len -= h->taken;
 	h->taken = 0;
 	if (h->in.len < WIRE_HEADER)

@@ -37,6 +37,10 @@ enum frame_type {
 	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50,
 	FRAME_RESYNC_ASK = 51, /* child to parent: let me compare trees with you (doubt.c) */
 	FRAME_RESYNC_END = 54,
+	/* contents compared by their digests: scrub*.c */
+	FRAME_SCRUB_ASK = 55,  /* which digests have these files at yours? */
+	FRAME_SCRUB_TELL = 56,
+	FRAME_SCRUB_LOOK = 57, /* look at this file of yours: others have it otherwise */
 	/* contents that are fetched, also between nodes that are not parent and child: fetch.c feed.c */
 	FRAME_FETCH = 64,     /* send me this content */
 	FRAME_FETCH_STOP = 65,

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include "replicator/data_frames.h"
+#include "replicator/scrub_frames.h"
 
 static void same(const struct bytes *again, const uint8_t *data, size_t size)
 {
@@ -76,14 +76,32 @@ static void try_small(uint8_t kind, const uint8_t *data, size_t size)
 	else if (kind == 11 && fed_piece_decode(data, size, &fed) == 0) {
 		fed_piece_encode_head(fed.request, fed.piece.offset, fed.piece.len, &again);
 		bytes_put(&again, fed.piece.data, fed.piece.len);
-	} else if (kind == 12 && need_decode(data, size, &need) == 0) {
+	} else if (kind == 15 && need_decode(data, size, &need) == 0) {
 		need_encode(&need, &again);
-	} else if (kind == 13 && signature_part_decode(data, size, &part) == 0) {
+	} else if (kind == 16 && signature_part_decode(data, size, &part) == 0) {
 		signature_part_encode_head(part.ticket, part.total, &again);
 		bytes_put(&again, part.data, part.len);
 	} else {
 		return;
 	}
+	same(&again, data, size);
+	bytes_fini(&again);
+}
+
+static void try_scrub(uint8_t kind, const uint8_t *data, size_t size)
+{
+	static struct scrub_ask ask;
+	static struct scrub_tell tell;
+	struct bytes again = {0};
+	struct scrub_question look;
+	if (kind == 12 && scrub_ask_decode(data, size, &ask) == 0)
+		scrub_ask_encode(&ask, &again);
+	else if (kind == 13 && scrub_tell_decode(data, size, &tell) == 0)
+		scrub_tell_encode(&tell, &again);
+	else if (kind == 14 && scrub_look_decode(data, size, &look) == 0)
+		scrub_look_encode(&look, &again);
+	else
+		return;
 	same(&again, data, size);
 	bytes_fini(&again);
 }
@@ -95,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct change_end end;
 	if (!size)
 		return 0;
-	uint8_t kind = data[0] % 14;
+	uint8_t kind = data[0] % 17;
 	data++;
 	size--;
 	if (kind == 0)
@@ -108,6 +126,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		batch_head_decode(data, size, &head);
 	else if (kind == 4)
 		piece_decode(data, size, &piece);
+	else if (kind > 11 && kind < 15)
+		try_scrub(kind, data, size);
 	else if (kind > 5)
 		try_small(kind, data, size);
 	else

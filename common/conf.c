@@ -177,6 +177,7 @@ static const struct key { /* every key of the file */
 	{"store", SECTION_SET, KEY_PATH, offsetof(struct cdm_set_conf, store)},
 	{"mountpoint", SECTION_SET, KEY_PATH, offsetof(struct cdm_set_conf, mountpoint)},
 	{"journal", SECTION_SET, KEY_SIZE, offsetof(struct cdm_set_conf, journal_bytes)},
+	{"scrub", SECTION_SET, KEY_SIZE, offsetof(struct cdm_set_conf, scrub_rate)},
 };
 #define KEY_COUNT (sizeof keys / sizeof keys[0])
 

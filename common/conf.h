@@ -13,6 +13,7 @@
 struct cdm_set_conf { /* [set NAME] */
 	char *name, *store, *mountpoint;
 	uint64_t journal_bytes; /* 0 = default */
+	uint64_t scrub_rate;    /* bytes a second that are read to compare contents; 0 = default */
 };
 struct cdm_conf {
 	char *path;      /* of the file, for messages */

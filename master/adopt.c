@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Errands to a node: adopting a tree, looking for what was written past its mount, deciding what it holds (docs/internals.md 4). The question goes to the node's
+/* Errands to a node: adopting a tree, looking for what was written past its mount, beginning to compare contents, deciding what it holds (docs/internals.md 4). The question goes to the node's
  * agent, its answer to the HTTP call that waits. */
 #include <stdlib.h>
 #include <string.h>

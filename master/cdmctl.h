@@ -57,6 +57,7 @@ int run_set_remove(const struct command *c, const struct options *o);
 int run_set_pause(const struct command *c, const struct options *o);
 int run_set_resume(const struct command *c, const struct options *o);
 int run_set_adopt(const struct command *c, const struct options *o);
+int run_scrub(const struct command *c, const struct options *o);
 int run_rescan(const struct command *c, const struct options *o);
 int run_section_list(const struct command *c, const struct options *o);
 int run_section_show(const struct command *c, const struct options *o);

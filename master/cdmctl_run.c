@@ -343,6 +343,7 @@ const struct command commands[] = {
 	{"hold", "approve", "H", "let it be removed", 1, 1, "", run_hold_approve},
 	{"hold", "reject", "H", "keep it, and bring it back where it is lacking", 1, 1, "", run_hold_reject},
 	{"rescan", "", "SET[:PATH] [--node N]", "find what was written to a store past its mount; take it over, or on targets repair it", 1, 1, "node", run_rescan},
+	{"scrub", "", "SET [NODE]", "compare all contents with a neighbour's, in the background, on all nodes or one", 1, 2, "", run_scrub},
 	{"status", "", "[SET]", "how it is; exit 3 when not in sync", 0, 1, "", run_status},
 	{"events", "", "", "what happens, as it happens", 0, 0, "", events},
 };

@@ -270,21 +270,19 @@ static int rescan_node(const struct options *o, const char *set, const char *pat
 	return EXIT_GOOD;
 }
 
-/* SET:PATH on one node, or on all that can be asked. */
-int run_rescan(const struct command *c, const struct options *o)
+/* What is done on one node, or on all that can be asked. */
+static int errand(const struct options *o, const char *set, const char *path, const char *only,
+	int on_node(const struct options *o, const char *set, const char *path, const char *node, json_t *all))
 {
-	char set[80], url[400];
-	const char *colon = strchr(o->words[0], ':'), *path = colon ? colon + 1 : "";
+	char url[400];
 	int code = EXIT_GOOD;
 	size_t i;
 	json_t *node, *all = json_array();
-	snprintf(set, sizeof set, "%.*s", colon ? (int)(colon - o->words[0]) : (int)strlen(o->words[0]), o->words[0]);
-	path += strspn(path, "/");
 	put_path(url, sizeof url, "/sets/", set, "/status");
-	json_t *status = o->node ? json_pack("{s:[{s:s}]}", "nodes", "name", o->node) : master_call(o, "GET", url, NULL, &code);
+	json_t *status = only ? json_pack("{s:[{s:s}]}", "nodes", "name", only) : master_call(o, "GET", url, NULL, &code);
 	json_array_foreach(json_object_get(status, "nodes"), i, node) {
-		bool gone = !o->node && strcmp(answer_text(node, "state"), "down") == 0;
-		int r = gone ? EXIT_GOOD : rescan_node(o, set, path, answer_text(node, "name"), all);
+		bool gone = !only && strcmp(answer_text(node, "state"), "down") == 0;
+		int r = gone ? EXIT_GOOD : on_node(o, set, path, answer_text(node, "name"), all);
 		if (gone)
 			fprintf(stderr, "cdmctl: %s is down and was left out\n", answer_text(node, "name"));
 		code = r > code ? r : code;
@@ -293,6 +291,43 @@ int run_rescan(const struct command *c, const struct options *o)
 	if (o->json)
 		print_json(json_pack("{s:i, s:O}", "apiVersion", 1, "nodes", all));
 	json_decref(all);
+	return code;
+}
+
+/* SET:PATH */
+int run_rescan(const struct command *c, const struct options *o)
+{
+	char set[80];
+	const char *colon = strchr(o->words[0], ':'), *path = colon ? colon + 1 : "";
+	snprintf(set, sizeof set, "%.*s", colon ? (int)(colon - o->words[0]) : (int)strlen(o->words[0]), o->words[0]);
+	return errand(o, set, path + strspn(path, "/"), o->node, rescan_node);
+}
+
+/* --- scrub ------------------------------------------------------------------------------------------------------ */
+
+/* "web07  scrub begins, with auth1" */
+static int scrub_node(const struct options *o, const char *set, const char *path, const char *node, json_t *all)
+{
+	char url[400];
+	int code;
+	put_path(url, sizeof url, "/sets/", set, "/scrub");
+	json_t *answer = master_call(o, "POST", url, json_pack("{s:s}", "node", node), &code);
+	if (!answer)
+		return code;
+	if (!o->json && o->dry_run)
+		printf("%s  can be asked (dry run, nothing changed)\n", node);
+	else if (!o->json)
+		printf("%s  scrub %s, with %s\n", node, strcmp(answer_text(answer, "scrub"), "runs") == 0 ? "runs already" : "begins", answer_text(answer, "with"));
+	json_object_set_new(answer, "node", json_string(node));
+	json_array_append_new(all, answer);
+	return EXIT_GOOD;
+}
+
+int run_scrub(const struct command *c, const struct options *o)
+{
+	int code = errand(o, o->words[0], "", o->word_count > 1 ? o->words[1] : NULL, scrub_node);
+	if (!o->json && !o->dry_run && code == EXIT_GOOD)
+		puts("cdmfs-stat says \"proven equal\" when it ended without a difference");
 	return code;
 }
 

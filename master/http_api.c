@@ -153,6 +153,8 @@ static const struct field adopt_fields[] = {{.name = "node", .required = true}, 
 
 static const struct field rescan_fields[] = {{.name = "node", .required = true}, {.name = "path"}, {0}};
 
+static const struct field scrub_fields[] = {{.name = "node", .required = true}, {0}};
+
 static void errand_post(struct http_call *c, const char *what, const struct field *fields)
 {
 	const struct model *m = registry_model(c->master->registry);
@@ -173,6 +175,7 @@ static void errand_post(struct http_call *c, const char *what, const struct fiel
 
 static void adopt_post(struct http_call *c) { errand_post(c, "adopt", adopt_fields); }
 static void rescan_post(struct http_call *c) { errand_post(c, "rescan", rescan_fields); }
+static void scrub_post(struct http_call *c) { errand_post(c, "scrub", scrub_fields); }
 
 /* --- holds ------------------------------------------------------------------------------------------------------ */
 
@@ -549,6 +552,24 @@ static struct set_figures count_set(const struct master *master, const struct mo
 	return f;
 }
 
+/* Only of nodes that told of one. */
+static void put_scrub_metrics(const struct master *master, FILE *f)
+{
+	const struct model *m = registry_model(master->registry);
+	fputs("# TYPE cdmfs_scrub_last_success_timestamp_seconds gauge\n", f);
+	for (size_t i = 0; i < m->set_count; i++) {
+		json_t *status = live_set_status(master->live, m, &m->sets[i]), *node;
+		size_t k;
+		json_array_foreach(json_object_get(status, "nodes"), k, node) {
+			json_int_t proven_s = json_integer_value(json_object_get(node, "proven_s"));
+			if (proven_s)
+				fprintf(f, "cdmfs_scrub_last_success_timestamp_seconds{set=\"%s\",node=\"%s\"} %" JSON_INTEGER_FORMAT "\n", m->sets[i].name,
+					json_string_value(json_object_get(node, "name")), proven_s);
+		}
+		json_decref(status);
+	}
+}
+
 static void metrics_get(struct http_call *c)
 {
 	static const char *const names[] = {"cdmfs_set_nodes", "cdmfs_set_nodes_in_sync", "cdmfs_replication_lag_seconds", "cdmfs_replication_pending_bytes"};
@@ -575,6 +596,7 @@ static void metrics_get(struct http_call *c)
 			fprintf(f, "%s{set=\"%s\"} %.17g\n", names[k], m->sets[i].name, value);
 		}
 	}
+	put_scrub_metrics(c->master, f);
 	fclose(f);
 	free(figures);
 	http_text(c, "text/plain; version=0.0.4", text, len);
@@ -618,6 +640,7 @@ static const struct {
 	{EVHTTP_REQ_GET, "/api/v1/sets/*/status", set_status_get},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/adopt", adopt_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/rescan", rescan_post},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/scrub", scrub_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/pause", pause_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/resume", resume_post},
 	{EVHTTP_REQ_GET, "/api/v1/sections", sections_get},

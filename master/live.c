@@ -363,6 +363,24 @@ json_t *live_set_cost(const struct live *l, const struct model *m, const struct 
 
 /* --- status ----------------------------------------------------------------------------------------------------- */
 
+/* What it told of its last scrub. The reason, where nothing else is one. */
+static void put_proof(const struct live *l, const struct model_node *n, const struct model_set *s, json_t *one)
+{
+	const struct live_node *ln = find(l, n->number);
+	const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
+	json_t *proven_s = json_object_get(status, "proven_s");
+	bool good = cdm_status_is_good(one);
+	char at[32], reason[64];
+	if (!json_is_integer(proven_s))
+		return;
+	json_object_set(one, "proven_s", proven_s);
+	json_object_set_new(one, "proven_with", json_string(text_of(status, "proven_with")));
+	if (!good || *text_of(one, "reason"))
+		return;
+	snprintf(reason, sizeof reason, "proven equal %s", cdm_text_minute(json_integer_value(proven_s), at, sizeof at));
+	json_object_set_new(one, "reason", json_string(reason));
+}
+
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s)
 {
 	struct cdm_vector all = {0};
@@ -380,9 +398,11 @@ json_t *live_set_status(const struct live *l, const struct model *m, const struc
 			add_reports(l, m, s, n->name, &j);
 		if (counted && strcmp(j.state, "in sync") != 0)
 			in_sync = false;
-		json_array_append_new(nodes, json_pack("{s:s, s:s, s:f, s:I, s:I, s:s, s:s, s:s, s:b}", "name", n->name, "state", j.state, "lag_s", j.lag_s,
+		json_t *one = json_pack("{s:s, s:s, s:f, s:I, s:I, s:s, s:s, s:s, s:b}", "name", n->name, "state", j.state, "lag_s", j.lag_s,
 			"pending_changes", j.changes, "pending_bytes", j.bytes, "reason_code", j.code, "reason", j.reason, "group", m->groups[n->group].name,
-			"counted", counted));
+			"counted", counted);
+		put_proof(l, n, s, one);
+		json_array_append_new(nodes, one);
 	}
 	cdm_vector_fini(&all);
 	cdm_status_sort(nodes, "name");

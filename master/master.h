@@ -84,7 +84,7 @@ bool agents_is_connected(const struct agents *a, uint32_t number);
 /* After each new model: connections of revoked, removed and re-joined nodes end. */
 void agents_check(struct agents *a);
 
-/* adopt.c — compares a node's tree with its parent's, there: to adopt it ("adopt"), or to find what was written past the mount ("rescan").
+/* adopt.c — compares a node's tree with its parent's, there: to adopt it ("adopt"), or to find what was written past the mount ("rescan"), or begins to compare contents ("scrub").
  * adopt_start answers the call, now or when the node does. */
 struct http_call;
 struct model_node;

@@ -62,6 +62,10 @@ bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struc
 enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
 {
 	struct cdm_version mine = incoming_version(in);
+	if (in->mends) {
+		bool meant = found->found_exists && !found->found_is_dir && !found->found_unsaved && cdm_dot_equal(mine.dot, found->found.dot);
+		return meant ? INCOMING_WINS_KEEP_OLD : SAME;
+	}
 	if (!found->found_exists)
 		return ABSENT;
 	if (found->found_is_dir)

@@ -215,6 +215,23 @@ static void take_decision(struct master_link *m, const json_t *message)
 		adopt_done(a, set_hold_decide(set, id, json_is_true(json_object_get(message, "approve"))));
 }
 
+/* {"type":"scrub"}: only its beginning is answered. */
+static void take_scrub(struct master_link *m, const json_t *message)
+{
+	const char *name = json_string_value(json_object_get(message, "set"));
+	struct set *set = name ? node_set(m->node, name) : NULL;
+	struct adoption *a = calloc(1, sizeof *a);
+	if (!a)
+		abort();
+	*a = (struct adoption){.node = m->node, .request = json_integer_value(json_object_get(message, "request"))};
+	if (!set)
+		adopt_done(a, json_pack("{s:s, s:s}", "error", "this node's configuration has no such set", "hint", ""));
+	else if (json_is_true(json_object_get(message, "dry_run")))
+		adopt_done(a, json_pack("{s:{}}", "result"));
+	else
+		adopt_done(a, set_scrub(set));
+}
+
 /* --- receiving --- */
 
 static void take_routes(struct master_link *m, const json_t *message)
@@ -239,6 +256,8 @@ static void take_message(struct master_link *m, const json_t *message)
 		take_routes(m, message);
 	} else if (strcmp(type, "adopt") == 0 || strcmp(type, "rescan") == 0) {
 		take_errand(m, message, type[0] == 'r');
+	} else if (strcmp(type, "scrub") == 0) {
+		take_scrub(m, message);
 	} else if (strcmp(type, "hold") == 0) {
 		take_decision(m, message);
 	} else if (strcmp(type, "certificate") == 0) {

@@ -475,6 +475,7 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		}
 		if (r == -ECANCELED)
 			return false;
+		in->mended = r == APPLIED && in->mends;
 		if (r == APPLIED && in->again)
 			record_again(pub, &in->carried.change);
 		if (r != APPLIED)

@@ -211,6 +211,11 @@ static int place(struct publisher *pub, struct incoming *in, const char *staged,
 	struct cdm_dot base = c->op == CDM_OP_SAVE && !cdm_dot_is_none(c->base) ? c->base : c->victim;
 	step.a.expect = cdm_dot_is_none(base) ? CDM_EXPECT_ABSENT : CDM_EXPECT_VERSION;
 	step.a.expect_version = base;
+	if (in->mends && !cdm_dot_is_none(in->carried.stamp.content.dot)) {
+		expect_version(&step, in->carried.stamp.content.dot);
+		step.a.flags = CDM_AN_KEEP_OLD;
+		pub->kept_more = true;
+	}
 	int r = -ESTALE;
 	for (int tries = 0; tries < PLACE_TRIES; tries++) {
 		r = publisher_call(pub, &step, call_rename, &n, &found);

@@ -15,6 +15,7 @@
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/resync.h"
+#include "replicator/scrub.h"
 #include "replicator/unsure.h"
 
 #define WRITES_HIGH (8u << 20)
@@ -152,6 +153,8 @@ static void incoming_settled(struct peer *p, struct incoming *in)
 		resync_answer(p, in);
 	else if (in->carried.flags & CARRIED_ANSWER && in->carried.change.dot.number & UNSURE_TICKET)
 		unsure_answer(p, in);
+	else if (in->carried.flags & CARRIED_ANSWER && in->carried.change.dot.number & SCRUB_TICKET)
+		scrub_answer(p, in);
 	else if (in->carried.flags & CARRIED_ANSWER)
 		publisher_answer(p->set->publisher, in);
 	else

@@ -8,6 +8,7 @@
 
 #define SCRUB_FILES_MAX 64              /* of one ASK */
 #define SCRUB_PATHS_MAX (128u << 10)    /* bytes of their paths together */
+#define SCRUB_OPEN_MAX 8                /* ASKs to one peer without an answer */
 #define SCRUB_ANSWERS_MAX 128           /* of one TELL */
 
 struct scrub_question {

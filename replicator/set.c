@@ -11,6 +11,7 @@
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/base.h"
@@ -18,6 +19,7 @@
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
+#include "replicator/scrub.h"
 #include "replicator/ship.h"
 #include "replicator/unsure.h"
 
@@ -147,6 +149,7 @@ void set_ready(struct set *s)
 	s->swept = true;
 	publisher_seed(s->publisher, &s->follow.visible, s->follow.own_raw);
 	unsure_ready(s);
+	scrub_ready(s);
 	for (struct peer *p = s->peers; p; p = p->next)
 		set_subscribe_peer(p);
 	durable_wanted(s);
@@ -181,7 +184,8 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 		s->walker = cdm_worker_new(node->loop, "cdm-walk");
 		s->caller = cdm_worker_new(node->loop, "cdm-call");
 		s->syncer = cdm_worker_new(node->loop, "cdm-sync");
-		if (!s->applier || !s->walker || !s->caller || !s->syncer)
+		s->scrub = scrub_new(s);
+		if (!s->applier || !s->walker || !s->caller || !s->syncer || !s->scrub)
 			r = cdm_fail(err, EAGAIN, "start the threads of set %s", conf->name);
 	}
 	s->quarantine = quarantine_new();
@@ -202,6 +206,7 @@ void set_let_go(struct set *s)
 	if (!s->over || s->mounts_io || s->follow.wake || s->posted || s->writing)
 		return;
 	deltas_free(&s->deltas);
+	scrub_free(s);
 	pthread_mutex_destroy(&s->policy_lock);
 	free(s);
 }
@@ -222,6 +227,7 @@ void set_free(struct set **set)
 	s->stopping = true;
 	adopt_stop(s);
 	doubt_stop(s);
+	scrub_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);
 	barrier_fail_all(s, -ECANCELED);
@@ -313,6 +319,7 @@ void set_link_down(struct set *s, struct link *l)
 		adopt_peer_gone(p);
 		unsure_peer_gone(p);
 		doubt_child_gone(p);
+		scrub_peer_gone(p);
 		publisher_peer_gone(s->publisher, p->serial);
 		resync_free(p);
 		ship_free(p);
@@ -475,12 +482,16 @@ int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags
 	case FRAME_SIGNATURE:
 		return take_signature(p, payload, len, err);
 	default:
+		if (type == FRAME_RESYNC_DIR && scrub_is_asking(p))
+			return scrub_dir(p, flags, payload, len, err);
 		if (type == FRAME_RESYNC_DIR && adopt_is_asking(p))
 			return adopt_dir(p, flags, payload, len, err);
 		if (!p->told)
 			return cdm_fail_plain(err, EBADMSG, "frame type %u before SUBSCRIBE", (unsigned)type);
 		if (type >= FRAME_RESYNC_START && type <= FRAME_RESYNC_END)
 			return resync_frame(p, type, flags, payload, len, err);
+		if (type >= FRAME_SCRUB_ASK && type <= FRAME_SCRUB_LOOK)
+			return scrub_frame(p, type, payload, len, err);
 		return receive_frame(p, type, flags, payload, len, err);
 	}
 }
@@ -535,11 +546,27 @@ static bool root_is_due(const struct set *s)
 	return false;
 }
 
+/* "proven equal 2026-11-28 03:12:07Z with n1"; view.c reads it again. */
+static bool describe_proof(const struct set_state *state, char *out, size_t room)
+{
+	char at[32];
+	time_t when = (time_t)state->proven_s;
+	struct tm tm;
+	if (!when)
+		return false;
+	gmtime_r(&when, &tm);
+	strftime(at, sizeof at, "%Y-%m-%d %H:%M:%SZ", &tm);
+	snprintf(out, room, "proven equal %s with %s", at, state->proven_with);
+	return true;
+}
+
 void set_get_state(struct set *s, struct set_state *ret)
 {
 	*ret = (struct set_state){.visible = s->follow.visible, .durable = s->durable.vector};
-	const char *state = "ok", *code = "", *reason = "";
+	const char *state = "ok", *code = "", *reason = "", *with;
 	char text[256];
+	ret->proven_s = scrub_proven(s, &with);
+	snprintf(ret->proven_with, sizeof ret->proven_with, "%s", with);
 	if (!s->mounted) {
 		state = code = "not_mounted";
 		reason = "the set is not mounted on this node";
@@ -567,6 +594,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 		reason = "the attributes of the root directory are on their way";
 	} else if (quarantine_describe(s->quarantine, text, sizeof text)) {
 		code = "quarantined";
+		reason = text;
+	} else if (describe_proof(ret, text, sizeof text)) {
+		code = "proven";
 		reason = text;
 	}
 	snprintf(ret->state, sizeof ret->state, "%s", state);
@@ -611,6 +641,7 @@ json_t *set_stats(struct set *s)
 	STAT(deltas_sent), STAT(deltas_passed_on), STAT(delta_saved_bytes), STAT(deltas_applied), STAT(deltas_refused), STAT(signatures), STAT(signing);
 	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fetch_bypassed), STAT(fed_bytes);
 	STAT(full_resync_count), STAT(verify_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
+	STAT(scrubs), STAT(scrub_files), STAT(scrub_differences), STAT(scrub_mended), STAT(scrub_undecided);
 	STAT(sent_bytes), STAT(ranges_saved_bytes);
 #undef STAT
 	uint64_t content = atomic_load(&s->counters.content_sent_bytes);

@@ -29,7 +29,9 @@ void set_link_drained(struct set *s, struct link *l); /* its queue fell below LI
 struct set_state { /* this node's own state in the set, flooded by state.c */
 	struct cdm_vector visible, durable;  /* borrowed, valid until the next loop step */
 	char state[16];          /* "ok", "paused", "resync", "not_mounted" */
-	char reason_code[32], reason[256];
+	char reason_code[32], reason[256];   /* "proven" where nothing else is one (docs/internals.md 5) */
+	int64_t proven_s;                    /* the last scrub that found no difference, Unix seconds; 0: none yet … */
+	char proven_with[64];                /* … and whom it compared with */
 };
 void set_get_state(struct set *s, struct set_state *ret);
 /* Called by the set whenever set_get_state would answer differently. */
@@ -60,5 +62,7 @@ typedef void set_adopt_fn(void *arg, json_t *answer);
 void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg);
 /* Find what was written to the store past the mount below a path ("" = all; rescan.h), and unless dry take it over or repair it. done: as above. */
 void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt_fn *done, void *arg);
+/* Compare all contents with a neighbour's, from now on (scrub.h): {"result":{"scrub":"begins|runs","with":"n1"}} or {"error","hint"}. */
+json_t *set_scrub(struct set *s);
 
 #endif

@@ -26,6 +26,7 @@ struct adopt;
 struct ship;
 struct receiver;
 struct resync;
+struct scrub;
 struct unsure;
 struct waiter;
 struct question;
@@ -50,6 +51,7 @@ struct set_counters { /* any thread */
 		full_resync_count, verify_count, resync_bytes, resync_same, resync_fetched, resync_deleted, checkpoints, assembled,
 		sent_bytes, ranges_saved_bytes, deltas_sent, deltas_passed_on, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
 		fetched, fetched_bytes, fetch_resumed_bytes, fetch_damaged, fetch_bypassed, fed_bytes, /* contents apart from their changes; these bytes are part of the content's */
+		scrubs, scrub_files, scrub_differences, scrub_mended, scrub_undecided,
 		signing; /* this one also falls: saves that wait for their signature */
 };
 
@@ -162,6 +164,7 @@ struct set {
 	bool unreadable;                          /* some content here could not be read once */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct adopt *adopt;                      /* running comparison, or NULL */
+	struct scrub *scrub;
 	struct unsure *unsure;                    /* found after a power cut and not settled yet, or NULL */
 	size_t posted;                            /* messages from workers still to come */
 	size_t writing;                           /* pieces of content on their way to staging */

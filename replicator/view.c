@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "common/text.h"
 #include "replicator/links.h"
 #include "replicator/opens.h"
 #include "replicator/route.h"
@@ -116,6 +117,26 @@ static bool is_resting(const struct peer_state *p)
 	return p->down && is_ailing(p) && cdm_wall_ns() - p->heard_wall_ns < REST_NS;
 }
 
+/* How a state tells of a proof: code "proven", reason "proven equal 2026-11-28 03:12:07Z with n1". 0: it does not. */
+static int64_t proof_of(const char *reason_code, const char *reason, char ret_with[64])
+{
+	struct tm tm = {0};
+	const char *rest = strcmp(reason_code, "proven") == 0 ? strptime(reason, "proven equal %Y-%m-%d %H:%M:%SZ with ", &tm) : NULL;
+	snprintf(ret_with, 64, "%s", rest ? rest : "");
+	return rest ? (int64_t)timegm(&tm) : 0;
+}
+
+/* Nothing ails it. */
+static void say_what_it_says(struct view_node *v, const struct peer_state *p)
+{
+	char at[32];
+	v->proven_s = proof_of(p->reason_code, p->reason, v->proven_with);
+	if (!v->proven_s)
+		say(v, p->reason_code, p->reason);
+	else if (v->in_sync)
+		snprintf(v->reason, sizeof v->reason, "proven equal %s", cdm_text_minute(v->proven_s, at, sizeof at));
+}
+
 void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 {
 	*ret = (struct view_node){.state = "in sync"};
@@ -138,10 +159,10 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 		ret->in_sync = false; /* whatever it has: it is not following */
 	} else if (p->member->role == CDM_ROLE_SOURCE) {
 		ret->state = "source";
-		say(ret, p->reason_code, p->reason);
+		say_what_it_says(ret, p);
 	} else {
 		ret->state = ret->in_sync ? "in sync" : "behind";
-		say(ret, p->reason_code, p->reason);
+		say_what_it_says(ret, p);
 	}
 }
 
@@ -150,6 +171,15 @@ struct listing {
 	json_t *nodes;
 	bool in_sync;
 };
+
+/* "proven_s", "proven_with"; nothing without a proof. */
+static void put_proof(json_t *j, int64_t proven_s, const char *with)
+{
+	if (!proven_s)
+		return;
+	json_object_set_new(j, "proven_s", json_integer(proven_s));
+	json_object_set_new(j, "proven_with", view_text(with));
+}
 
 static void list_node(void *arg, const struct peer_state *p)
 {
@@ -168,6 +198,7 @@ static void list_node(void *arg, const struct peer_state *p)
 	json_object_set_new(j, "reason", view_text(v.reason));
 	json_object_set_new(j, "group", view_text(p->member->group ? p->member->group : ""));
 	json_object_set_new(j, "counted", json_boolean(view_counts(p)));
+	put_proof(j, v.proven_s, v.proven_with);
 	json_array_append_new(l->nodes, j);
 }
 
@@ -264,6 +295,8 @@ json_t *view_own(struct node *node, struct set *set)
 	struct set_state now = {0};
 	struct set_pending pending = {0};
 	set_get_state(set, &now);
+	if (strcmp(now.reason_code, "proven") == 0)
+		now.reason_code[0] = now.reason[0] = 0; /* said by itself */
 	set_pending(set, &now.durable, &pending);
 	_cleanup_free_ char *visible = cdm_vector_format(&now.visible), *durable = cdm_vector_format(&now.durable);
 	json_t *j = json_object(), *stats = set_stats(set);
@@ -274,6 +307,7 @@ json_t *view_own(struct node *node, struct set *set)
 	json_object_set_new(j, "state", view_text(now.state));
 	json_object_set_new(j, "reason_code", view_text(now.reason_code));
 	json_object_set_new(j, "reason", view_text(now.reason[0] || !h ? now.reason : parent_why(h)));
+	put_proof(j, now.proven_s, now.proven_with);
 	json_object_set_new(j, "vector", json_string(visible ? visible : ""));
 	json_object_set_new(j, "durable", json_string(durable ? durable : ""));
 	json_object_set_new(j, "lag_s", json_real(age > 0 ? (double)age / 1e9 : 0));

@@ -13,6 +13,8 @@ struct view_node {
 	double lag_s;
 	uint64_t pending_changes, pending_bytes;
 	bool in_sync;
+	int64_t proven_s;          /* by a scrub (scrub.h); 0: not, or not known */
+	char proven_with[64];
 };
 void view_of(struct set *set, const struct peer_state *p, struct view_node *ret);
 /* Does it count for "in sync" and for waiting: a target that is not drained. */

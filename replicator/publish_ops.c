@@ -264,7 +264,7 @@ int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *e
 	const struct cdm_change *c = &in->carried.change;
 	char name[CDM_NAME_LEN_MAX + 1], made[STAGING_NAME_MAX];
 	struct cdm_handle handle;
-	int parent = parent_for(pub, in, c->path, c->path_len, name, err);
+	int parent = in->mends ? publisher_parent(pub, c->path, c->path_len, name) : parent_for(pub, in, c->path, c->path_len, name, err);
 	if (parent < 0)
 		return parent == -ENOENT ? APPLY_SKIP : parent;
 	snprintf(made, sizeof made, "made.%lx", (unsigned long)++pub->staged_number);

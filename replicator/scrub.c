@@ -18,7 +18,7 @@
 #define FILE_NAME "scrub"
 #define FILE_MAX 4096
 #define START_MS 5000      /* after the set is ready: neighbours come */
-#define RETRY_MS 10000     /* due, and it cannot begin yet */
+#define RETRY_MS 60000     /* due, and it cannot begin yet */
 #define LOOK_MS 3600000    /* the wall clock may be set meanwhile */
 #define HANDLED_MS 600000  /* told again of the same file within this: it was judged */
 
@@ -322,6 +322,13 @@ json_t *set_scrub(struct set *s)
 }
 
 /* --- coming and going --- */
+
+void scrub_peer_is_there(struct peer *p)
+{
+	struct scrub *sc = p->set->scrub;
+	if (sc->ready && sc->record.due_s <= now_s())
+		timer_set(sc, START_MS);
+}
 
 struct scrub *scrub_new(struct set *s)
 {

@@ -25,6 +25,7 @@ struct scrub *scrub_new(struct set *s); /* NULL: no thread can be had */
 void scrub_ready(struct set *s); /* the journal was read to its end (also again); before peers are told */
 void scrub_stop(struct set *s);
 void scrub_free(struct set *s);  /* when no message of a worker is to come */
+void scrub_peer_is_there(struct peer *p);
 void scrub_peer_gone(struct peer *p);
 int scrub_frame(struct peer *p, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err);
 bool scrub_is_asking(const struct peer *p); /* RESYNC_DIR frames of this peer are for it: it never asks when others do */

@@ -54,7 +54,7 @@ struct scrub_run {
 	struct scrub_tell *told;   /* … and as the peer has it */
 	struct scrub_read *reading;
 	struct cdm_timer *timer;
-	uint64_t files, bytes, skipped, differences;
+	uint64_t files, bytes, skipped, differences, odd_total;
 };
 
 static void step(struct scrub_run *run);
@@ -402,6 +402,7 @@ static void report_odd(struct scrub_run *run)
 	snprintf(shown, sizeof shown, "%.*s", (int)(first->len < 500 ? first->len : 500), first->path);
 	cdm_log(scrub_names_differ, cdm_str("set", set_name(run->scrub->set)), cdm_str("peer", run->name), cdm_str("path", shown),
 		cdm_uint("names", run->odd->count));
+	run->odd_total += run->odd->count;
 	run->differences += run->odd->count;
 	count_up(&run->scrub->set->counters.scrub_differences, run->odd->count);
 }
@@ -431,11 +432,30 @@ static void run_free(struct scrub_run *run)
 	free(run);
 }
 
+static void names_repaired(void *arg, json_t *answer)
+{
+	struct set *s = arg;
+	const char *error = json_string_value(json_object_get(answer, "error"));
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (error) {
+		cdm_fail_plain(&err, EAGAIN, "repair names that differ: %s", error);
+		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+	}
+	json_decref(answer);
+}
+
+/* On a pure target nobody's work is in them: as `cdmctl rescan` repairs them. */
+static void repair_names(struct set *s)
+{
+	if (!(s->policy.role & CDM_ROLE_SOURCE) && s->policy.known)
+		set_rescan(s, "", 0, false, names_repaired, s);
+}
+
 static void finish(struct scrub_run *run)
 {
 	struct scrub *sc = run->scrub;
 	struct set *s = sc->set;
-	bool good = !run->differences;
+	bool good = !run->differences, odd = run->odd_total;
 	char name[sizeof run->name];
 	memcpy(name, run->name, sizeof name);
 	if (good)
@@ -446,6 +466,8 @@ static void finish(struct scrub_run *run)
 	sc->run = NULL;
 	run_free(run);
 	scrub_run_over(sc, name, good);
+	if (odd)
+		repair_names(s);
 }
 
 static void step(struct scrub_run *run)

@@ -36,6 +36,7 @@ struct suspect {
 	size_t count;             /* the first is this node */
 	uint8_t right[SCRUB_DIGEST_SIZE];
 	uint64_t ticket, sender;  /* the right one was asked for; 0: not */
+	bool linked;              /* the file has other names */
 };
 
 static void begin(void *arg);
@@ -197,27 +198,21 @@ static void check_work(void *arg)
 	ch->good = there && ftruncate(fd, (off_t)k->size) == 0 && scrub_digest(fd, k->size, digest) == 0 && memcmp(digest, ch->right, sizeof digest) == 0;
 }
 
-struct mending {
-	struct scrub *scrub;
-	uint64_t ticket;
-	bool linked;
-};
-
 static void mended(struct job *job)
 {
-	struct mending *m = job->arg;
-	struct scrub *sc = m->scrub;
-	struct suspect *su = find_ticket(sc, m->ticket);
-	if (m->linked)
-		doubt_raise(job->set); /* its other names must become names of this one again */
-	if (su && job->head->mended) {
-		count_up(&sc->set->counters.scrub_mended, 1);
+	struct set *s = job->set;
+	struct suspect *su = find_ticket(s->scrub, job->head->carried.change.dot.number);
+	bool replaced = job->head->mended;
+	job_free(job);
+	if (!su)
+		return;
+	if (su->linked)
+		doubt_raise(s); /* its other names must become names of this one again */
+	if (replaced) {
+		count_up(&s->counters.scrub_mended, 1);
 		report_wrong(su, "this node's copy was replaced by a neighbour's and is kept in conflicts/");
 	}
-	free(m);
-	job_free(job);
-	if (su)
-		over(su);
+	over(su);
 }
 
 static bool has_other_names(const struct scrub *sc, const struct scrub_file *f)
@@ -229,15 +224,11 @@ static bool has_other_names(const struct scrub *sc, const struct scrub_file *f)
 static void replace(struct suspect *su, struct incoming *in)
 {
 	struct scrub *sc = su->scrub;
-	struct mending *m = calloc(1, sizeof *m);
 	struct job *job = job_new(sc->set, su->sender, 0);
-	if (!m)
-		abort();
-	*m = (struct mending){.scrub = sc, .ticket = su->ticket, .linked = has_other_names(sc, file_of(su))};
+	su->linked = has_other_names(sc, file_of(su));
 	in->resync = in->mends = true;
 	job_add(job, in);
 	job->done = mended;
-	job->arg = m;
 	publisher_submit(job);
 }
 

@@ -353,6 +353,7 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	ship_subscribed(p, sub);
 	if (p->towards_parent)
 		doubt_parent_is_there(p->set);
+	scrub_peer_is_there(p);
 }
 
 void set_subscribe_peer(struct peer *p)

@@ -486,6 +486,11 @@ int deltas_sign(struct deltas *d, const char *path, size_t len, struct cdm_dot v
 	return 0;
 }
 
+struct signatures *deltas_signatures(struct deltas *d)
+{
+	return d && d->ready ? d->signatures : NULL;
+}
+
 /* --- lifetime --- */
 
 static uint64_t signatures_limit(int store_fd)

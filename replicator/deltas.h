@@ -64,6 +64,10 @@ bool deltas_knows(const struct deltas *d, struct cdm_dot version);
 typedef void deltas_sign_fn(void *arg, const struct bytes *encoded);
 int deltas_sign(struct deltas *d, const char *path, size_t len, struct cdm_dot version, deltas_sign_fn *done, void *arg);
 
+/* What was kept of versions that were sent; NULL: nothing (yet). Until deltas_free. */
+struct signatures;
+struct signatures *deltas_signatures(struct deltas *d);
+
 /* Is the plan's base what this save builds on? */
 bool deltas_fits(const struct delta_plan *p, const struct cdm_change *c);
 /* What of the receiver's content the save builds on: what it was rewritten from, else what it replaced. */

@@ -115,7 +115,7 @@ bool scrub_may_ask(const struct peer *p)
 	return p->subscribed && link_has(p->link, WIRE_FEATURE_SCRUB);
 }
 
-void scrub_ask_peer(struct scrub *sc, struct peer *p, const struct scrub_files *files, bool others, scrub_told_fn *told, void *arg)
+void scrub_ask_peer(struct scrub *sc, struct peer *p, const struct scrub_files *files, struct scrub_ask_how how, scrub_told_fn *told, void *arg)
 {
 	struct question_sent *q = calloc(1, sizeof *q);
 	struct scrub_ask *ask = calloc(1, sizeof *ask);
@@ -126,7 +126,8 @@ void scrub_ask_peer(struct scrub *sc, struct peer *p, const struct scrub_files *
 	*q = (struct question_sent){.next = sc->questions, .request = sc->request, .serial = p->serial, .told = told, .arg = arg};
 	sc->questions = q;
 	ask->request = q->request;
-	ask->others = others;
+	ask->others = how.others;
+	ask->doubted = how.doubted;
 	for (; ask->count < files->count; ask->count++)
 		ask->files[ask->count] = scrub_file_question(&files->files[ask->count]);
 	scrub_ask_encode(ask, &frame);

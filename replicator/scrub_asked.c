@@ -104,9 +104,9 @@ int asked_take(struct scrub *sc, struct peer *p, const uint8_t *payload, size_t 
 		if (other == p || !scrub_may_ask(other) || scrub_questions_to(sc, other) + OWN_QUESTIONS >= SCRUB_OPEN_MAX)
 			continue;
 		a->waiting++;
-		scrub_ask_peer(sc, other, files, false, other_told, a);
+		scrub_ask_peer(sc, other, files, (struct scrub_ask_how){.doubted = ask->doubted}, other_told, a);
 	}
-	a->reading = scrub_read(sc->reader, files, was_read, a);
+	a->reading = scrub_read(sc->reader, files, ask->doubted, was_read, a);
 	free(ask);
 	return 0;
 }

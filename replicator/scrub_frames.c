@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define ASK_OTHERS 1
+#define ASK_DOUBTED 2
 
 static void put_question(const struct scrub_question *q, struct bytes *out)
 {
@@ -30,7 +31,7 @@ static int read_question(struct reading *r, struct scrub_question *ret)
 void scrub_ask_encode(const struct scrub_ask *a, struct bytes *out)
 {
 	bytes_put_u32(out, a->request);
-	bytes_put_u8(out, a->others ? ASK_OTHERS : 0);
+	bytes_put_u8(out, (a->others ? ASK_OTHERS : 0) | (a->doubted ? ASK_DOUBTED : 0));
 	bytes_put_u16(out, (uint16_t)a->count);
 	for (size_t i = 0; i < a->count; i++)
 		put_question(&a->files[i], out);
@@ -42,8 +43,9 @@ int scrub_ask_decode(const uint8_t *in, size_t len, struct scrub_ask *ret)
 	ret->request = reading_u32(&r);
 	uint8_t flags = reading_u8(&r);
 	ret->others = flags & ASK_OTHERS;
+	ret->doubted = flags & ASK_DOUBTED;
 	ret->count = reading_u16(&r);
-	if (r.bad || !ret->request || flags & ~ASK_OTHERS || !ret->count || ret->count > SCRUB_FILES_MAX || (ret->others && ret->count != 1))
+	if (r.bad || !ret->request || flags & ~(ASK_OTHERS | ASK_DOUBTED) || !ret->count || ret->count > SCRUB_FILES_MAX || (ret->others && ret->count != 1))
 		return -EBADMSG;
 	for (size_t i = 0; i < ret->count; i++)
 		if (read_question(&r, &ret->files[i]) < 0)
@@ -79,7 +81,7 @@ int scrub_tell_decode(const uint8_t *in, size_t len, struct scrub_tell *ret)
 		const uint8_t *digest = a->found == SCRUB_DIGEST ? reading_bytes(&r, sizeof a->digest) : NULL;
 		if (digest)
 			memcpy(a->digest, digest, sizeof a->digest);
-		if (r.bad || a->index >= SCRUB_FILES_MAX || a->found > SCRUB_UNREADABLE)
+		if (r.bad || a->index >= SCRUB_FILES_MAX || a->found > SCRUB_BAD)
 			return -EBADMSG;
 	}
 	return r.at == len ? 0 : -EBADMSG;

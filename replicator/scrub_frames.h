@@ -21,6 +21,7 @@ struct scrub_question {
 struct scrub_ask { /* SCRUB_ASK */
 	uint32_t request; /* the asker's, not 0 */
 	bool others;      /* what do your other neighbours have? Only with one file */
+	bool doubted;     /* others have it otherwise: look whether yours is what you sent */
 	struct scrub_question files[SCRUB_FILES_MAX];
 	size_t count;
 };
@@ -30,7 +31,7 @@ int scrub_ask_decode(const uint8_t *in, size_t len, struct scrub_ask *ret);
 enum scrub_found {
 	SCRUB_DIGEST = 0,     /* it is this version; its digest (blocks.h) */
 	SCRUB_OTHER = 1,      /* another version, none, or it is being changed: nothing to compare */
-	SCRUB_UNREADABLE = 2, /* it is this version, and the disk does not give it */
+	SCRUB_BAD = 2,        /* it is this version, and the disk does not give it, or not as this node once sent it */
 };
 struct scrub_answer {
 	uint16_t index; /* of the file in the ASK */

@@ -41,7 +41,8 @@ struct scrub {
 
 /* scrub.c */
 typedef void scrub_told_fn(void *arg, struct peer *p, const struct scrub_tell *tell); /* NULL: the peer is gone without an answer */
-void scrub_ask_peer(struct scrub *sc, struct peer *p, const struct scrub_files *files, bool others, scrub_told_fn *told, void *arg);
+struct scrub_ask_how { bool others, doubted; }; /* as in struct scrub_ask */
+void scrub_ask_peer(struct scrub *sc, struct peer *p, const struct scrub_files *files, struct scrub_ask_how how, scrub_told_fn *told, void *arg);
 void scrub_forget_questions(struct scrub *sc, const void *arg); /* their told() is not called */
 size_t scrub_questions_to(const struct scrub *sc, const struct peer *p);
 bool scrub_may_ask(const struct peer *p);

@@ -9,7 +9,7 @@
 
 bool scrub_is_right(const struct scrub_vote *vote, const uint8_t right[SCRUB_DIGEST_SIZE])
 {
-	return vote->readable && memcmp(vote->digest, right, SCRUB_DIGEST_SIZE) == 0;
+	return vote->sound && memcmp(vote->digest, right, SCRUB_DIGEST_SIZE) == 0;
 }
 
 static size_t votes_like(const struct scrub_vote *votes, size_t count, const struct scrub_vote *like)
@@ -27,7 +27,7 @@ enum scrub_verdict scrub_judge(const struct scrub_vote *votes, size_t count, uin
 	bool tied = false, by_author = false;
 	for (size_t i = 0; i < count; i++) {
 		const struct scrub_vote *v = &votes[i];
-		size_t n = v->readable ? votes_like(votes, count, v) : 0;
+		size_t n = v->sound ? votes_like(votes, count, v) : 0;
 		if (!n || n < most)
 			continue;
 		bool other = best && !scrub_is_right(v, best->digest), authors = v->node == author;

@@ -11,7 +11,7 @@
 
 struct scrub_vote { /* what one node has */
 	uint32_t node;
-	bool readable; /* false: the version is there, the disk does not give it */
+	bool sound; /* false: the node knows that its copy is wrong (SCRUB_BAD): it has no vote */
 	uint8_t digest[SCRUB_DIGEST_SIZE];
 };
 

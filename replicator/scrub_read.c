@@ -14,6 +14,8 @@
 #include "common/io.h"
 #include "replicator/blocks.h"
 #include "replicator/content.h"
+#include "replicator/deltas.h"
+#include "replicator/signatures.h"
 
 #ifndef RWF_DONTCACHE
 #define RWF_DONTCACHE 0x80
@@ -35,6 +37,9 @@ struct scrub_read {
 	int64_t mtime_ns;
 	struct block_hash hash;
 	uint64_t step_bytes;
+	struct signatures *signatures; /* NULL: not doubted, or none are kept */
+	struct delta_signer *signer;   /* of the file at work, while signatures has its version */
+	uint64_t signed_to;
 };
 
 struct scrub_reader {
@@ -111,6 +116,7 @@ static bool is_meant(const struct scrub_file *f, const struct stat *st)
 
 static void file_over(struct scrub_read *d, uint8_t found)
 {
+	delta_signer_free(&d->signer);
 	d->files->files[d->at].found = found;
 	d->at++;
 	d->offset = 0;
@@ -118,7 +124,7 @@ static void file_over(struct scrub_read *d, uint8_t found)
 
 static uint8_t found_by_error(int error)
 {
-	return error == EIO || error == EUCLEAN || error == EBADMSG ? SCRUB_UNREADABLE : SCRUB_OTHER;
+	return error == EIO || error == EUCLEAN || error == EBADMSG ? SCRUB_BAD : SCRUB_OTHER;
 }
 
 /* False: it is settled, without a digest. */
@@ -138,6 +144,9 @@ static bool open_file(struct scrub_read *d)
 	d->size = (uint64_t)st.st_size;
 	d->mtime_ns = mtime_of(&st);
 	block_hash_begin(&d->hash, d->size);
+	if (d->signatures && d->size <= DELTA_SIZE_MAX && signatures_has(d->signatures, f->version))
+		d->signer = delta_signer_new(d->size, true);
+	d->signed_to = 0;
 	return true;
 }
 
@@ -170,9 +179,30 @@ static int hash_block(struct scrub_read *d, int fd)
 	int r = read_block(d->reader, fd, len, d->offset);
 	for (; r == 0 && block_next_run(d->reader->block, len, &run, &length); run += length)
 		r = block_hash_piece(&d->hash, d->offset + run, d->reader->block + run, length);
+	if (r == 0 && d->signer) {
+		delta_signer_feed_zeros(d->signer, d->offset - d->signed_to);
+		delta_signer_feed(d->signer, d->reader->block, len);
+		d->signed_to = d->offset + len;
+	}
 	d->offset += len;
 	d->step_bytes += len;
 	return r;
+}
+
+/* Is it known that this is not what was sent? */
+static bool is_not_as_sent(struct scrub_read *d)
+{
+	const struct scrub_file *f = &d->files->files[d->at];
+	uint8_t digest[16];
+	if (!d->signer)
+		return false;
+	delta_signer_feed_zeros(d->signer, d->size - d->signed_to);
+	struct delta_signature *now = delta_signer_end(d->signer, digest), *sent = signatures_get(d->signatures, f->version);
+	bool differs = sent && (sent->size != now->size || sent->bits != now->bits || sent->count != now->count ||
+		memcmp(sent->blocks, now->blocks, now->count * sizeof *now->blocks) != 0);
+	free(now);
+	free(sent);
+	return differs;
 }
 
 /* Of one version all the while? What the journal says of it is looked at later, on the loop. */
@@ -182,7 +212,8 @@ static void file_was_read(struct scrub_read *d)
 	struct stat st;
 	block_hash_end(&d->hash, f->digest);
 	bool same = fstat(f->fd, &st) == 0 && is_meant(f, &st) && (uint64_t)st.st_size == d->size && mtime_of(&st) == d->mtime_ns;
-	file_over(d, same ? SCRUB_DIGEST : SCRUB_OTHER);
+	bool bad = is_not_as_sent(d);
+	file_over(d, !same ? SCRUB_OTHER : bad ? SCRUB_BAD : SCRUB_DIGEST);
 }
 
 static void read_on(struct scrub_read *d)
@@ -222,6 +253,7 @@ static void read_free(struct scrub_read *d)
 {
 	scrub_files_free(d->files);
 	block_hash_fini(&d->hash);
+	delta_signer_free(&d->signer);
 	free(d);
 }
 
@@ -235,9 +267,10 @@ static uint64_t traffic_of(struct set *s)
 static void settle(struct set *s, struct scrub_file *f)
 {
 	struct cdm_journal_reader *reader = s->follow.reader;
-	if (f->found == SCRUB_DIGEST && cdm_dot_is_none(f->version) && reader && cdm_journal_reader_pending(reader, &f->handle) != 0)
-		f->found = SCRUB_OTHER;
-	else if (f->found == SCRUB_DIGEST && !cdm_dot_is_none(f->version) && content_verdict(reader, &f->handle, f->fd, f->version) != 0)
+	bool unversioned = cdm_dot_is_none(f->version);
+	bool at_work = f->fd >= 0 && (unversioned ? reader && cdm_journal_reader_pending(reader, &f->handle) != 0
+						  : content_verdict(reader, &f->handle, f->fd, f->version) != 0);
+	if (at_work)
 		f->found = SCRUB_OTHER;
 	if (f->fd >= 0)
 		close(f->fd);
@@ -320,12 +353,12 @@ static void next_step(struct scrub_reader *r)
 	cdm_worker_submit(r->worker, step_work, step_done, r->queue);
 }
 
-struct scrub_read *scrub_read(struct scrub_reader *r, struct scrub_files *files, scrub_read_fn *done, void *arg)
+struct scrub_read *scrub_read(struct scrub_reader *r, struct scrub_files *files, bool doubted, scrub_read_fn *done, void *arg)
 {
 	struct scrub_read *d = calloc(1, sizeof *d);
 	if (!d)
 		abort();
-	*d = (struct scrub_read){.reader = r, .files = files, .done = done, .arg = arg};
+	*d = (struct scrub_read){.reader = r, .files = files, .done = done, .arg = arg, .signatures = doubted ? deltas_signatures(r->set->deltas) : NULL};
 	*r->tail = d;
 	r->tail = &d->next;
 	next_step(r);

@@ -387,8 +387,8 @@ static bool begin_group(struct scrub_run *run)
 	struct scrub_files *group = next_group(run);
 	if (!group)
 		return false;
-	scrub_ask_peer(run->scrub, peer_of(run), group, false, group_told, run);
-	run->reading = scrub_read(run->scrub->reader, group, group_read, run);
+	scrub_ask_peer(run->scrub, peer_of(run), group, (struct scrub_ask_how){0}, group_told, run);
+	run->reading = scrub_read(run->scrub->reader, group, false, group_read, run);
 	return true;
 }
 

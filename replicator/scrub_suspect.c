@@ -353,7 +353,7 @@ static void judge(struct suspect *su)
 static void vote(struct suspect *su, size_t at, uint32_t node, uint64_t serial, uint8_t found, const uint8_t digest[16])
 {
 	struct voter *v = &su->voters[at];
-	*v = (struct voter){.serial = serial, .vote = {.node = node, .readable = found == SCRUB_DIGEST}};
+	*v = (struct voter){.serial = serial, .vote = {.node = node, .sound = found == SCRUB_DIGEST}};
 	memcpy(v->vote.digest, digest, sizeof v->vote.digest);
 }
 
@@ -414,18 +414,18 @@ static void begin(void *arg)
 	su->attempts++;
 	su->ticket = su->sender = 0;
 	su->count = 1; /* ours, when it was read */
-	vote(su, 0, sc->set->node->id->number, 0, SCRUB_UNREADABLE, (const uint8_t[16]){0});
+	vote(su, 0, sc->set->node->id->number, 0, SCRUB_BAD, (const uint8_t[16]){0});
 	for (struct peer *p = sc->set->peers; p; p = p->next) {
 		if (!scrub_may_ask(p))
 			continue;
 		su->waiting++;
-		scrub_ask_peer(sc, p, su->file, p->towards_parent, told, su);
+		scrub_ask_peer(sc, p, su->file, (struct scrub_ask_how){.others = p->towards_parent, .doubted = true}, told, su);
 	}
 	struct scrub_files *file = su->file;
 	su->file = scrub_files_new(); /* while the reader has the other one */
 	struct scrub_question q = scrub_file_question(&file->files[0]);
 	scrub_files_add(su->file, &q);
-	su->reading = scrub_read(sc->reader, file, was_read, su);
+	su->reading = scrub_read(sc->reader, file, true, was_read, su);
 }
 
 void suspect_peer_gone(struct scrub *sc, const struct peer *p)

@@ -204,6 +204,28 @@ static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 	free(good);
 }
 
+/* One against one: the source's signature of what it sent tells that it is the source's copy that is wrong. */
+static void of_two_the_one_that_sent_it_knows_better(void **state)
+{
+	made("two");
+	killed("n3", LAB_REPLICATOR);
+	char *good = on_disk("n2", "two/sub/g5");
+	int64_t mended = counter("n1", "scrub_mended"), mended2 = counter("n2", "scrub_mended");
+	rots("n1", "two/sub/g5", 150000);
+	rots("n2", "two/sub/g1", 150000);
+	scrubbed("n2");
+	until("n1", "scrub_mended", mended + 1);
+	until("n2", "scrub_mended", mended2 + 1);
+	char *here = on_disk("n1", "two/sub/g5"), *there = on_disk("n2", "two/sub/g5");
+	assert_string_equal(here, good);
+	assert_string_equal(there, good);
+	free(here);
+	free(there);
+	free(good);
+	started("n3", LAB_REPLICATOR);
+	everywhere_equal();
+}
+
 static void a_file_with_two_names_stays_one_file(void **state)
 {
 	shell("n1", "mkdir links && cd links && echo linked-content > a && ln a b");
@@ -280,6 +302,7 @@ int main(void)
 		cmocka_unit_test(an_equal_set_is_proven),
 		cmocka_unit_test(a_target_that_rotted_is_mended),
 		cmocka_unit_test(a_source_that_rotted_gets_a_good_copy_back),
+		cmocka_unit_test(of_two_the_one_that_sent_it_knows_better),
 		cmocka_unit_test(a_file_with_two_names_stays_one_file),
 		cmocka_unit_test(what_is_changed_meanwhile_is_no_difference),
 		cmocka_unit_test(names_that_went_past_the_mount_are_found_and_repaired),

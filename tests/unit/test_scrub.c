@@ -21,7 +21,7 @@ static char judged(const char *contents, uint32_t author)
 	uint8_t right[SCRUB_DIGEST_SIZE];
 	size_t count = strlen(contents);
 	for (size_t i = 0; i < count; i++) {
-		votes[i] = (struct scrub_vote){.node = (uint32_t)i + 1, .readable = contents[i] != '-'};
+		votes[i] = (struct scrub_vote){.node = (uint32_t)i + 1, .sound = contents[i] != '-'};
 		memset(votes[i].digest, contents[i], SCRUB_DIGEST_SIZE);
 	}
 	switch (scrub_judge(votes, count, author, right)) {
@@ -136,6 +136,9 @@ static void ask_comes_back_as_it_was(void **state)
 	assert_int_equal(back.files[0].version.number, 7);
 	assert_int_equal(back.files[0].mtime_ns, -1);
 	each_truncation_is_refused(&b, decode_ask);
+	b.data[4] = 2;
+	assert_int_equal(scrub_ask_decode(b.data, b.len, &back), 0);
+	assert_true(back.doubted);
 	b.data[4] = 1; /* others, with two files */
 	assert_true(decode_ask(b.data, b.len) < 0);
 	bytes_fini(&b);
@@ -144,14 +147,14 @@ static void ask_comes_back_as_it_was(void **state)
 static void tell_comes_back_as_it_was(void **state)
 {
 	static struct scrub_tell tell = {.request = 9, .count = 2,
-		.answers = {{.index = 1, .node = 3, .found = SCRUB_DIGEST, .digest = {1, 2, 3}}, {.index = 2, .node = 4, .found = SCRUB_UNREADABLE}}}, back;
+		.answers = {{.index = 1, .node = 3, .found = SCRUB_DIGEST, .digest = {1, 2, 3}}, {.index = 2, .node = 4, .found = SCRUB_BAD}}}, back;
 	struct bytes b = {0};
 	scrub_tell_encode(&tell, &b);
 	assert_int_equal(scrub_tell_decode(b.data, b.len, &back), 0);
 	assert_int_equal(back.count, 2);
 	assert_int_equal(back.answers[0].node, 3);
 	assert_memory_equal(back.answers[0].digest, tell.answers[0].digest, 16);
-	assert_int_equal(back.answers[1].found, SCRUB_UNREADABLE);
+	assert_int_equal(back.answers[1].found, SCRUB_BAD);
 	each_truncation_is_refused(&b, decode_tell);
 	bytes_fini(&b);
 }

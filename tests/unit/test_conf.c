@@ -61,7 +61,7 @@ static void everything_given_is_read(void **state)
 	struct cdm_conf *c = NULL;
 	struct cdm_error err = CDM_ERROR_INIT;
 	int r = load("\xef\xbb\xbf; a comment\n[node]\n  state = /var/x/ ; behind\n\trun=/run/x\r\nlisten = [::1]:7000\nadvertise = web.example:7001\n"
-		     "# another\n\n[set www]\nstore = /srv/a b/www\nmountpoint = /srv/www/\njournal = 512M\n[set  media.v-1_x]\nstore=/m\njournal=1GiB",
+		     "# another\n\n[set www]\nstore = /srv/a b/www\nmountpoint = /srv/www/\njournal = 512M\nscrub = 16M\n[set  media.v-1_x]\nstore=/m\njournal=1GiB",
 		&c, &err);
 	if (r)
 		fail_msg("%s", err.text);
@@ -76,6 +76,8 @@ static void everything_given_is_read(void **state)
 	assert_string_equal(c->sets[0].mountpoint, "/srv/www");
 	assert_int_equal(c->sets[0].journal_bytes, 512ull << 20);
 	assert_string_equal(c->sets[1].name, "media.v-1_x");
+	assert_int_equal(c->sets[0].scrub_rate, 16ull << 20);
+	assert_int_equal(c->sets[1].scrub_rate, 0);
 	assert_int_equal(c->sets[1].journal_bytes, 1ull << 30);
 	assert_null(c->sets[1].mountpoint);
 	cdm_conf_free(&c);

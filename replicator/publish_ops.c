@@ -442,31 +442,6 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 	return APPLY_RETRY;
 }
 
-static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_error *err)
-{
-	const struct cdm_change *c = &in->carried.change;
-	char name[CDM_NAME_LEN_MAX + 1];
-	struct cdm_change record = record_of(pub, in);
-	struct step step;
-	int parent = publisher_parent(pub, c->path, c->path_len, name);
-	if (parent < 0)
-		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
-	struct two_names n = {.dir = parent, .name = name, .flags = AT_REMOVEDIR};
-	step_init(&step, CDM_CALL_RMDIR, in, &record);
-	if (c->flags & CDM_CH_WHOLE)
-		remove_below(pub, in, parent, name);
-	publisher_forget_dirs(pub);
-	parent = publisher_parent(pub, c->path, c->path_len, name);
-	n.dir = parent;
-	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
-	if (r == -ENOTEMPTY || r == -EEXIST) {
-		conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is in use here");
-		return APPLY_SKIP;
-	}
-	pub->odd |= r == -ENOTDIR;
-	return r == -ENOENT || r == -ENOTDIR ? APPLY_NOTHING : r < 0 ? r : APPLIED;
-}
-
 /* The version of what is at a path here, from the store. False: nothing there. */
 static bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st)
 {
@@ -481,6 +456,51 @@ static bool stamp_here(struct publisher *pub, const char *path, size_t len, stru
 	if (n > 0)
 		cdm_stamp_decode(bytes, (size_t)n, ret);
 	return true;
+}
+
+/* A directory of this name that the origin had not seen, and that was made later than his, is not what he removed. */
+static bool another_stays(struct publisher *pub, const struct incoming *in)
+{
+	const struct cdm_change *c = &in->carried.change;
+	struct cdm_announcement found = {.found_exists = true, .found_is_dir = true};
+	struct cdm_stamp here;
+	struct stat st;
+	if (!stamp_here(pub, c->path, c->path_len, &here, &st) || cdm_dot_is_none(c->version.dot) || cdm_dot_equal(here.content.dot, c->version.dot))
+		return false;
+	found.found = here.content;
+	pub->odd = true;
+	enum seen seen = cdm_dot_is_none(here.content.dot) ? SEEN : conflict_seen(pub, in, &found);
+	if (seen == SEEN || (seen == UNSEEN && cdm_version_compare(&here.content, &c->version) <= 0))
+		return false;
+	conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is another one here");
+	return true;
+}
+
+static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	char name[CDM_NAME_LEN_MAX + 1];
+	struct cdm_change record = record_of(pub, in);
+	struct step step;
+	int parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0)
+		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
+	if (another_stays(pub, in))
+		return APPLY_NOTHING;
+	struct two_names n = {.dir = parent, .name = name, .flags = AT_REMOVEDIR};
+	step_init(&step, CDM_CALL_RMDIR, in, &record);
+	if (c->flags & CDM_CH_WHOLE)
+		remove_below(pub, in, parent, name);
+	publisher_forget_dirs(pub);
+	parent = publisher_parent(pub, c->path, c->path_len, name);
+	n.dir = parent;
+	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
+	if (r == -ENOTEMPTY || r == -EEXIST) {
+		conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is in use here");
+		return APPLY_SKIP;
+	}
+	pub->odd |= r == -ENOTDIR;
+	return r == -ENOENT || r == -ENOTDIR ? APPLY_NOTHING : r < 0 ? r : APPLIED;
 }
 
 /* The subject does not come to its new name, for something newer is there, or a directory: it goes, too. kept: in conflicts/. */

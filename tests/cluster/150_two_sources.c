@@ -265,6 +265,21 @@ static void a_directory_comes_and_goes_while_children_come(void **state)
 	shell("n1", "rm -rf meet");
 }
 
+/* Both make a directory of one name, n1 removes its own. (What n3 does meanwhile keeps the removals from being left out with what they remove.) */
+static void removed_is_another_directory(void **state)
+{
+	in_sync();
+	cut("n2");
+	save("n3", "third", "of n3");
+	gets_text("n1", "third", "of n3");
+	make_directory("n2", "earlier");
+	shell("n1", "mkdir earlier later && rmdir earlier later");
+	make_directory("n2", "later");
+	healed("n2");
+	everywhere_equal();
+	assert_true(exists("n1", "later"));
+}
+
 /* n1 renames to a name that n2 gave to something else meanwhile, or to an empty directory that n2 put something into. */
 static void renamed_to_what_is_something_else_by_now(void **state)
 {
@@ -351,6 +366,7 @@ int main(void)
 		cmocka_unit_test(both_hammer_the_same_files),
 		cmocka_unit_test(a_comparison_leaves_alone_what_is_being_written),
 		cmocka_unit_test(a_directory_comes_and_goes_while_children_come),
+		cmocka_unit_test(removed_is_another_directory),
 		cmocka_unit_test(renamed_to_what_is_something_else_by_now),
 		cmocka_unit_test(an_attribute_comes_for_what_is_something_else_by_now),
 		cmocka_unit_test(attributes_were_set_under_a_name_that_is_gone),

@@ -207,6 +207,22 @@ static void become_skip(struct item *item)
 	item->bytes = 0;
 }
 
+/* Nobody needs it any more; but that it left another directory on its way nobody else tells. */
+static void drop(struct item *item)
+{
+	struct cdm_change *c = &item->change;
+	item->gone = !c->path2_len || !c->parent2_mtime_ns;
+	if (item->gone)
+		return;
+	become_skip(item);
+	c->path = c->path2;
+	c->path_len = c->path2_len;
+	c->path2_len = 0;
+	c->parent_mtime_ns = c->parent2_mtime_ns;
+	c->parent2_mtime_ns = 0;
+	c->value_len = c->range_count = 0;
+}
+
 static void fold_save(struct pending *p, size_t index)
 {
 	struct item *item = p->items[index];
@@ -252,7 +268,7 @@ static void replace_pending(struct pending *p, struct item *item, const char *pa
 	if (old->change.flags & CDM_CH_NEW && cdm_dot_is_none(item->change.base))
 		item->change.base = old->change.victim;
 	item->change.flags |= old->change.flags & CDM_CH_COVERS;
-	old->gone = true;
+	drop(old);
 }
 
 static void rename_into_place(struct pending *p, size_t index, struct item *before)
@@ -285,8 +301,8 @@ static void rename_into_place(struct pending *p, size_t index, struct item *befo
 		else
 			before->buf = NULL;
 		c->base = victim;
-		before->gone = true;
 	}
+	drop(before);
 	c->victim = victim;
 	bool same_dir = old_dir == dir_length(new, new_len) && memcmp(old, new, old_dir) == 0;
 	c->parent_mtime_ns = new_mtime_ns;
@@ -329,9 +345,9 @@ static void fold_unlink(struct pending *p, size_t index)
 	struct item *before = pending_find(p, c->path, c->path_len);
 	bool several = before && (before->change.flags | c->flags) & CDM_CH_LINKED;
 	if (before && !several && before->change.op != CDM_OP_MKDIR) {
-		before->gone = true;
 		if (p->one_author && is_unknown(before))
 			become_skip(item);
+		drop(before);
 	}
 	pending_close(p, c->path, c->path_len);
 }

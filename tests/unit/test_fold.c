@@ -167,6 +167,38 @@ static void the_directory_that_a_temporary_name_left_is_told(void **state)
 	done(&l);
 }
 
+static struct cdm_change *rename_between(struct list *l, const char *from, const char *to, uint8_t file, int64_t mtime_ns)
+{
+	struct cdm_change *c = add(l, CDM_OP_RENAME, from, to, file);
+	c->parent_mtime_ns = c->parent2_mtime_ns = mtime_ns;
+	return c;
+}
+
+/* What came out of it was replaced, removed, or moved on before anybody saw it. */
+static void the_directory_is_told_when_what_left_it_is_gone(void **state)
+{
+	struct list l = {0};
+	save(&l, "d/a", 1, CDM_CH_NEW);
+	rename_between(&l, "d/a", "f", 1, 5)->victim = (struct cdm_dot){ORIGIN, 100};
+	save(&l, "f.tmp", 2, CDM_CH_NEW);
+	rename_between(&l, "f.tmp", "f", 2, 7);
+	fold_items(l.items, l.count, true);
+	expect(&l, "SKIP d/a#2, SAVE f#4");
+	assert_int_equal(l.items[1]->change.parent_mtime_ns, 5);
+	done(&l);
+
+	l = (struct list){0};
+	save(&l, "d/a", 1, CDM_CH_NEW);
+	rename_between(&l, "d/a", "e/a", 1, 5);
+	rename_between(&l, "e/a", "f", 1, 6);
+	add(&l, CDM_OP_SYMLINK, "d/l", NULL, 2);
+	rename_between(&l, "d/l", "l", 2, 7);
+	add(&l, CDM_OP_UNLINK, "l", NULL, 2)->parent_mtime_ns = 8;
+	fold_items(l.items, l.count, true);
+	expect(&l, "SAVE f>e/a#3, SKIP d/l#5, SKIP l#6");
+	done(&l);
+}
+
 static void a_skip_stays_while_only_it_tells_a_directory(void **state)
 {
 	struct list l = {0};
@@ -322,6 +354,7 @@ int main(void)
 		cmocka_unit_test(attributes_of_a_new_file_ride_in_its_save),
 		cmocka_unit_test(attributes_never_take_a_save_past_another_change),
 		cmocka_unit_test(the_directory_that_a_temporary_name_left_is_told),
+		cmocka_unit_test(the_directory_is_told_when_what_left_it_is_gone),
 		cmocka_unit_test(a_skip_stays_while_only_it_tells_a_directory),
 		cmocka_unit_test(what_came_and_went_moves_only_the_vector),
 		cmocka_unit_test(a_directory_stays_when_something_known_passed_through_it),

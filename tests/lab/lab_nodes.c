@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include "common/io.h"
 #include "common/loop.h"
@@ -261,6 +262,21 @@ int lab_nodes_start(struct lab *lab, unsigned from, struct cdm_error *err)
 
 /* -- which process ----------------------------------------------------------------------------------------------- */
 
+#define EXEC_MS 1000
+
+/* A process that is just becoming another program shows no environment for a moment. */
+static bool is_child_of_lab(const struct lab *lab, pid_t pid)
+{
+	struct lab_process p = {0};
+	int64_t deadline = cdm_now_ms() + EXEC_MS;
+	while (!lab_process_is_of_lab(lab, pid)) {
+		if (lab_process_of(pid, &p) < 0 || cdm_now_ms() >= deadline)
+			return false;
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+	return true;
+}
+
 /* The server's or watcher's pid as the holder wrote it; the process must be of this lab, for numbers are used again. */
 static pid_t child_pid(struct lab *lab, const struct lab_node *node, const char *key)
 {
@@ -272,7 +288,7 @@ static pid_t child_pid(struct lab *lab, const struct lab_node *node, const char 
 	struct lab_process p = {0};
 	pid_t pid = (pid_t)json_integer_value(json_object_get(j, key));
 	json_decref(j);
-	return pid > 0 && lab_process_of(pid, &p) == 0 && lab_process_is_of_lab(lab, pid) ? pid : 0;
+	return pid > 0 && lab_process_of(pid, &p) == 0 && is_child_of_lab(lab, pid) ? pid : 0;
 }
 
 pid_t lab_pid(struct lab *lab, const char *node_name, enum lab_program program)

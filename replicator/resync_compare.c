@@ -45,6 +45,7 @@ void compare_shared_init(struct compare_shared *shared, struct set *s, const str
 	shared->decisive = !incomplete && cdm_vector_covers_all(sender, &shared->mine);
 	shared->began_clock = cdm_clock_now();
 	shared->unseen = unseen_new(s, sender);
+	shared->there = paths_new();
 }
 
 void compare_shared_fini(struct compare_shared *shared)
@@ -53,6 +54,7 @@ void compare_shared_fini(struct compare_shared *shared)
 		free(shared->groups->slots[i].path);
 	free(shared->groups);
 	unseen_free(&shared->unseen);
+	paths_free(&shared->there);
 	cdm_vector_fini(&shared->sender);
 	cdm_vector_fini(&shared->mine);
 }
@@ -247,7 +249,7 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->sender, dot);
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
-	else if (goes)
+	else if (goes && !paths_have(c->shared->there, path, len))
 		removal_add(c, path, len, e, top);
 	if (!S_ISDIR(e->mode))
 		return;
@@ -303,6 +305,7 @@ static void only_there(struct compare *c, const char *path, size_t len, const st
 		c->stays = true; /* we had it and removed it: that ships */
 		return;
 	}
+	paths_add(c->shared->there, path, len);
 	if (joins_group(c, path, len, e, NULL))
 		return;
 	want_add(c, path, len);
@@ -369,7 +372,10 @@ static bool ours_stays(const struct compare *c, const struct entry *theirs, cons
 
 static void in_both(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours)
 {
+	bool clash = S_ISDIR(ours->mode) && !S_ISDIR(theirs->mode);
 	c->seen++;
+	if (!clash)
+		paths_add(c->shared->there, path, len);
 	if (S_ISDIR(theirs->mode)) {
 		bool both = S_ISDIR(ours->mode);
 		if (!both)
@@ -378,7 +384,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		subdir_add(c, path, len, theirs, both);
 		return;
 	}
-	if (S_ISDIR(ours->mode)) {
+	if (clash) {
 		size_t dir_len = len > ours->name_len ? len - ours->name_len - 1 : 0;
 		c->clash = true;
 		only_here(c, path, dir_len, ours, true); /* it goes if the sender knew it; the file comes with the next comparison */

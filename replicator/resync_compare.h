@@ -58,12 +58,21 @@ bool unseen_went(struct unseen *u, const char *path, size_t len);
 bool unseen_surely_went(struct unseen *u, const char *path, size_t len);
 /* Did it get this name, or a content, here (rename, link, save)? */
 bool unseen_came(struct unseen *u, const char *path, size_t len);
+
+struct paths; /* resync_unseen.c: a set of paths, as hashes */
+struct paths *paths_new(void);
+void paths_free(struct paths **p);
+bool paths_add(struct paths *p, const char *path, size_t len); /* false: full */
+bool paths_have(const struct paths *p, const char *path, size_t len);
+
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;
 	bool incomplete;      /* the sender has set changes aside: that it lacks something says nothing */
 	bool decisive;        /* the sender knew all of our changes when this began: where he differs, he is right … */
 	uint64_t began_clock; /* … but for what was changed here since */
 	struct unseen *unseen;
+	struct paths *there;  /* names that the sender had, in this or an earlier round: should one be gone there by now, his stream tells of it. As
+			       * many as it takes; the removals of others are decided on with all others */
 	struct groups *groups;
 };
 void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender, bool incomplete);

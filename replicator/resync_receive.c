@@ -433,6 +433,9 @@ static void look_again(void *arg)
 	in->phase = WALKING;
 	removals_clear(in);
 	compare_shared_init(&in->shared, in->set, &before.sender, before.incomplete);
+	struct paths *none = in->shared.there;
+	in->shared.there = before.there;
+	before.there = none;
 	compare_shared_fini(&before);
 	in->seen = in->same = 0;
 	in->stack = todo_new("", 0);

@@ -39,7 +39,23 @@ static uint64_t *slot_of(const struct paths *p, uint64_t hash)
 	return &p->slots[i];
 }
 
-static bool paths_have(const struct paths *p, const char *path, size_t len)
+struct paths *paths_new(void)
+{
+	struct paths *p = calloc(1, sizeof *p);
+	if (!p)
+		abort();
+	return p;
+}
+
+void paths_free(struct paths **p)
+{
+	if (*p)
+		free((*p)->slots);
+	free(*p);
+	*p = NULL;
+}
+
+bool paths_have(const struct paths *p, const char *path, size_t len)
 {
 	return p->count && *slot_of(p, hash_of(path, len));
 }
@@ -57,8 +73,7 @@ static void paths_grow(struct paths *p)
 	*p = larger;
 }
 
-/* False: full. */
-static bool paths_add(struct paths *p, const char *path, size_t len)
+bool paths_add(struct paths *p, const char *path, size_t len)
 {
 	if (p->count >= PATHS_MAX)
 		return false;

@@ -173,12 +173,14 @@ static char *comes_to_say(const char *command, const char *begins)
 /* n3 is away while n1 removes what was much, for longer than the journals tell. */
 static void much_is_removed(void)
 {
-	shell("n1", "mkdir -p mass/sub && for i in $(seq 1100); do echo $i > mass/$i; done && echo x > mass/sub/file && ln -s 1 mass/link");
+	shell("n1", "mkdir -p passing mass/sub && for i in $(seq 1100); do echo $i > mass/$i; done && echo x > mass/sub/file && ln -s 1 mass/link");
 	everywhere_equal();
 	killed("n3", LAB_REPLICATOR);
 	shell("n1", "rm -r mass");
 	becomes_absent("n2", "mass");
 	outrun_the_journal("n1", "n2");
+	save("n1", "passing/file", "comes to n3 with the comparison");
+	gets_text("n2", "passing/file", "comes to n3 with the comparison");
 	started("n3", LAB_REPLICATOR);
 }
 
@@ -189,10 +191,14 @@ static void a_removal_of_much_is_rejected(void **state)
 	has_text("n3", "mass/1100", "1100\n");
 	absent("n1", "mass");
 	shell("n3", "! cdm-replicator hold approve H1 2> /dev/null");
+	gets_text("n3", "passing/file", "comes to n3 with the comparison");
+	remove_tree("n1", "passing"); /* what somebody removes meanwhile is none of what was rejected */
+	becomes_absent("n2", "passing");
 	shell("n3", "cdm-replicator hold reject %s", held);
 	everywhere_equal();
 	has_text("n1", "mass/1100", "1100\n");
 	has_text("n2", "mass/sub/file", "x\n");
+	absent("n1", "passing");
 }
 
 static void a_removal_of_much_is_approved(void **state)

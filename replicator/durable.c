@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include "common/faultpoint.h"
 #include "common/io.h"
 #include "replicator/set_internal.h"
 
@@ -42,6 +43,7 @@ static void checkpoint_work(void *arg)
 {
 	struct checkpoint *cp = arg;
 	int r = cdm_syncfs(cp->set->store_fd);
+	cdm_faultpoint("durable.synced_not_marked");
 	cp->result = r < 0 ? cdm_fail(&cp->err, -r, "sync the store of set %s", set_name(cp->set)) : write_mark(cp);
 }
 

@@ -15,6 +15,7 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
+#include "common/faultpoint.h"
 #include "common/io.h"
 
 #define RETRY_SPACE_MS 2000
@@ -386,6 +387,7 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 	int slot = cdm_lane_announce(pub->lane, &step->a, step->records, step->record_count);
 	if (slot < 0)
 		return slot == -EMSGSIZE ? -E2BIG : slot;
+	cdm_faultpoint("publish.announced_not_called");
 	bool moves = step->a.call < CDM_CALL_SETATTR;
 	if (moves)
 		pthread_mutex_lock(&pub->calling);
@@ -393,6 +395,7 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 	int r = call(arg) < 0 ? -errno : 0;
 	if (moves)
 		pthread_mutex_unlock(&pub->calling);
+	cdm_faultpoint("publish.called_not_counted");
 	struct cdm_announcement answer;
 	enum cdm_announce_state state = cdm_lane_result(pub->lane, slot, &answer);
 	if (found)

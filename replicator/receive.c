@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include "common/faultpoint.h"
 #include "common/io.h"
 #include "replicator/content.h"
 #include "replicator/fetch.h"
@@ -134,6 +135,7 @@ static void submit_ready(struct receiver *r)
 {
 	while (r->batches && r->batches->ended && job_is_complete(r->batches->job)) {
 		set_receive_full(r->batches->job->set, false);
+		cdm_faultpoint("receive.batch_whole_not_applied");
 		publisher_submit(r->batches->job);
 		batch_pop(r);
 	}

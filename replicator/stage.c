@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include "common/faultpoint.h"
 #include "common/io.h"
 #include "replicator/content.h"
 #include "replicator/publish.h"
@@ -259,6 +260,7 @@ int stage_object(struct publisher *pub, struct incoming *in, int dir_fd, const c
 	} else {
 		r = make_special(in, dir_fd, name);
 	}
+	cdm_faultpoint("stage.made_not_published");
 	if (r == 0)
 		r = cdm_handle_get(dir_fd, made, handle);
 	if (r == 0)

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* 340_crash_points — replicators die at each named point of receiving, staging, publishing and checkpoints, again and again, while authors work:
+ * nothing is lost, nothing is done twice, all end equal. (The mount's points: 014, the journal's: test_journal_kill.) */
+#include "tests/cluster/story.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEATHS 3
+
+static char point_file[64];
+
+static void arm(const char *point, int pass)
+{
+	char temporary[80], text[64];
+	snprintf(temporary, sizeof temporary, "%s.new", point_file);
+	snprintf(text, sizeof text, "%s:%d", point, pass);
+	int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(fd >= 0 && write(fd, text, strlen(text)) > 0 && close(fd) == 0 && rename(temporary, point_file) == 0);
+}
+
+/* One of each kind of change, at n1 and n2; the conflict is for both to save one name. */
+static void work(const char *dir)
+{
+	shell("n1", "mkdir -p %s && cd %s && mkdir -p sub/deep && for i in 1 2 3 4 5; do echo $i > file-$i; done && head -c 300k /dev/urandom > large && "
+		    "ln file-1 other-name && ln -sfn file-2 link && chmod 600 file-3 && echo more >> file-4 && mv file-5 sub/moved && rm file-2 && "
+		    "mv sub sub-renamed && touch -d 2020-01-01 file-1 && mkfifo fifo && setfattr -n user.x -v y file-3", dir, dir);
+	save("n1", "both", dir);
+	save("n2", "both", "by n2");
+	shell("n1", "echo a line >> log");
+}
+
+static bool has_died(void *arg, char *seen)
+{
+	snprintf(seen, 512, "nobody has died at %s", (const char *)arg);
+	return access(point_file, F_OK) != 0;
+}
+
+static void all_run_again(void)
+{
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		started(lab_node_name(lab, i), LAB_REPLICATOR);
+}
+
+static void die_at(const char *point)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	for (int death = 1; death <= DEATHS; death++) {
+		char dir[80];
+		snprintf(dir, sizeof dir, "%s-%d", point, death);
+		arm(point, death);
+		work(dir);
+		if (lab_wait_for(has_died, (void *)point, STORY_MS, "the death of a replicator", &err) < 0)
+			fail_msg("%s", err.text);
+		work("meanwhile");
+		shell("n1", "rm -rf meanwhile");
+		all_run_again();
+		everywhere_equal();
+	}
+}
+
+static void before_a_batch_is_applied(void **state) { die_at("receive.batch_whole_not_applied"); }
+static void before_what_is_staged_is_published(void **state) { die_at("stage.made_not_published"); }
+static void before_a_call_that_is_announced(void **state) { die_at("publish.announced_not_called"); }
+static void after_a_call_that_was_announced(void **state) { die_at("publish.called_not_counted"); }
+static void before_the_mark_of_a_checkpoint(void **state) { die_at("durable.synced_not_marked"); }
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(before_a_batch_is_applied),
+		cmocka_unit_test(before_what_is_staged_is_published),
+		cmocka_unit_test(before_a_call_that_is_announced),
+		cmocka_unit_test(after_a_call_that_was_announced),
+		cmocka_unit_test(before_the_mark_of_a_checkpoint),
+	};
+	snprintf(point_file, sizeof point_file, "/tmp/cdmfs-crash-point-%d", getpid());
+	setenv("CDMFS_FAULTPOINT_FILE", point_file, 1);
+	int status = STORIES("points", ((struct lab_options){.nodes = 3}), stories);
+	unlink(point_file);
+	return status;
+}

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* lab-wire NETNS_A IF_A NETNS_B IF_B DELAY_US — a wire with a delay between two network namespaces: makes a TAP device in
  * each and carries every frame to the other side, DELAY_US after it was sent. One thread per direction; frames wait in a ring of
- * WIRE_BYTES, what does not fit is dropped as a full router does. Says READY=1 when both devices are there; ends by a signal. */
+ * WIRE_BYTES, what does not fit is dropped as a full router does. Says READY=1 when both devices are there; ends by a signal.
+ *
+ * A bad wire: LAB_WIRE_FAULTS="drop=100 double=100 swap=50 spoil=2000" in the environment does that to one frame of so many, at random. What is
+ * spoiled is one byte of a TCP segment's content, with the checksum corrected, so that it arrives. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -9,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,11 +34,17 @@ struct frame {
 };
 #define WIRE_FRAMES (WIRE_BYTES / sizeof(struct frame))
 
+struct faults { /* one frame of so many; 0 = none */
+	unsigned drop, twice, swap, spoil;
+};
+static struct faults faults;
+
 struct direction {
 	int in, out;
 	int64_t delay_ns;
 	struct frame *ring;
 	size_t head, tail; /* frames taken in, sent out; both only grow */
+	unsigned seed;
 };
 
 static void die(const char *what)
@@ -68,6 +78,61 @@ static int open_tap(const char *netns, const char *device)
 	return fd;
 }
 
+/* --- a bad wire --- */
+
+static unsigned fault_of(const char *spec, const char *name)
+{
+	const char *at = spec ? strstr(spec, name) : NULL;
+	return at ? (unsigned)strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+static bool meets(struct direction *d, unsigned one_of)
+{
+	return one_of && (unsigned)rand_r(&d->seed) % one_of == 0;
+}
+
+/* Ethernet, IPv4, TCP with content; else it stays as it is. The checksum is a sum of 16-bit words: it gets the difference. */
+static void spoil(struct direction *d, struct frame *f)
+{
+	const size_t ip = 14, tcp = ip + (f->bytes[ip] & 15u) * 4;
+	if (f->len < tcp + 20 || f->bytes[12] != 8 || f->bytes[13] != 0 || f->bytes[ip + 9] != 6)
+		return;
+	size_t content = tcp + (f->bytes[tcp + 12] >> 4) * 4u;
+	if (f->len < content + 2)
+		return;
+	uint8_t *word = f->bytes + content + ((unsigned)rand_r(&d->seed) % (f->len - content) & ~1u), *sum = f->bytes + tcp + 16;
+	if (word + 1 >= f->bytes + f->len)
+		return;
+	uint32_t was = (uint32_t)word[0] << 8 | word[1], is = was ^ (1u << rand_r(&d->seed) % 16);
+	uint32_t total = (~((uint32_t)sum[0] << 8 | sum[1]) & 0xffff) + (~was & 0xffff) + is;
+	total = (total & 0xffff) + (total >> 16);
+	total = ~((total & 0xffff) + (total >> 16)) & 0xffff;
+	word[0] = (uint8_t)(is >> 8), word[1] = (uint8_t)is;
+	sum[0] = (uint8_t)(total >> 8), sum[1] = (uint8_t)total;
+}
+
+/* The frame at head - 1 has just come in. */
+static void mistreat(struct direction *d)
+{
+	struct frame *f = &d->ring[(d->head - 1) % WIRE_FRAMES], *before = &d->ring[(d->head - 2) % WIRE_FRAMES];
+	if (meets(d, faults.spoil))
+		spoil(d, f);
+	if (d->head - d->tail > 1 && meets(d, faults.swap)) {
+		struct frame was = *before;
+		int64_t due = f->due_ns;
+		*before = *f;
+		before->due_ns = was.due_ns;
+		*f = was;
+		f->due_ns = due;
+	}
+	if (d->head - d->tail < WIRE_FRAMES && meets(d, faults.twice)) {
+		d->ring[d->head % WIRE_FRAMES] = *f;
+		d->head++;
+	} else if (meets(d, faults.drop)) {
+		d->head--;
+	}
+}
+
 /* Take in all frames that wait. They keep their delay from now on, for the device tells no earlier time. */
 static void take_in(struct direction *d)
 {
@@ -79,7 +144,10 @@ static void take_in(struct direction *d)
 			return;
 		frame->len = (uint32_t)n;
 		frame->due_ns = now_ns() + d->delay_ns;
-		d->head += frame != &dropped;
+		if (frame == &dropped)
+			continue;
+		d->head++;
+		mistreat(d);
 	}
 }
 
@@ -131,7 +199,9 @@ int main(int argc, char **argv)
 	}
 	int a = open_tap(argv[1], argv[2]), b = open_tap(argv[3], argv[4]);
 	int64_t delay_ns = strtoll(argv[5], NULL, 10) * 1000;
-	struct direction there = {.in = a, .out = b, .delay_ns = delay_ns}, back = {.in = b, .out = a, .delay_ns = delay_ns};
+	const char *spec = getenv("LAB_WIRE_FAULTS");
+	faults = (struct faults){fault_of(spec, "drop="), fault_of(spec, "double="), fault_of(spec, "swap="), fault_of(spec, "spoil=")};
+	struct direction there = {.in = a, .out = b, .delay_ns = delay_ns, .seed = (unsigned)now_ns()}, back = {.in = b, .out = a, .delay_ns = delay_ns, .seed = (unsigned)getpid()};
 	there.ring = calloc(WIRE_FRAMES, sizeof *there.ring); /* untouched pages cost nothing */
 	back.ring = calloc(WIRE_FRAMES, sizeof *back.ring);
 	if (!there.ring || !back.ring)

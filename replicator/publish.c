@@ -448,6 +448,12 @@ static void record_again(struct publisher *pub, const struct cdm_change *c)
 	cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
 }
 
+/* What no change can be applied without: until it is there again all of them wait. The reason code, or NULL. */
+static const char *waits_for(int r)
+{
+	return r == -ENOSPC || r == -EDQUOT ? "disk_full" : r == -EROFS ? "read_only_store" : NULL;
+}
+
 static bool try_until_done(struct publisher *pub, struct incoming *in)
 {
 	bool paused = false;
@@ -458,13 +464,13 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		int r = moved_begin(pub, in);
 		if (r == 0)
 			r = apply_change(pub, in, &err);
-		if (paused && r != -ENOSPC && r != -EDQUOT) {
+		if (paused && !waits_for(r)) {
 			tell_pause(pub, "", "");
 			paused = false;
 		}
-		if (r == -ENOSPC || r == -EDQUOT) {
+		if (waits_for(r)) {
 			if (!paused)
-				tell_pause(pub, "disk_full", err.text[0] ? err.text : "disk full");
+				tell_pause(pub, waits_for(r), err.text[0] ? err.text : "the store takes nothing");
 			paused = true;
 			if (!wait_ms(pub, RETRY_SPACE_MS))
 				return false;

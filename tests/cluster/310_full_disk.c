@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Disks that are full: of the author, of a relay, of the master (that of a target: 190_errors). Who is full says so, the others go
+/* Disks that are full: of the author, of a relay, of the master (that of a target: 190_errors), and one that takes no writes. Who is full says so, the others go
  * on, and everything goes on by itself when there is room. Disks are small images; n1 is the author, n2 feeds n3. */
 #include "tests/cluster/story.h"
 
@@ -101,21 +101,26 @@ static void the_author_is_told_as_by_any_disk(void **state)
 	everywhere_equal();
 }
 
-static bool says_full(void *arg, char *seen)
+static bool is_code(void *arg, char *seen)
 {
 	_cleanup_free_ char *said = NULL;
-	int status = shell_status("n1", &said, "cdmfs-stat " LAB_SET " --json | jq -c '.nodes[] | select(.name == \"%s\") | .reason_code'", (const char *)arg);
+	int status = shell_status("n1", &said, "cdmfs-stat " LAB_SET " --json | jq -c '.nodes[] | select(.name == \"n2\") | .reason_code'");
 	snprintf(seen, 512, "cdmfs-stat ended with %d: %s", status, said);
-	return strstr(said, "disk_full") != NULL;
+	return strstr(said, arg) != NULL;
+}
+
+static void n2_says(char *code)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(is_code, code, STORY_MS, "n2 says what its store lacks", &err) < 0)
+		fail_msg("%s", err.text);
 }
 
 /* n2 cannot hold what n1 and n3 can. */
 static void behind_a_full_relay_all_goes_on(void **state)
 {
-	struct cdm_error err = CDM_ERROR_INIT;
 	shell("n1", "head -c 42M /dev/urandom > large && echo x > behind-it");
-	if (lab_wait_for(says_full, (void *)"n2", STORY_MS, "n2 says that its disk is full", &err) < 0)
-		fail_msg("%s", err.text);
+	n2_says((char[]){"disk_full"});
 	gets_text("n3", "behind-it", "x\n");
 	has_text("n2", "kept", "of worth");
 	save("n3", "the-other-way", "y");
@@ -123,6 +128,22 @@ static void behind_a_full_relay_all_goes_on(void **state)
 	remove_file("n1", "large");
 	everywhere_equal();
 	has_text("n2", "behind-it", "x\n");
+}
+
+/* As ext4 does after an error: what came meanwhile waits, and nothing is set aside. */
+static void a_store_that_goes_read_only_waits(void **state)
+{
+	const char *store = lab_store(lab, "n2"), *run = lab_run_dir(lab, "n2");
+	shell("n1", "cd / && mount -o remount,abort %s", store);
+	shell("n1", "mkdir read-only && for i in 1 2 3 4 5; do echo $i > read-only/$i; done");
+	n2_says((char[]){"read_only_store"});
+	has_text("n2", "kept", "of worth");
+	node_killed("n2");
+	shell("n1", "cd / && umount -l %s %s/full %s; umount %s && mount -o loop %s/n2/image %s", lab_mount(lab, "n2"), run, run, store, lab_dir(lab), store);
+	node_started("n2");
+	gets_text("n2", "read-only/5", "5\n");
+	everywhere_equal();
+	assert_int_equal(counter("n2", "quarantined"), 0);
 }
 
 /* -- the master -------------------------------------------------------------------------------------------------- */
@@ -162,6 +183,7 @@ int main(void)
 		cmocka_unit_test(the_journal_leaves_the_disk_to_the_content),
 		cmocka_unit_test(the_author_is_told_as_by_any_disk),
 		cmocka_unit_test(behind_a_full_relay_all_goes_on),
+		cmocka_unit_test(a_store_that_goes_read_only_waits),
 		cmocka_unit_test(a_full_master_refuses_and_goes_on),
 	};
 	return STORIES("full", ((struct lab_options){.nodes = 3}), stories);

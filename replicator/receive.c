@@ -292,15 +292,24 @@ static const struct member *origin_member(const struct receiver *r, const struct
 	return r->peer->set->route ? route_member_number(r->peer->set->route, CDM_ORIGIN_NODE(c->dot.origin)) : NULL;
 }
 
-/* Vectors are bounded, here and on the wire. Origins that no member of the set stands for get half of the room, so that nobody can
- * make up so many that those of members are refused. */
+/* Vectors are bounded, here and on the wire. Who may not write the set, and does not feed us, can fill a part of the room, a smaller one with
+ * origins that no member stands for; so he cannot make those refused that others bring. */
+static size_t origins_from(const struct receiver *r, const struct cdm_change *c)
+{
+	const struct peer *p = r->peer;
+	const struct member *m = p->set->route ? route_member_number(p->set->route, p->number) : NULL;
+	if (p->towards_parent || (m && m->role & CDM_ROLE_SOURCE))
+		return CDM_VECTOR_MAX;
+	return origin_member(r, c) ? CDM_VECTOR_MAX / 4 * 3 : CDM_VECTOR_MAX / 2;
+}
+
 static int check_origin(const struct receiver *r, const struct cdm_change *c, struct cdm_error *err)
 {
 	const struct cdm_vector *visible = &r->peer->set->follow.visible, *has = &r->peer->has;
 	if (!cdm_op_ships(c->op) || cdm_dot_is_none(c->dot))
 		return cdm_fail_plain(err, EBADMSG, "a change that does not travel");
-	size_t known = visible->count > has->count ? visible->count : has->count, most = CDM_VECTOR_MAX / (origin_member(r, c) ? 1 : 2);
-	if (known < most || cdm_vector_get(visible, c->dot.origin) || cdm_vector_get(has, c->dot.origin))
+	size_t known = visible->count > has->count ? visible->count : has->count;
+	if (known < origins_from(r, c) || cdm_vector_get(visible, c->dot.origin) || cdm_vector_get(has, c->dot.origin))
 		return 0;
 	return cdm_fail_plain(err, EOVERFLOW, "a change of one more origin; %zu origins are known already, more are not taken", known);
 }

@@ -34,8 +34,11 @@ static void work(const char *dir)
 
 static bool has_died(void *arg, char *seen)
 {
-	snprintf(seen, 512, "nobody has died at %s", (const char *)arg);
-	return access(point_file, F_OK) != 0;
+	bool all_run = true;
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		all_run &= lab_pid(lab, lab_node_name(lab, i), LAB_REPLICATOR) != 0;
+	snprintf(seen, 512, "%s %s", access(point_file, F_OK) == 0 ? "nobody has come to" : "nobody is dead who came to", (const char *)arg);
+	return !all_run;
 }
 
 static void all_run_again(void)

@@ -70,6 +70,27 @@ static void scrubbed(const char *node)
 	until(node, "scrubs", before + 1);
 }
 
+static bool begins_with_n1(void *arg, char *seen)
+{
+	struct counted *c = arg;
+	_cleanup_free_ char *said = NULL;
+	c->least = counter(c->node, "scrubs") + 1;
+	shell_status(c->node, &said, "cdmctl scrub %s %s", LAB_SET, c->node);
+	snprintf(seen, 512, "%.400s", said);
+	return strstr(said, "begins, with n1");
+}
+
+/* The same beside n1, which is its parent from now on. */
+static void scrubbed_with_n1(const char *node)
+{
+	struct counted c = {.node = node};
+	struct cdm_error err = CDM_ERROR_INIT;
+	administrator("route", "set", LAB_SET, node, "--parent", "n1", NULL);
+	if (lab_wait_for(begins_with_n1, &c, STORY_MS, "a scrub beside n1", &err) < 0)
+		fail_msg("%s", err.text);
+	until(node, "scrubs", c.least);
+}
+
 static bool is_proven(const char *node)
 {
 	_cleanup_free_ char *said = NULL;
@@ -80,11 +101,12 @@ static bool is_proven(const char *node)
 /* When, by its own word; 0: not yet. */
 static int64_t proven_s(const char *node)
 {
-	json_t *answer = NULL, *n;
+	json_t *request = json_pack("{s:s, s:s}", "cmd", "status", "set", LAB_SET), *answer = NULL, *n;
 	struct cdm_error err = CDM_ERROR_INIT;
 	size_t i;
 	int64_t when = 0;
-	assert_int_equal(lab_control(lab, node, json_pack("{s:s, s:s}", "cmd", "status", "set", LAB_SET), STORY_MS, &answer, &err), 0);
+	assert_int_equal(lab_control(lab, node, request, STORY_MS, &answer, &err), 0);
+	json_decref(request);
 	json_array_foreach(json_object_get(answer, "nodes"), i, n)
 		if (strcmp(json_string_value(json_object_get(n, "name")), node) == 0)
 			when = json_integer_value(json_object_get(n, "proven_s"));
@@ -181,7 +203,7 @@ static void a_target_that_rotted_is_mended(void **state)
 	free(large);
 }
 
-/* Two good copies against the one of who wrote it. */
+/* What n1 sent it has the signature of; small files have none, there two neighbours count more than one. */
 static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 {
 	made("source");
@@ -189,15 +211,16 @@ static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 	unsigned kept = kept_files("n1", "conflicts"), kept2 = kept_files("n2", "conflicts");
 	int64_t mended = counter("n1", "scrub_mended"), mended2 = counter("n2", "scrub_mended"), fresh = counter("n1", "changes_sent");
 	rots("n1", "source/sub/g4", 0);
-	scrubbed("n2"); /* it finds that n1 is wrong, and tells it */
+	scrubbed_with_n1("n2"); /* it finds that n1 is wrong, and tells it */
 	until("n1", "scrub_mended", mended + 1);
 	same_on_disk("source/sub/g4", good);
 	assert_int_equal(kept_files("n1", "conflicts"), kept + 1);
 	assert_int_equal(kept_files("n2", "conflicts"), kept2);
 	assert_int_equal(counter("n2", "scrub_mended"), mended2);
 	assert_int_equal(counter("n1", "changes_sent"), fresh); /* it is no change */
+	scrubbed_with_n1("n3"); /* that is n1's neighbour, too */
 	rots("n1", "source/f1", 1);
-	scrubbed("n1"); /* it finds out by itself */
+	scrubbed("n1"); /* it finds out by itself: two against one */
 	until("n1", "scrub_mended", mended + 2);
 	has_text("n1", "source/f1", "content-1\n");
 	everywhere_equal();
@@ -213,7 +236,7 @@ static void of_two_the_one_that_sent_it_knows_better(void **state)
 	int64_t mended = counter("n1", "scrub_mended"), mended2 = counter("n2", "scrub_mended");
 	rots("n1", "two/sub/g5", 150000);
 	rots("n2", "two/sub/g1", 150000);
-	scrubbed("n2");
+	scrubbed_with_n1("n2");
 	until("n1", "scrub_mended", mended + 1);
 	until("n2", "scrub_mended", mended2 + 1);
 	char *here = on_disk("n1", "two/sub/g5"), *there = on_disk("n2", "two/sub/g5");

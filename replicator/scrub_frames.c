@@ -53,6 +53,11 @@ int scrub_ask_decode(const uint8_t *in, size_t len, struct scrub_ask *ret)
 	return r.at == len ? 0 : -EBADMSG;
 }
 
+static bool has_digest(uint8_t found)
+{
+	return found == SCRUB_DIGEST || found == SCRUB_AS_SENT;
+}
+
 void scrub_tell_encode(const struct scrub_tell *t, struct bytes *out)
 {
 	bytes_put_u32(out, t->request);
@@ -62,7 +67,7 @@ void scrub_tell_encode(const struct scrub_tell *t, struct bytes *out)
 		bytes_put_u16(out, a->index);
 		bytes_put_u32(out, a->node);
 		bytes_put_u8(out, a->found);
-		if (a->found == SCRUB_DIGEST)
+		if (has_digest(a->found))
 			bytes_put(out, a->digest, sizeof a->digest);
 	}
 }
@@ -78,10 +83,10 @@ int scrub_tell_decode(const uint8_t *in, size_t len, struct scrub_tell *ret)
 		struct scrub_answer *a = &ret->answers[i];
 		*a = (struct scrub_answer){.index = reading_u16(&r), .node = reading_u32(&r)};
 		a->found = reading_u8(&r);
-		const uint8_t *digest = a->found == SCRUB_DIGEST ? reading_bytes(&r, sizeof a->digest) : NULL;
+		const uint8_t *digest = has_digest(a->found) ? reading_bytes(&r, sizeof a->digest) : NULL;
 		if (digest)
 			memcpy(a->digest, digest, sizeof a->digest);
-		if (r.bad || a->index >= SCRUB_FILES_MAX || a->found > SCRUB_BAD)
+		if (r.bad || a->index >= SCRUB_FILES_MAX || a->found > SCRUB_AS_SENT)
 			return -EBADMSG;
 	}
 	return r.at == len ? 0 : -EBADMSG;

@@ -32,6 +32,7 @@ enum scrub_found {
 	SCRUB_DIGEST = 0,     /* it is this version; its digest (blocks.h) */
 	SCRUB_OTHER = 1,      /* another version, none, or it is being changed: nothing to compare */
 	SCRUB_BAD = 2,        /* it is this version, and the disk does not give it, or not as this node once sent it */
+	SCRUB_AS_SENT = 3,    /* as DIGEST, and it is known to be what this node sent (only where it was asked as doubted) */
 };
 struct scrub_answer {
 	uint16_t index; /* of the file in the ASK */

@@ -20,6 +20,20 @@ static size_t votes_like(const struct scrub_vote *votes, size_t count, const str
 	return n;
 }
 
+/* What somebody is sure of; NULL: nobody, or of different things. */
+static const struct scrub_vote *find_sure(const struct scrub_vote *votes, size_t count)
+{
+	const struct scrub_vote *sure = NULL;
+	for (size_t i = 0; i < count; i++) {
+		if (!votes[i].sure)
+			continue;
+		if (sure && !scrub_is_right(&votes[i], sure->digest))
+			return NULL;
+		sure = &votes[i];
+	}
+	return sure;
+}
+
 enum scrub_verdict scrub_judge(const struct scrub_vote *votes, size_t count, uint32_t author, uint8_t ret_right[SCRUB_DIGEST_SIZE])
 {
 	const struct scrub_vote *best = NULL;
@@ -40,8 +54,10 @@ enum scrub_verdict scrub_judge(const struct scrub_vote *votes, size_t count, uin
 	}
 	if (most == count)
 		return SCRUB_EQUAL;
-	if (!best || (tied && !by_author))
+	const struct scrub_vote *sure = find_sure(votes, count);
+	if (!sure && (!best || (tied && !by_author)))
 		return SCRUB_UNDECIDED;
+	best = sure ? sure : best;
 	memcpy(ret_right, best->digest, SCRUB_DIGEST_SIZE);
 	return SCRUB_DECIDED;
 }

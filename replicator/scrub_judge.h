@@ -12,12 +12,13 @@
 struct scrub_vote { /* what one node has */
 	uint32_t node;
 	bool sound; /* false: the node knows that its copy is wrong (SCRUB_BAD): it has no vote */
+	bool sure;  /* it is known to be what was sent: then it is right, whatever the others have */
 	uint8_t digest[SCRUB_DIGEST_SIZE];
 };
 
 enum scrub_verdict {
 	SCRUB_EQUAL,     /* all that have it have the same */
-	SCRUB_DECIDED,   /* *ret_right is what the most have, or, of as many, what the node has that wrote it */
+	SCRUB_DECIDED,   /* *ret_right is what somebody is sure of, else what the most have, or, of as many, what the node has that wrote it */
 	SCRUB_UNDECIDED, /* nobody can tell */
 };
 enum scrub_verdict scrub_judge(const struct scrub_vote *votes, size_t count, uint32_t author, uint8_t ret_right[SCRUB_DIGEST_SIZE]);

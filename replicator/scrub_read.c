@@ -189,20 +189,21 @@ static int hash_block(struct scrub_read *d, int fd)
 	return r;
 }
 
-/* Is it known that this is not what was sent? */
-static bool is_not_as_sent(struct scrub_read *d)
+/* Is it known whether this is what was sent? */
+static uint8_t compare_with_sent(struct scrub_read *d)
 {
 	const struct scrub_file *f = &d->files->files[d->at];
 	uint8_t digest[16];
 	if (!d->signer)
-		return false;
+		return SCRUB_DIGEST;
 	delta_signer_feed_zeros(d->signer, d->size - d->signed_to);
 	struct delta_signature *now = delta_signer_end(d->signer, digest), *sent = signatures_get(d->signatures, f->version);
-	bool differs = sent && (sent->size != now->size || sent->bits != now->bits || sent->count != now->count ||
+	bool same = sent && !(sent->size != now->size || sent->bits != now->bits || sent->count != now->count ||
 		memcmp(sent->blocks, now->blocks, now->count * sizeof *now->blocks) != 0);
+	uint8_t found = !sent ? SCRUB_DIGEST : same ? SCRUB_AS_SENT : SCRUB_BAD;
 	free(now);
 	free(sent);
-	return differs;
+	return found;
 }
 
 /* Of one version all the while? What the journal says of it is looked at later, on the loop. */
@@ -212,8 +213,8 @@ static void file_was_read(struct scrub_read *d)
 	struct stat st;
 	block_hash_end(&d->hash, f->digest);
 	bool same = fstat(f->fd, &st) == 0 && is_meant(f, &st) && (uint64_t)st.st_size == d->size && mtime_of(&st) == d->mtime_ns;
-	bool bad = is_not_as_sent(d);
-	file_over(d, !same ? SCRUB_OTHER : bad ? SCRUB_BAD : SCRUB_DIGEST);
+	uint8_t found = compare_with_sent(d);
+	file_over(d, same ? found : SCRUB_OTHER);
 }
 
 static void read_on(struct scrub_read *d)

@@ -40,7 +40,7 @@ void scrub_reader_call(struct scrub_reader *r, cdm_loop_fn *work, cdm_loop_fn *d
 
 struct scrub_read;
 typedef void scrub_read_fn(void *arg, struct scrub_files *files); /* takes them */
-/* Takes files. doubted: what this node sent, and has the signature of (deltas.h), is compared with that: what differs is SCRUB_BAD. */
+/* Takes files. doubted: what this node sent, and has the signature of (deltas.h), is compared with that: SCRUB_AS_SENT or SCRUB_BAD. */
 struct scrub_read *scrub_read(struct scrub_reader *r, struct scrub_files *files, bool doubted, scrub_read_fn *done, void *arg);
 void scrub_read_cancel(struct scrub_read **read);
 /* Worker. The digest of one content; size: how much of it there must be. 0 or -errno. */

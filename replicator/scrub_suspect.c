@@ -350,10 +350,12 @@ static void judge(struct suspect *su)
 
 /* --- asking --- */
 
-static void vote(struct suspect *su, size_t at, uint32_t node, uint64_t serial, uint8_t found, const uint8_t digest[16])
+/* Who is believed that he is sure: we, and our parent, who could send us anything. */
+static void vote(struct suspect *su, size_t at, uint32_t node, uint64_t serial, bool believed, uint8_t found, const uint8_t digest[16])
 {
 	struct voter *v = &su->voters[at];
-	*v = (struct voter){.serial = serial, .vote = {.node = node, .sound = found == SCRUB_DIGEST}};
+	*v = (struct voter){.serial = serial, .vote = {.node = node, .sound = found == SCRUB_DIGEST || found == SCRUB_AS_SENT,
+		.sure = believed && found == SCRUB_AS_SENT}};
 	memcpy(v->vote.digest, digest, sizeof v->vote.digest);
 }
 
@@ -390,7 +392,7 @@ static void told(void *arg, struct peer *p, const struct scrub_tell *tell)
 	for (size_t i = 0; tell && i < tell->count; i++) {
 		const struct scrub_answer *a = &tell->answers[i];
 		if (counts(su, p, a))
-			vote(su, su->count++, a->node, a->node == p->number ? p->serial : 0, a->found, a->digest);
+			vote(su, su->count++, a->node, a->node == p->number ? p->serial : 0, p->towards_parent && a->node == p->number, a->found, a->digest);
 	}
 	judge(su);
 }
@@ -402,7 +404,7 @@ static void was_read(void *arg, struct scrub_files *files)
 	scrub_files_free(su->file);
 	su->file = files;
 	su->drop = file_of(su)->found == SCRUB_OTHER;
-	vote(su, 0, su->scrub->set->node->id->number, 0, file_of(su)->found, file_of(su)->digest);
+	vote(su, 0, su->scrub->set->node->id->number, 0, true, file_of(su)->found, file_of(su)->digest);
 	judge(su);
 }
 
@@ -414,7 +416,7 @@ static void begin(void *arg)
 	su->attempts++;
 	su->ticket = su->sender = 0;
 	su->count = 1; /* ours, when it was read */
-	vote(su, 0, sc->set->node->id->number, 0, SCRUB_BAD, (const uint8_t[16]){0});
+	vote(su, 0, sc->set->node->id->number, 0, true, SCRUB_BAD, (const uint8_t[16]){0});
 	for (struct peer *p = sc->set->peers; p; p = p->next) {
 		if (!scrub_may_ask(p))
 			continue;

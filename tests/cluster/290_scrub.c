@@ -227,6 +227,24 @@ static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 	free(good);
 }
 
+/* Two are wrong in the same way; who sent it knows that they are. */
+static void a_source_that_is_right_is_not_outvoted(void **state)
+{
+	made("outvoted");
+	char *good = on_disk("n1", "outvoted/sub/g3");
+	scrubbed_with_n1("n2");
+	scrubbed_with_n1("n3");
+	int64_t mended = counter("n1", "scrub_mended"), mended2 = counter("n2", "scrub_mended"), mended3 = counter("n3", "scrub_mended");
+	rots("n2", "outvoted/sub/g3", 7);
+	rots("n3", "outvoted/sub/g3", 7);
+	scrubbed("n1");
+	until("n2", "scrub_mended", mended2 + 1);
+	until("n3", "scrub_mended", mended3 + 1);
+	assert_int_equal(counter("n1", "scrub_mended"), mended);
+	same_on_disk("outvoted/sub/g3", good);
+	free(good);
+}
+
 /* One against one: the source's signature of what it sent tells that it is the source's copy that is wrong. */
 static void of_two_the_one_that_sent_it_knows_better(void **state)
 {
@@ -325,6 +343,7 @@ int main(void)
 		cmocka_unit_test(an_equal_set_is_proven),
 		cmocka_unit_test(a_target_that_rotted_is_mended),
 		cmocka_unit_test(a_source_that_rotted_gets_a_good_copy_back),
+		cmocka_unit_test(a_source_that_is_right_is_not_outvoted),
 		cmocka_unit_test(of_two_the_one_that_sent_it_knows_better),
 		cmocka_unit_test(a_file_with_two_names_stays_one_file),
 		cmocka_unit_test(what_is_changed_meanwhile_is_no_difference),

@@ -73,6 +73,18 @@ static void what_cannot_be_read_has_no_vote(void **state)
 	assert_int_equal(judged("-XY", 3), 'Y');
 }
 
+static void who_is_sure_is_right_against_all(void **state)
+{
+	struct scrub_vote votes[3] = {{.node = 1, .sound = true, .sure = true, .digest = "X"}, {.node = 2, .sound = true, .digest = "Y"},
+		{.node = 3, .sound = true, .digest = "Y"}};
+	uint8_t right[SCRUB_DIGEST_SIZE];
+	assert_int_equal(scrub_judge(votes, 3, 2, right), SCRUB_DECIDED);
+	assert_int_equal(right[0], 'X');
+	votes[2].sure = true; /* of something else: then as if nobody were */
+	assert_int_equal(scrub_judge(votes, 3, 1, right), SCRUB_DECIDED);
+	assert_int_equal(right[0], 'Y');
+}
+
 /* --- when --- */
 
 static void the_next_one_is_at_night_and_not_too_soon(void **state)
@@ -180,6 +192,7 @@ int main(void)
 		cmocka_unit_test(of_as_many_the_author_counts),
 		cmocka_unit_test(without_the_author_as_many_are_undecided),
 		cmocka_unit_test(what_cannot_be_read_has_no_vote),
+		cmocka_unit_test(who_is_sure_is_right_against_all),
 		cmocka_unit_test(the_next_one_is_at_night_and_not_too_soon),
 		cmocka_unit_test(ask_comes_back_as_it_was),
 		cmocka_unit_test(tell_comes_back_as_it_was),

@@ -8,6 +8,7 @@
 #include "common/status.h"
 #include "master/http.h"
 #include "master/live.h"
+#include "master/metrics.h"
 #include "master/policy.h"
 #include "master/section.h"
 
@@ -533,76 +534,6 @@ static void readyz_get(struct http_call *c)
 		http_problem(c, 503, "see the master's log", "the database cannot be written");
 }
 
-struct set_figures { size_t nodes, in_sync; double lag; json_int_t bytes; };
-
-static struct set_figures count_set(const struct master *master, const struct model *m, const struct model_set *s)
-{
-	struct set_figures f = {0};
-	json_t *status = live_set_status(master->live, m, s), *node;
-	size_t k;
-	f.nodes = json_array_size(json_object_get(status, "nodes"));
-	json_array_foreach(json_object_get(status, "nodes"), k, node) {
-		const char *state = json_string_value(json_object_get(node, "state"));
-		double lag = json_number_value(json_object_get(node, "lag_s"));
-		f.in_sync += strcmp(state, "in sync") == 0 || strcmp(state, "source") == 0;
-		f.lag = lag > f.lag ? lag : f.lag;
-		f.bytes += json_integer_value(json_object_get(node, "pending_bytes"));
-	}
-	json_decref(status);
-	return f;
-}
-
-/* Only of nodes that told of one. */
-static void put_scrub_metrics(const struct master *master, FILE *f)
-{
-	const struct model *m = registry_model(master->registry);
-	fputs("# TYPE cdmfs_scrub_last_success_timestamp_seconds gauge\n", f);
-	for (size_t i = 0; i < m->set_count; i++) {
-		json_t *status = live_set_status(master->live, m, &m->sets[i]), *node;
-		size_t k;
-		json_array_foreach(json_object_get(status, "nodes"), k, node) {
-			json_int_t proven_s = json_integer_value(json_object_get(node, "proven_s"));
-			if (proven_s)
-				fprintf(f, "cdmfs_scrub_last_success_timestamp_seconds{set=\"%s\",node=\"%s\"} %" JSON_INTEGER_FORMAT "\n", m->sets[i].name,
-					json_string_value(json_object_get(node, "name")), proven_s);
-		}
-		json_decref(status);
-	}
-}
-
-static void metrics_get(struct http_call *c)
-{
-	static const char *const names[] = {"cdmfs_set_nodes", "cdmfs_set_nodes_in_sync", "cdmfs_replication_lag_seconds", "cdmfs_replication_pending_bytes"};
-	const struct model *m = registry_model(c->master->registry);
-	struct set_figures *figures = calloc(m->set_count + 1, sizeof *figures);
-	char *text = NULL;
-	size_t len = 0;
-	FILE *f = figures ? open_memstream(&text, &len) : NULL;
-	if (!f) {
-		free(figures);
-		http_problem(c, 503, "", "out of memory");
-		return;
-	}
-	fprintf(f, "# TYPE cdmfs_build_info gauge\ncdmfs_build_info{version=\"%s\"} 1\n# TYPE cdmfs_master_epoch gauge\ncdmfs_master_epoch %" PRIu64
-		"\n# TYPE cdmfs_nodes gauge\ncdmfs_nodes %zu\n# TYPE cdmfs_nodes_connected gauge\ncdmfs_nodes_connected %zu\n",
-		CDM_VERSION, m->epoch, m->node_count, live_connected_count(c->master->live));
-	for (size_t i = 0; i < m->set_count; i++)
-		figures[i] = count_set(c->master, m, &m->sets[i]);
-	for (int k = 0; k < 4; k++) {
-		fprintf(f, "# TYPE %s gauge\n", names[k]);
-		for (size_t i = 0; i < m->set_count; i++) {
-			const struct set_figures *g = &figures[i];
-			double value = k == 0 ? (double)g->nodes : k == 1 ? (double)g->in_sync : k == 2 ? g->lag : (double)g->bytes;
-			fprintf(f, "%s{set=\"%s\"} %.17g\n", names[k], m->sets[i].name, value);
-		}
-	}
-	put_scrub_metrics(c->master, f);
-	fclose(f);
-	free(figures);
-	http_text(c, "text/plain; version=0.0.4", text, len);
-	free(text);
-}
-
 static void on_joined(void *arg, int status, json_t *body)
 {
 	http_answer(arg, status, json_incref(body));
@@ -659,7 +590,7 @@ static const struct {
 	{EVHTTP_REQ_GET, "/api/v1/openapi.json", openapi_get},
 	{EVHTTP_REQ_GET, "/healthz", healthz_get},
 	{EVHTTP_REQ_GET, "/readyz", readyz_get},
-	{EVHTTP_REQ_GET, "/metrics", metrics_get},
+	{EVHTTP_REQ_GET, "/metrics", metrics_answer},
 };
 
 /* Does the path fit? *start, *len: what stands for the star. */

@@ -348,6 +348,11 @@ json_t *live_section_cost(const struct live *l, const struct model *m, enum sect
 	return cost_json(&sum, section_figures);
 }
 
+struct live_cost live_node_set_cost(const struct live_node *n, const char *set)
+{
+	return parse_cost(json_object_get(json_object_get(n->sets, set), "cost"), set_figures);
+}
+
 json_t *live_set_cost(const struct live *l, const struct model *m, const struct model_set *s)
 {
 	struct cost_sum sum = {0};
@@ -355,7 +360,7 @@ json_t *live_set_cost(const struct live *l, const struct model *m, const struct 
 		const struct live_node *ln = s->role[i] ? find(l, m->nodes[i].number) : NULL;
 		if (!ln || !ln->connected)
 			continue;
-		struct live_cost cost = parse_cost(json_object_get(json_object_get(ln->sets, s->name), "cost"), set_figures);
+		struct live_cost cost = live_node_set_cost(ln, s->name);
 		add_cost(&sum, &cost);
 	}
 	return cost_json(&sum, set_figures);

@@ -46,6 +46,7 @@ size_t live_connected_count(const struct live *l);
 json_t *live_set_status(const struct live *l, const struct model *m, const struct model_set *s);
 /* When the first journal of the set's nodes is full at the pace of its last day, in seconds from now; -1: nobody knows. */
 double live_journal_full_s(const struct live *l, const struct model *m, const struct model_set *s);
+struct live_cost live_node_set_cost(const struct live_node *n, const char *set); /* what it last told of this set */
 /* What the connected nodes say it cost, added up: {"nodes":2,"raw_bytes","compressed_bytes","wire_bytes"} of a section,
  * {"nodes":2,"offered_bytes","after_delta_bytes","sent_bytes"} of a set. NULL: none of them says it. */
 json_t *live_section_cost(const struct live *l, const struct model *m, enum section which);

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "common/loop.h"
 
 /* What all nodes sent over links of a class. */
@@ -72,6 +73,22 @@ static void text_shrinks_and_each_class_counts_for_itself(void **state)
 	assert_true(counter("n1", "offered_bytes") >= counter("n1", "after_delta_bytes"));
 }
 
+static bool metrics_tell(void *arg, char *seen)
+{
+	_cleanup_free_ char *said = NULL;
+	shell_status("n1", &said, "curl -s --cacert $CDMFS_CA -H \"Authorization: Bearer $(cat $CDMFS_TOKEN_FILE)\" $CDMFS_API/metrics");
+	snprintf(seen, 512, "%.500s", said);
+	return strstr(said, "cdmfs_section_wire_bytes_total{section=\"international\",node=\"n1\"}") &&
+		strstr(said, "cdmfs_set_sent_bytes_total{set=\"" LAB_SET "\",node=\"n1\"}");
+}
+
+static void the_metrics_tell_what_it_cost(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(metrics_tell, NULL, STORY_MS, "costs in the master's metrics", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
 static void one_class_in_clear_whole_and_as_it_is(void **state)
 {
 	shell("n1", "head -c 2M /dev/urandom > base");
@@ -99,6 +116,7 @@ int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(text_shrinks_and_each_class_counts_for_itself),
+		cmocka_unit_test(the_metrics_tell_what_it_cost),
 		cmocka_unit_test(one_class_in_clear_whole_and_as_it_is),
 		cmocka_unit_test(a_slow_class_takes_its_time),
 	};

@@ -33,19 +33,21 @@ static bool is_visible(const struct holder *h)
 }
 
 /* The lock is held, but nothing is to be seen: the holder before is just ending (umount returned already), or another one is
- * starting. Wait a while for it to go or to become visible. False: it is visible, or the time is over. */
+ * starting. Wait a while for it to go or to become visible. False: it is visible, or the time is over. What a killed holder mounted stays
+ * visible; a process that it had just started may hold the lock for a moment more. */
 static bool wait_for_holder(struct holder *h, pid_t pid, int64_t end_ms)
 {
 	_cleanup_close_ int other = (int)syscall(SYS_pidfd_open, pid, 0);
 	_cleanup_close_ int mounts = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
 	struct pollfd p[2] = {{.fd = mounts, .events = POLLPRI}, {.fd = other, .events = POLLIN}};
+	bool gone = other < 0 || poll(&p[1], 1, 0) == 1;
 	int64_t left = end_ms - cdm_now_ms();
 
-	if (is_visible(h) || left <= 0)
+	if (left <= 0 || (!gone && is_visible(h)))
 		return false;
-	if (other < 0 && left > LOCK_AGAIN_MS) /* it is gone; a helper of it may hold the lock for a moment more */
+	if (gone && left > LOCK_AGAIN_MS)
 		left = LOCK_AGAIN_MS;
-	poll(p, other < 0 ? 1 : 2, (int)left);
+	poll(p, gone ? 1 : 2, (int)left);
 	return true;
 }
 

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* 011_mount_reattach — the server and the watcher are killed again and again under load. No call of a program fails, locks stay,
  * mappings reach their file, and afterwards the content is what the programs wrote. */
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include "common/loop.h"
 #include "tests/cluster/mount_fixture.h"
@@ -98,6 +102,42 @@ static void holder_killed(void **state)
 	load_finish();
 }
 
+/* Keeps the set's lock until somebody else opens it, as a child does that the killed holder was just starting. */
+static pid_t hold_the_lock(void)
+{
+	char path[200], event[512];
+	int ready[2];
+
+	snprintf(path, sizeof(path), "%s/" FIXTURE_SET ".lock", fixture->run);
+	assert_int_equal(pipe(ready), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		int fd = open(path, O_RDWR | O_CLOEXEC), watch = inotify_init1(IN_CLOEXEC);
+		if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0 || inotify_add_watch(watch, path, IN_OPEN) < 0 || write(ready[1], "", 1) != 1)
+			_exit(1);
+		alarm(FIXTURE_DEADLINE_MS / 1000);
+		_exit(read(watch, event, sizeof(event)) > 0 ? 0 : 1);
+	}
+	assert_int_equal(read(ready[0], event, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	return pid;
+}
+
+static void holder_killed_while_it_started_a_child(void **state)
+{
+	int status;
+
+	kill(fixture->holder, SIGKILL);
+	waitpid(fixture->holder, &status, 0);
+	fixture->holder = 0;
+	pid_t child = hold_the_lock();
+	fixture_mount(fixture, NULL);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	fixture_wait("the next holder", holder_mounted, NULL);
+}
+
 static void clean_end_and_start_again(void **state)
 {
 	char in_store[300], in_mount[300];
@@ -141,6 +181,7 @@ static int body(struct fixture *f)
 		cmocka_unit_test_setup_teardown(polite_restarts, begin_fresh, end_workers),
 		cmocka_unit_test_setup_teardown(server_told_to_end, begin_fresh, end_workers),
 		cmocka_unit_test_setup_teardown(holder_killed, begin_fresh, end_workers),
+		cmocka_unit_test(holder_killed_while_it_started_a_child),
 		cmocka_unit_test(clean_end_and_start_again)};
 
 	fixture = f;

@@ -126,6 +126,8 @@ static void behind_a_full_relay_all_goes_on(void **state)
 	save("n3", "the-other-way", "y");
 	gets_text("n1", "the-other-way", "y");
 	remove_file("n1", "large");
+	killed("n2", LAB_REPLICATOR); /* else its part of `large` may stay: docs/known-failures.md */
+	started("n2", LAB_REPLICATOR);
 	everywhere_equal();
 	has_text("n2", "behind-it", "x\n");
 }
@@ -134,7 +136,8 @@ static void behind_a_full_relay_all_goes_on(void **state)
 static void a_store_that_goes_read_only_waits(void **state)
 {
 	const char *store = lab_store(lab, "n2"), *run = lab_run_dir(lab, "n2");
-	shell("n1", "cd / && mount -o remount,abort %s", store);
+	has_room("n2", 20); /* an abort takes back what was freed and not yet written */
+	shell("n1", "cd / && sync -f %s && mount -o remount,abort %s", store, store);
 	shell("n1", "mkdir read-only && for i in 1 2 3 4 5; do echo $i > read-only/$i; done");
 	n2_says((char[]){"read_only_store"});
 	has_text("n2", "kept", "of worth");
@@ -182,8 +185,8 @@ int main(void)
 		cmocka_unit_test(the_tree_is_a_chain_and_disks_are_small),
 		cmocka_unit_test(the_journal_leaves_the_disk_to_the_content),
 		cmocka_unit_test(the_author_is_told_as_by_any_disk),
-		cmocka_unit_test(behind_a_full_relay_all_goes_on),
 		cmocka_unit_test(a_store_that_goes_read_only_waits),
+		cmocka_unit_test(behind_a_full_relay_all_goes_on),
 		cmocka_unit_test(a_full_master_refuses_and_goes_on),
 	};
 	return STORIES("full", ((struct lab_options){.nodes = 3}), stories);

@@ -44,7 +44,8 @@ static void save_work(void *arg)
 {
 	struct saving *sv = arg;
 	_cleanup_close_ int dir = openat(sv->scrub->set->store_fd, DIRECTORY, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	sv->result = dir < 0 ? cdm_fail(&sv->err, errno, "open .cdmfs of the store") : cdm_replace_file(dir, FILE_NAME, sv->text, strlen(sv->text), 0600, &sv->err);
+	sv->result = dir < 0 ? cdm_fail(&sv->err, errno, "open .cdmfs of the store")
+			     : cdm_replace_file(dir, FILE_NAME, sv->text, strlen(sv->text), 0600, &sv->err);
 }
 
 static void save_done(void *arg)
@@ -85,7 +86,8 @@ static void record_load(struct scrub *sc)
 	size_t len;
 	json_t *j = cdm_read_file(sc->set->store_fd, DIRECTORY "/" FILE_NAME, FILE_MAX, &text, &len, NULL) == 0 ? json_loadb(text, len, 0, NULL) : NULL;
 	const char *with = json_string_value(json_object_get(j, "with"));
-	sc->record = (struct scrub_record){.due_s = json_integer_value(json_object_get(j, "due_s")), .proven_s = json_integer_value(json_object_get(j, "proven_s"))};
+	sc->record.due_s = json_integer_value(json_object_get(j, "due_s"));
+	sc->record.proven_s = json_integer_value(json_object_get(j, "proven_s"));
 	snprintf(sc->record.with, sizeof sc->record.with, "%s", with ? with : "");
 	json_decref(j);
 	if (sc->record.due_s > 0)

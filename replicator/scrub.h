@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scrub.h — is what the disks hold still what was replicated? This node compares its whole tree with its parent's (the root: with one of those it
- * feeds): names and attributes by the listings of resync.h, contents by digests of what is read from the disk now. It runs behind everything else
- * (scrub_read.h), once a week at night, or when somebody asks for it. Without a difference the set is "proven equal": when and with whom
- * is told with this node's state.
+/* scrub.h — is what the disks hold still what was replicated? This node compares its whole tree with its parent's (the root:
+ * with one of those it feeds): names and attributes by the listings of resync.h, contents by digests of what is read from the
+ * disk now. It runs behind everything else (scrub_read.h), once a week at night, or when somebody asks for it. Without a
+ * difference the set is "proven equal": when and with whom is told with this node's state.
  *
- * Where digests differ all neighbours are asked and who is wrong is judged (scrub_judge.h). Each node replaces only its own copy, by what
- * a right neighbour sends, checked against the digest; the copy that was wrong is kept in conflicts/. A neighbour whose copy is wrong is told to look for
- * itself. What is not decided stays as it is and is reported.
+ * Where digests differ all neighbours are asked and who is wrong is judged (scrub_judge.h). Each node replaces only its own copy,
+ * by what a right neighbour sends, checked against the digest; the copy that was wrong is kept in conflicts/. A neighbour whose
+ * copy is wrong is told to look for itself. What is not decided stays as it is and is reported.
  *
  * Memory: as a comparison of trees, 64 files in work, 256 files in question; what is beyond waits for the next scrub.
- * STORE/.cdmfs/scrub outlives the program: when the next one is due, and the last proof. A scrub that was interrupted stays due and begins anew
- * when a neighbour is there. Loop thread only. */
+ * STORE/.cdmfs/scrub outlives the program: when the next one is due, and the last proof. A scrub that was interrupted stays due
+ * and begins anew when a neighbour is there. Loop thread only. */
 #ifndef REPLICATOR_SCRUB_H
 #define REPLICATOR_SCRUB_H
 

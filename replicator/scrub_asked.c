@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scrub_asked.c — a neighbour asks for digests of files: they are read here in turn with all else (scrub_read.h); for one that wants to know what others
- * have, our other neighbours are asked, too. */
+/* scrub_asked.c — a neighbour asks for digests of files: they are read here in turn with all else (scrub_read.h); for one that
+ * wants to know what others have, our other neighbours are asked, too. */
 #include "replicator/scrub_internal.h"
 
 #include <errno.h>

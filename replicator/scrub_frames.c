@@ -45,7 +45,8 @@ int scrub_ask_decode(const uint8_t *in, size_t len, struct scrub_ask *ret)
 	ret->others = flags & ASK_OTHERS;
 	ret->doubted = flags & ASK_DOUBTED;
 	ret->count = reading_u16(&r);
-	if (r.bad || !ret->request || flags & ~(ASK_OTHERS | ASK_DOUBTED) || !ret->count || ret->count > SCRUB_FILES_MAX || (ret->others && ret->count != 1))
+	bool bad = r.bad || !ret->request || flags & ~(ASK_OTHERS | ASK_DOUBTED) || !ret->count || ret->count > SCRUB_FILES_MAX;
+	if (bad || (ret->others && ret->count != 1))
 		return -EBADMSG;
 	for (size_t i = 0; i < ret->count; i++)
 		if (read_question(&r, &ret->files[i]) < 0)

@@ -24,8 +24,8 @@ enum scrub_verdict {
 enum scrub_verdict scrub_judge(const struct scrub_vote *votes, size_t count, uint32_t author, uint8_t ret_right[SCRUB_DIGEST_SIZE]);
 bool scrub_is_right(const struct scrub_vote *vote, const uint8_t right[SCRUB_DIGEST_SIZE]);
 
-/* When the next scrub is due, in Unix seconds: at night (UTC), a week after a good one, a night after one that found something or was not made yet; the
- * nodes of a set at different times. */
+/* When the next scrub is due, in Unix seconds: at night (UTC), a week after a good one, a night after one that found something or
+ * was not made yet; the nodes of a set at different times. */
 int64_t scrub_next_due(int64_t now_s, uint32_t node, bool good);
 
 #endif

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include "common/filter.h"
 #include "common/io.h"
 #include "replicator/blocks.h"
 #include "replicator/content.h"
@@ -79,8 +80,8 @@ bool scrub_files_add(struct scrub_files *files, const struct scrub_question *q)
 	if (files->count == SCRUB_FILES_MAX || (files->count && files->path_bytes + q->path_len > SCRUB_PATHS_MAX))
 		return false;
 	struct scrub_file *f = &files->files[files->count++];
-	*f = (struct scrub_file){.path = strndup(q->path, q->path_len), .len = q->path_len, .version = q->version, .size = q->size, .mtime_ns = q->mtime_ns,
-		.found = SCRUB_OTHER, .fd = -1};
+	*f = (struct scrub_file){.path = strndup(q->path, q->path_len), .len = q->path_len, .version = q->version, .size = q->size,
+		.mtime_ns = q->mtime_ns, .found = SCRUB_OTHER, .fd = -1};
 	if (!f->path)
 		abort();
 	files->path_bytes += q->path_len;
@@ -127,11 +128,24 @@ static uint8_t found_by_error(int error)
 	return error == EIO || error == EUCLEAN || error == EBADMSG ? SCRUB_BAD : SCRUB_OTHER;
 }
 
+/* Excluded and local paths are nobody else's business. */
+static bool belongs(struct set *s, const struct scrub_file *f)
+{
+	pthread_mutex_lock(&s->policy_lock);
+	bool foreign = cdm_filter_match(&s->policy.exclude, f->path, f->len) || cdm_filter_match(&s->policy.local, f->path, f->len);
+	pthread_mutex_unlock(&s->policy_lock);
+	return !foreign;
+}
+
 /* False: it is settled, without a digest. */
 static bool open_file(struct scrub_read *d)
 {
 	struct scrub_file *f = &d->files->files[d->at];
 	struct stat st;
+	if (!belongs(d->reader->set, f)) {
+		file_over(d, SCRUB_OTHER);
+		return false;
+	}
 	f->fd = cdm_open_beneath(d->reader->set->store_fd, f->path, f->len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOATIME, 0);
 	if (f->fd < 0 || fstat(f->fd, &st) < 0 || cdm_handle_get(f->fd, "", &f->handle) < 0) {
 		file_over(d, found_by_error(f->fd < 0 ? -f->fd : errno));
@@ -261,7 +275,8 @@ static void read_free(struct scrub_read *d)
 static uint64_t traffic_of(struct set *s)
 {
 	const struct set_counters *c = &s->counters;
-	return atomic_load(&c->changes_sent) + atomic_load(&c->changes_received) + atomic_load(&c->content_sent_bytes) + atomic_load(&c->content_received_bytes);
+	return atomic_load(&c->changes_sent) + atomic_load(&c->changes_received) + atomic_load(&c->content_sent_bytes) +
+		atomic_load(&c->content_received_bytes);
 }
 
 /* Nobody was at work on it while it was read (content.h), and it has that version still. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scrub_read.h — contents of the store read for their digests, behind everybody else: one thread per set with the lowest priorities, a bound on the
- * bytes a second (`scrub` in node.conf) that is an eighth while changes of the set come or go. What this node compares and what its neighbours ask for
- * share that; it is read in steps of a few MiB, in turn. A digest counts only if the file was of one version, and nobody at work on it, all
- * the while. Loop thread, except where said. */
+/* scrub_read.h — contents of the store read for their digests, behind everybody else: one thread per set with the lowest
+ * priorities, a bound on the bytes a second (`scrub` in node.conf) that is an eighth while changes of the set come or go. What
+ * this node compares and what its neighbours ask for share that; it is read in steps of a few MiB, in turn. A digest counts only
+ * if the file was of one version, and nobody at work on it, all the while. Loop thread, except where said. */
 #ifndef REPLICATOR_SCRUB_READ_H
 #define REPLICATOR_SCRUB_READ_H
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scrub_run.c — one walk over the set's tree beside a neighbour's (scrub.h): a directory's names are listed on both sides and compared, then its files in
- * groups by digest. What is different only for a moment, because changes are on their way, is looked at again. */
+/* scrub_run.c — one walk over the set's tree beside a neighbour's (scrub.h): a directory's names are listed on both sides and
+ * compared, then its files in groups by digest. What is different only for a moment, because changes are on their way, is looked
+ * at again. */
 #include "replicator/scrub_internal.h"
 
 #include <errno.h>
@@ -76,7 +77,8 @@ static int order(const struct entry *a, const struct entry *b)
 static bool next_name(const struct listing *theirs, const struct listing *ours, size_t *their_at, size_t *our_at, const struct entry **ret_theirs,
 	const struct entry **ret_ours)
 {
-	const struct entry *t = *their_at < theirs->count ? &theirs->entries[*their_at] : NULL, *o = *our_at < ours->count ? &ours->entries[*our_at] : NULL;
+	const struct entry *t = *their_at < theirs->count ? &theirs->entries[*their_at] : NULL;
+	const struct entry *o = *our_at < ours->count ? &ours->entries[*our_at] : NULL;
 	int r = !t ? 1 : !o ? -1 : order(t, o);
 	*ret_theirs = r <= 0 ? t : NULL;
 	*ret_ours = r >= 0 ? o : NULL;
@@ -462,7 +464,8 @@ static void finish(struct scrub_run *run)
 		cdm_log(scrub_proven, cdm_str("set", set_name(s)), cdm_str("peer", name), cdm_uint("files", run->files), cdm_uint("bytes", run->bytes),
 			cdm_uint("skipped", run->skipped));
 	else
-		cdm_log(scrub_ends, cdm_str("set", set_name(s)), cdm_str("peer", name), cdm_uint("files", run->files), cdm_uint("differences", run->differences));
+		cdm_log(scrub_ends, cdm_str("set", set_name(s)), cdm_str("peer", name), cdm_uint("files", run->files),
+			cdm_uint("differences", run->differences));
 	sc->run = NULL;
 	run_free(run);
 	scrub_run_over(sc, name, good);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scrub_suspect.c — files whose digests differ, one after the other: read once more here and at all neighbours, and by them at theirs where that is our
- * parent; judged; our own copy replaced if it is the wrong one. */
+/* scrub_suspect.c — files whose digests differ, one after the other: read once more here and at all neighbours, and by our parent
+ * at his; judged; our own copy replaced if it is the wrong one. */
 #include "replicator/scrub_internal.h"
 
 #include <errno.h>
@@ -258,8 +258,9 @@ void scrub_answer(struct peer *p, struct incoming *in)
 	const struct carried *k = &in->carried;
 	struct suspect *su = sc ? find_ticket(sc, k->change.dot.number) : NULL;
 	const struct scrub_file *f = su ? file_of(su) : NULL;
-	bool usable = su && su->sender == p->serial && k->change.op == CDM_OP_SAVE && k->kind == CONTENT_WHOLE && !in->superseded && k->change.path_len == f->len &&
-		memcmp(k->change.path, f->path, f->len) == 0 && cdm_dot_equal(k->stamp.content.dot, f->version);
+	bool whole = k->change.op == CDM_OP_SAVE && k->kind == CONTENT_WHOLE && !in->superseded;
+	bool usable = whole && su && su->sender == p->serial && k->change.path_len == f->len && memcmp(k->change.path, f->path, f->len) == 0 &&
+		cdm_dot_equal(k->stamp.content.dot, f->version);
 	if (!usable) {
 		incoming_free(in, p->set->staging_fd);
 		if (su)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A scrub compares what is on the disks by digests: an equal set is proven, a copy that rotted is found and mended from a neighbour, also at the origin
- * of the content; what is only being changed is no difference. n1 saves, n2 and n3 are pure targets. */
+/* A scrub compares what is on the disks by digests: an equal set is proven, a copy that rotted is found and mended from a
+ * neighbour, also at the origin of the content; what is only being changed is no difference. n1 saves, n2 and n3 are pure targets. */
 #include "tests/cluster/story.h"
 
 #include <errno.h>

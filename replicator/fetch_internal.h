@@ -10,7 +10,8 @@
 
 #define FETCH_PARTIAL_XATTR "trusted.cdmfs.partial" /* on a file that is not whole: how far it got */
 #define FETCH_RING_AGAIN_MS 5000    /* after the ring failed a content */
-#define FETCH_PART_KEPT_MS 86400000 /* for a parent that comes back */
+#define FETCH_PART_KEPT_MS 86400000 /* for a parent that comes back … */
+#define FETCH_PART_FULL_MS 10000    /* … where it does not take the last room; a link that broke of that is back before */
 
 struct fetch_write { /* a piece on its way to the disk */
 	struct fetch_write *next;

@@ -203,6 +203,27 @@ static void a_target_that_rotted_is_mended(void **state)
 	free(large);
 }
 
+/* Contents that travel apart from the answer, whole or as a delta of what is here: a byte in one of them, the end of another one cut off. */
+static void a_large_file_that_rotted_is_mended(void **state)
+{
+	shell("n1", "mkdir large && head -c 5000000 /dev/urandom > large/a && cp large/a large/b && head -c 2000000 /dev/urandom > large/c");
+	everywhere_equal();
+	char *a = on_disk("n1", "large/a"), *b = on_disk("n1", "large/b"), *c = on_disk("n1", "large/c");
+	int64_t mended = counter("n2", "scrub_mended");
+	rots("n2", "large/a", 4999999);
+	rots("n2", "large/c", 0);
+	shell("n2", "cd %s/large && touch -r b ../.cdmfs/time && truncate -s 3000000 b && touch -r ../.cdmfs/time b && rm ../.cdmfs/time", lab_store(lab, "n2"));
+	scrubbed("n2");
+	until("n2", "scrub_mended", mended + 3);
+	same_on_disk("large/a", a);
+	same_on_disk("large/b", b);
+	same_on_disk("large/c", c);
+	everywhere_equal();
+	free(a);
+	free(b);
+	free(c);
+}
+
 /* What n1 sent it has the signature of; small files have none, there two neighbours count more than one. */
 static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 {
@@ -342,6 +363,7 @@ int main(void)
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(an_equal_set_is_proven),
 		cmocka_unit_test(a_target_that_rotted_is_mended),
+		cmocka_unit_test(a_large_file_that_rotted_is_mended),
 		cmocka_unit_test(a_source_that_rotted_gets_a_good_copy_back),
 		cmocka_unit_test(a_source_that_is_right_is_not_outvoted),
 		cmocka_unit_test(of_two_the_one_that_sent_it_knows_better),

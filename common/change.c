@@ -97,6 +97,20 @@ int cdm_handle_get(int dirfd, const char *name, struct cdm_handle *ret)
 
 /* --- checks, the same for what goes out and what comes in --- */
 
+char *cdm_path_join(const char *dir, size_t dir_len, const char *name, size_t name_len, size_t *ret_len)
+{
+	*ret_len = dir_len + (dir_len ? 1 : 0) + name_len;
+	char *path = malloc(*ret_len + 1);
+	if (!path)
+		abort();
+	memcpy(path, dir, dir_len);
+	if (dir_len)
+		path[dir_len] = '/';
+	memcpy(path + *ret_len - name_len, name, name_len);
+	path[*ret_len] = 0;
+	return path;
+}
+
 int cdm_path_check(const char *path, size_t len)
 {
 	static const char private_dir[] = ".cdmfs";

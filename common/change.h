@@ -142,6 +142,8 @@ void cdm_change_fini(struct cdm_change *c); /* frees ranges_mem, context_mem, ve
 
 /* 0, or -EBADMSG: is this a path that may be used beneath a set's root? Also refuses ".cdmfs" as first component. */
 int cdm_path_check(const char *path, size_t len);
+/* dir/name, or name where dir is the root (dir_len 0), with a NUL behind it; the caller frees. Never NULL. */
+char *cdm_path_join(const char *dir, size_t dir_len, const char *name, size_t name_len, size_t *ret_len);
 
 /* Bytes of content that a SAVE carries: the whole, or its ranges as far as they lie within the file (what was cut off is beyond). 0: no SAVE. */
 uint64_t cdm_change_content_bytes(const struct cdm_change *c);

@@ -120,20 +120,6 @@ static struct peer *peer_of(const struct adopt *a)
 
 /* --- comparing, in the walker --- */
 
-static char *join(const char *dir, size_t dir_len, const char *name, size_t name_len, size_t *ret_len)
-{
-	*ret_len = dir_len + (dir_len ? 1 : 0) + name_len;
-	char *path = malloc(*ret_len + 1);
-	if (!path)
-		abort();
-	memcpy(path, dir, dir_len);
-	if (dir_len)
-		path[dir_len] = '/';
-	memcpy(path + *ret_len - name_len, name, name_len);
-	path[*ret_len] = 0;
-	return path;
-}
-
 static uint64_t count_files(int dir_fd, const char *name, unsigned depth)
 {
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -175,7 +161,7 @@ static bool count_foreign(struct look *l, const char *dir, size_t dir_len)
 		size_t len;
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || (!dir_len && strcmp(e->d_name, ".cdmfs") == 0))
 			continue;
-		_cleanup_free_ char *path = join(dir, dir_len, e->d_name, strlen(e->d_name), &len);
+		_cleanup_free_ char *path = cdm_path_join(dir, dir_len, e->d_name, strlen(e->d_name), &len);
 		if (!is_foreign(s, path, len, &local))
 			continue;
 		found = true;
@@ -208,7 +194,7 @@ static bool only_here(struct look *l, char *path, size_t len, const struct entry
 		lone->stays = count_foreign(l, path, len);
 		for (size_t i = 0; i < below.count; i++) {
 			size_t n;
-			char *name = join(path, len, below.entries[i].name, below.entries[i].name_len, &n);
+			char *name = cdm_path_join(path, len, below.entries[i].name, below.entries[i].name_len, &n);
 			lone->stays |= only_here(l, name, n, &below.entries[i]);
 		}
 		listing_free(&below);
@@ -242,7 +228,7 @@ static void add_subdir(struct look *l, const char *path, size_t len)
 static void one_of_theirs(struct look *l, const struct entry *theirs, const struct entry *ours)
 {
 	size_t len;
-	_cleanup_free_ char *path = join(l->dir->path, l->dir->len, theirs->name, theirs->name_len, &len);
+	_cleanup_free_ char *path = cdm_path_join(l->dir->path, l->dir->len, theirs->name, theirs->name_len, &len);
 	struct cdm_dot dot = theirs->stamp.content.dot;
 	if (!ours && !cdm_dot_is_none(dot) && cdm_vector_covers(&l->adopt->ours, dot))
 		return; /* removed here, which ships */
@@ -266,7 +252,7 @@ static void look_for_strangers(struct look *l, const struct entry *theirs, const
 {
 	const struct entry *e = theirs ? theirs : ours;
 	size_t len;
-	_cleanup_free_ char *path = join(l->dir->path, l->dir->len, e->name, e->name_len, &len);
+	_cleanup_free_ char *path = cdm_path_join(l->dir->path, l->dir->len, e->name, e->name_len, &len);
 	if (rescan_look(l->adopt->rescan, path, len, theirs, ours))
 		add_subdir(l, path, len);
 }
@@ -286,7 +272,7 @@ static void look_work(void *arg)
 			look_for_strangers(l, r <= 0 ? t : NULL, r >= 0 ? o : NULL);
 		} else if (r > 0) {
 			size_t len;
-			char *path = join(l->dir->path, l->dir->len, o->name, o->name_len, &len);
+			char *path = cdm_path_join(l->dir->path, l->dir->len, o->name, o->name_len, &len);
 			only_here(l, path, len, o);
 		} else {
 			one_of_theirs(l, t, r == 0 ? o : NULL);

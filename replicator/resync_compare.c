@@ -119,20 +119,6 @@ void compare_free(struct compare *c)
 	free(c);
 }
 
-static char *path_join(const char *dir, size_t dir_len, const struct entry *e, size_t *ret_len)
-{
-	*ret_len = dir_len + (dir_len ? 1 : 0) + e->name_len;
-	char *path = malloc(*ret_len + 1);
-	if (!path)
-		abort();
-	memcpy(path, dir, dir_len);
-	if (dir_len)
-		path[dir_len] = '/';
-	memcpy(path + *ret_len - e->name_len, e->name, e->name_len);
-	path[*ret_len] = 0;
-	return path;
-}
-
 static struct want *want_add(struct compare *c, const char *path, size_t len)
 {
 	struct want *w = calloc(1, sizeof *w);
@@ -239,7 +225,7 @@ static void touch(struct compare *c, const char *path, size_t len)
 static void only_here(struct compare *c, const char *dir, size_t dir_len, const struct entry *e, bool top)
 {
 	size_t len;
-	_cleanup_free_ char *path = path_join(dir, dir_len, e, &len);
+	_cleanup_free_ char *path = cdm_path_join(dir, dir_len, e->name, e->name_len, &len);
 	struct cdm_dot dot = e->stamp.content.dot;
 	c->seen++;
 	bool came = unseen_came(c->shared->unseen, path, len);
@@ -475,7 +461,7 @@ void compare_work(void *arg)
 			continue;
 		}
 		size_t len;
-		_cleanup_free_ char *path = path_join(d->path, d->len, theirs, &len);
+		_cleanup_free_ char *path = cdm_path_join(d->path, d->len, theirs->name, theirs->name_len, &len);
 		if (r < 0)
 			only_there(c, path, len, theirs);
 		else

@@ -120,20 +120,6 @@ static bool names_equal(const struct entry *theirs, const struct entry *ours)
 		(!S_ISREG(ours->mode) || is_comparable(theirs, ours));
 }
 
-static char *join(const char *dir, size_t dir_len, const struct entry *e, size_t *ret_len)
-{
-	*ret_len = dir_len + (dir_len ? 1 : 0) + e->name_len;
-	char *path = malloc(*ret_len + 1);
-	if (!path)
-		abort();
-	memcpy(path, dir, dir_len);
-	if (dir_len)
-		path[dir_len] = '/';
-	memcpy(path + *ret_len - e->name_len, e->name, e->name_len);
-	path[*ret_len] = 0;
-	return path;
-}
-
 static uint64_t looks_of(const struct entry *e, uint64_t seed)
 {
 	if (!e)
@@ -149,7 +135,8 @@ static void odd_add(struct names *n, const struct entry *theirs, const struct en
 		return;
 	struct odd_name *o = &n->odd->names[n->odd->count++];
 	o->looks = looks_of(ours, looks_of(theirs, 1) + 1);
-	o->path = join(n->path, n->len, theirs ? theirs : ours, &o->len);
+	const struct entry *e = theirs ? theirs : ours;
+	o->path = cdm_path_join(n->path, n->len, e->name, e->name_len, &o->len);
 }
 
 static void names_work(void *arg)
@@ -164,7 +151,7 @@ static void names_work(void *arg)
 		if (!theirs || !ours || !S_ISDIR(theirs->mode) || !S_ISDIR(ours->mode))
 			continue;
 		size_t len;
-		_cleanup_free_ char *path = join(n->path, n->len, ours, &len);
+		_cleanup_free_ char *path = cdm_path_join(n->path, n->len, ours->name, ours->name_len, &len);
 		struct todo *t = todo_new(path, len);
 		t->next = n->subdirs;
 		n->subdirs = t;
@@ -311,7 +298,7 @@ static struct scrub_files *next_group(struct scrub_run *run)
 	size_t i = run->their_at, k = run->our_at;
 	while (group->bytes < GROUP_BYTES && next_name(&run->theirs, &run->ours, &i, &k, &theirs, &ours)) {
 		size_t len;
-		_cleanup_free_ char *path = is_comparable(theirs, ours) ? join(run->dir->path, run->dir->len, ours, &len) : NULL;
+		_cleanup_free_ char *path = is_comparable(theirs, ours) ? cdm_path_join(run->dir->path, run->dir->len, ours->name, ours->name_len, &len) : NULL;
 		struct scrub_question q = {.path = path, .version = ours ? ours->stamp.content.dot : (struct cdm_dot){0}, .size = ours ? ours->size : 0,
 			.mtime_ns = ours ? ours->mtime_ns : 0};
 		if (path)

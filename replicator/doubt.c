@@ -2,14 +2,18 @@
 /* doubt.c — promise 4 where authors met. A change that was applied otherwise than its author saw it (a conflict of names, a subject that
  * was missing or another one), while others changed the set unknown to him, may have come out differently elsewhere. Then trees are compared, as soon
  * as it is quiet and the node has all that its parent has: each node with its parent, from the root of the set's tree downwards, until a comparison finds nothing to do. Where the parent knew
- * all of this node's changes its tree is right; so all end as the root decided. Loop thread. */
+ * all of this node's changes its tree is right; so all end as the root decided. An empty file remembers that, for who is killed
+ * before it is over. Loop thread, but for doubt_note. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "replicator/publish.h"
 #include "replicator/resync.h"
 #include "replicator/route.h"
 #include "replicator/ship.h"
 
+#define FILE_NAME ".cdmfs/doubt"
 #define QUIET_MS 200      /* after something came up */
 #define WAIT_MAX_MS 60000 /* between comparisons that found something, doubling up to this */
 #define ASKED_MS 5000     /* an answer that does not come: ask again */
@@ -44,12 +48,42 @@ bool doubt_is_open(const struct set *s)
 	return s->doubt.raised || any_child_compares(s);
 }
 
-/* Those that we feed compare with us. */
+static void remember(const struct set *s)
+{
+	int fd = openat(s->store_fd, FILE_NAME, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0) /* else a kill in the next moments costs a comparison */
+		close(fd);
+}
+
+static void forget_if_over(const struct set *s)
+{
+	if (!doubt_is_open(s) && !s->doubt.owed)
+		unlinkat(s->store_fd, FILE_NAME, 0);
+}
+
+static bool all_children_are_here(const struct set *s)
+{
+	size_t here = 0;
+	for (const struct peer *p = s->peers; p; p = p->next)
+		here += !p->towards_parent && p->subscribed;
+	return !s->route || here >= s->route->child_count;
+}
+
+/* Those that we feed compare with us, now or when they come. */
 static void children_compare(struct set *s)
 {
 	for (struct peer *p = s->peers; p; p = p->next)
 		if (!p->towards_parent && p->subscribed)
 			doubt_asked(p);
+	s->doubt.owed |= !all_children_are_here(s);
+}
+
+void doubt_child_is_there(struct peer *p)
+{
+	if (!p->set->doubt.owed)
+		return;
+	doubt_asked(p);
+	p->set->doubt.owed = !all_children_are_here(p->set);
 }
 
 static void settle(struct set *s)
@@ -57,6 +91,7 @@ static void settle(struct set *s)
 	s->doubt.raised = false;
 	s->doubt.rounds = s->doubt.waits = 0;
 	children_compare(s);
+	forget_if_over(s);
 	state_changed(s);
 }
 
@@ -90,9 +125,16 @@ void doubt_raise(struct set *s)
 {
 	bool before = s->doubt.raised;
 	s->doubt.raised = s->doubt.raised_since = true;
+	remember(s);
 	wait_for(s, QUIET_MS);
 	if (!before)
 		state_changed(s);
+}
+
+void doubt_ready(struct set *s)
+{
+	if (faccessat(s->store_fd, FILE_NAME, F_OK, 0) == 0)
+		doubt_raise(s);
 }
 
 void doubt_parent_is_there(struct set *s)
@@ -146,6 +188,7 @@ void doubt_child_done(struct peer *p)
 		return;
 	p->verifying = false;
 	took(p->set, p->set->doubt.began_ms);
+	forget_if_over(p->set);
 	state_changed(p->set);
 }
 
@@ -153,6 +196,7 @@ void doubt_child_gone(struct peer *p)
 {
 	bool open = p->verifying || p->verify_wanted;
 	p->verifying = p->verify_wanted = false;
+	p->set->doubt.owed |= open;
 	if (open)
 		state_changed(p->set);
 }
@@ -171,6 +215,8 @@ void doubt_note(struct job *job, const struct incoming *in)
 	for (size_t i = 0; i < job->odd_count; i++)
 		if (job->odd[i].origin == in->carried.change.dot.origin)
 			return; /* the first one of an author knew least */
+	if (!job->odd_count && !job->odd_surely)
+		remember(job->set);
 	if (job->odd_count == ODD_MAX) {
 		job->odd_surely = true;
 		return;
@@ -197,4 +243,6 @@ void doubt_judge(struct job *job)
 		concurrent |= !knew_all(&job->odd[i], &s->follow.visible);
 	if (concurrent)
 		doubt_raise(s);
+	else if (job->odd_count)
+		forget_if_over(s);
 }

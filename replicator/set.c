@@ -150,6 +150,7 @@ void set_ready(struct set *s)
 	publisher_seed(s->publisher, &s->follow.visible, s->follow.own_raw);
 	unsure_ready(s);
 	scrub_ready(s);
+	doubt_ready(s);
 	for (struct peer *p = s->peers; p; p = p->next)
 		set_subscribe_peer(p);
 	durable_wanted(s);
@@ -353,6 +354,8 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	ship_subscribed(p, sub);
 	if (p->towards_parent)
 		doubt_parent_is_there(p->set);
+	else
+		doubt_child_is_there(p);
 	scrub_peer_is_there(p);
 }
 

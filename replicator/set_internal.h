@@ -95,6 +95,7 @@ enum ship_phase { SHIP_WAIT, SHIP_SEEK, SHIP_STREAM, SHIP_RESYNC };
 struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
 	bool raised_since; /* while trees are being compared */
+	bool owed;         /* children that are not here are to compare when they come */
 	unsigned rounds;   /* comparisons that found something */
 	unsigned waits;    /* comparisons that were not the last one */
 	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
@@ -223,7 +224,9 @@ void adopt_stop(struct set *s);
 
 /* doubt.c */
 void doubt_raise(struct set *s);
+void doubt_ready(struct set *s); /* the journal was read: what was open when the program before this ended is open again */
 void doubt_parent_is_there(struct set *s);
+void doubt_child_is_there(struct peer *p);
 void doubt_asked(struct peer *p);
 /* A comparison with the parent ended. decisive: he knew all our changes when it began; changed: something was different. */
 void doubt_compared(struct set *s, bool decisive, bool changed);

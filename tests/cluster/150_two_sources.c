@@ -334,6 +334,39 @@ static void attributes_were_set_under_a_name_that_is_gone(void **state)
 	everywhere_equal();
 }
 
+static bool is_gone_at_its_maker(void *arg, char *seen)
+{
+	bool here[] = {exists("n1", "forgotten"), exists("n2", "forgotten"), exists("n3", "forgotten")};
+	snprintf(seen, 512, "n1 %d, n2 %d, n3 %d", here[0], here[1], here[2]);
+	return here[0] && !here[1] && here[2];
+}
+
+/* As in removed_is_another_directory; only n2 met something that its author had not seen, and has nobody to compare with before it is killed. */
+static void a_conflict_is_remembered_by_who_is_killed(void **state)
+{
+	static const char *const order[] = {"n1", "n3", "n2"};
+	struct cdm_error err = CDM_ERROR_INIT;
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
+	save("n3", "third", "before");
+	in_sync();
+	cut("n2");
+	save("n3", "third", "of n3 again");
+	gets_text("n1", "third", "of n3 again");
+	make_directory("n2", "forgotten");
+	shell("n1", "mkdir forgotten && rmdir forgotten");
+	healed("n2");
+	if (lab_wait_for(is_gone_at_its_maker, NULL, STORY_MS, "the directory everywhere but at n2", &err) < 0)
+		fail_msg("%s", err.text);
+	for (int i = 0; i < 3; i++)
+		killed(order[i], LAB_REPLICATOR);
+	for (int i = 0; i < 3; i++)
+		started(order[i], LAB_REPLICATOR);
+	everywhere_equal();
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
+}
+
 static void nothing_echoes(void **state)
 {
 	in_sync();
@@ -370,6 +403,7 @@ int main(void)
 		cmocka_unit_test(renamed_to_what_is_something_else_by_now),
 		cmocka_unit_test(an_attribute_comes_for_what_is_something_else_by_now),
 		cmocka_unit_test(attributes_were_set_under_a_name_that_is_gone),
+		cmocka_unit_test(a_conflict_is_remembered_by_who_is_killed),
 		cmocka_unit_test(nothing_echoes),
 	};
 	return STORIES("two_sources", ((struct lab_options){.nodes = 3, .netns = true}), stories);

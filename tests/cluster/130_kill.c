@@ -173,6 +173,18 @@ static void anything_anytime(void **state)
 	everywhere_equal();
 }
 
+/* A close that no watcher sees is found by the next one; who asks meanwhile whether all is saved gets an answer. */
+static void asked_while_no_watcher_listens(void **state)
+{
+	for (int i = 0; i < 4; i++) {
+		save("n1", "asked", i % 2 ? "one" : "another");
+		killed("n1", LAB_WATCHER);
+		in_sync();
+		started("n1", LAB_WATCHER);
+	}
+	everywhere_equal();
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -187,6 +199,7 @@ int main(void)
 		cmocka_unit_test(master),
 		cmocka_unit_test(a_whole_node),
 		cmocka_unit_test(anything_anytime),
+		cmocka_unit_test(asked_while_no_watcher_listens),
 	};
 	return STORIES("kill", ((struct lab_options){.nodes = 3}), stories);
 }

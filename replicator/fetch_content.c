@@ -161,6 +161,7 @@ static void write_failed(struct fetch *f, int error)
 {
 	struct set *s = f->set;
 	bool full = error == -ENOSPC || error == -EDQUOT;
+	f->was_full |= full;
 	if (full && f->waiters)
 		set_receive_full(s, true);
 	fail_waiters(f, -error, "write received content");

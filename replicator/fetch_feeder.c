@@ -197,7 +197,7 @@ static bool is_passed(const struct fetch *f)
 
 static bool is_over(const struct fetch *f, int64_t now)
 {
-	int64_t kept = !f->whole ? (f->set->receive_full ? FETCH_PART_FULL_MS : FETCH_PART_KEPT_MS) : is_passed(f) ? PASSED_MS : f->name[0] ? WHOLE_KEPT_MS : SERVED_MS;
+	int64_t kept = !f->whole ? (f->was_full ? FETCH_PART_FULL_MS : FETCH_PART_KEPT_MS) : is_passed(f) ? PASSED_MS : f->name[0] ? WHOLE_KEPT_MS : SERVED_MS;
 	return f->refs == 1 && !f->waiters && !f->feeder && now - f->used_ms > kept;
 }
 
@@ -225,7 +225,7 @@ void fetch_tick_wanted(struct set *s)
 {
 	bool busy = false;
 	for (const struct fetch *f = s->fetches; f && !busy; f = f->next)
-		busy = f->feeder || f->waiters || (f->whole && !f->name[0]) || is_passed(f) || s->receive_full;
+		busy = f->feeder || f->waiters || (f->whole && !f->name[0]) || is_passed(f) || f->was_full;
 	if ((busy || s->fetch_queue) && !s->fetch_timer && !s->stopping)
 		s->fetch_timer = cdm_loop_after(s->node->loop, TICK_MS, tick, s);
 }

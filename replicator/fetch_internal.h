@@ -53,6 +53,7 @@ struct fetch {
 	uint64_t sender;             /* peer that told us of it */
 	struct waiter *waiters;
 	unsigned refs;               /* the table, writes, the worker, feeds */
+	bool was_full;               /* there was no room for all of it */
 	int64_t heard_ms, used_ms;
 	int64_t looked_ms;           /* when FETCH_LOOK was sent, and … */
 	uint64_t looked_came, pace;  /* … how far it was then; bytes per second before that */

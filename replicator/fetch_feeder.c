@@ -102,7 +102,7 @@ static void ask(struct fetch *f, struct link *l)
 
 void fetch_step(struct fetch *f)
 {
-	if (f->whole || f->ended || f->gone || f->feeder || f->writes || !f->path || cdm_now_ms() < f->pause_ms)
+	if (f->whole || f->ended || f->gone || f->feeder || f->writes || !f->path || cdm_now_ms() < f->pause_ms || (f->was_full && !f->waiters))
 		return;
 	struct link *ring = ring_link(f), *sender = sender_link(f);
 	f->from_ring = ring && ring != sender;
@@ -198,7 +198,7 @@ static bool is_passed(const struct fetch *f)
 static bool is_over(const struct fetch *f, int64_t now)
 {
 	int64_t kept = !f->whole ? (f->was_full ? FETCH_PART_FULL_MS : FETCH_PART_KEPT_MS) : is_passed(f) ? PASSED_MS : f->name[0] ? WHOLE_KEPT_MS : SERVED_MS;
-	return f->refs == 1 && !f->waiters && !f->feeder && now - f->used_ms > kept;
+	return (f->refs == 1 || f->was_full) && !f->waiters && !f->feeder && now - f->used_ms > kept;
 }
 
 static void tick(void *arg)

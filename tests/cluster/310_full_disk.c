@@ -90,7 +90,10 @@ static void the_author_is_told_as_by_any_disk(void **state)
 	int fd = open(full, O_WRONLY | O_APPEND | O_CLOEXEC);
 	assert_true(fd >= 0 && block);
 	memset(block, 'y', 1 << 20);
-	assert_int_equal(write(fd, block, 1 << 20), -1);
+	ssize_t n;
+	while ((n = write(fd, block, 1 << 20)) > 0)
+		; /* the journal may have made some room meanwhile */
+	assert_int_equal(n, -1);
 	assert_int_equal(errno, ENOSPC);
 	assert_int_equal(close(fd), 0);
 	has_text("n1", "kept", "of worth");

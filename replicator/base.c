@@ -22,19 +22,19 @@ void base_here(const struct set *s, struct need *need)
 	need->base_size = (uint64_t)st.st_size;
 }
 
-void base_send_need(struct peer *p, struct need *need)
+void base_send_need(struct peer *p, struct need *need, uint8_t flags)
 {
 	struct bytes frame = {0};
 	if (!link_has(p->link, WIRE_FEATURE_ANSWERS) || need->base_size < DELTA_FILE_MIN)
 		need->base = (struct cdm_dot){0};
 	need_encode(need, &frame);
-	link_send(p->link, p->set, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);
+	link_send(p->link, p->set, FRAME_NEED, flags, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 }
 
 struct asked {
 	struct set *set;
-	uint64_t peer_serial, ticket;
+	uint64_t peer_serial, ticket, base_size;
 };
 
 static void tell(struct peer *p, uint64_t ticket, const struct bytes *signature)
@@ -52,11 +52,13 @@ static void tell(struct peer *p, uint64_t ticket, const struct bytes *signature)
 
 static void signed_done(void *arg, const struct bytes *encoded)
 {
+	static const struct bytes none;
 	struct asked *a = arg;
 	struct peer *p = set_peer_by_serial(a->set, a->peer_serial);
-	if (p) {
+	bool as_said = a->base_size <= DELTA_SIZE_MAX && encoded->len == delta_signature_size_for(a->base_size);
+	if (p) { /* one that was remembered may be of more than the disk still has */
 		p->signs--;
-		tell(p, a->ticket, encoded);
+		tell(p, a->ticket, as_said ? encoded : &none);
 	}
 	free(a);
 }
@@ -70,7 +72,7 @@ int base_sign(struct peer *p, const uint8_t *payload, size_t len, struct cdm_err
 	struct asked *a = calloc(1, sizeof *a);
 	if (!a)
 		abort();
-	*a = (struct asked){p->set, p->serial, need.ticket};
+	*a = (struct asked){p->set, p->serial, need.ticket, need.base_size};
 	p->signs++;
 	if (set_leaves_out(p->set, need.path, need.path_len) || deltas_sign(p->set->deltas, need.path, need.path_len, need.base, signed_done, a) < 0)
 		signed_done(a, &none);

@@ -204,7 +204,8 @@ int fetch_at_decode(const uint8_t *in, size_t len, struct fetch_at *ret);
 void fetch_stop_encode(uint32_t request, struct bytes *out); /* FETCH_STOP */
 int fetch_stop_decode(const uint8_t *in, size_t len, uint32_t *ret_request);
 
-#define NEED_LOOK 1 /* flag of a NEED frame: version and attributes of a file are enough */
+#define NEED_LOOK 1   /* flag of a NEED frame: version and attributes of a file are enough */
+#define NEED_WITHIN 2 /* the bytes of whom is asked are wanted, in the answer: the content is not fetched apart, maybe from somebody else */
 struct need { /* NEED: send what is at this path; the answer carries `ticket` as its change's number */
 	uint64_t ticket;
 	const char *path;

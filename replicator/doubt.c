@@ -50,7 +50,7 @@ bool doubt_is_open(const struct set *s)
 
 static void remember(const struct set *s)
 {
-	int fd = openat(s->store_fd, FILE_NAME, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	int fd = openat(s->store_fd, FILE_NAME, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0) /* else a kill in the next moments costs a comparison */
 		close(fd);
 }

@@ -49,7 +49,7 @@ static void note_arrives(void *arg)
 		while (p && p->serial != note->peer_serial)
 			p = p->next;
 		if (p) {
-			base_send_need(p, &note->need);
+			base_send_need(p, &note->need, 0);
 			count_up(&s->counters.needs_sent, 1);
 		} else {
 			publisher_peer_gone(s->publisher, note->peer_serial);

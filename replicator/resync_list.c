@@ -132,10 +132,7 @@ static bool belongs(struct set *s, const char *dir, size_t dir_len, const char *
 	if (!dir_len && strcmp(name, ".cdmfs") == 0)
 		return false;
 	int n = asprintf(&path, "%.*s%s%s", (int)dir_len, dir, dir_len ? "/" : "", name);
-	pthread_mutex_lock(&s->policy_lock);
-	bool named = n > 0 && !cdm_filter_match(&s->policy.exclude, path, (size_t)n) && !cdm_filter_match(&s->policy.local, path, (size_t)n);
-	pthread_mutex_unlock(&s->policy_lock);
-	return named;
+	return n > 0 && !set_leaves_out(s, path, (size_t)n);
 }
 
 int listing_read(struct set *s, const char *path, size_t len, struct listing *ret)

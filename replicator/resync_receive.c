@@ -225,7 +225,7 @@ static void ask_objects(struct resync_in *in, struct peer *p)
 			continue; /* nothing to ask: done here */
 		w->ticket = RESYNC_TICKET | ++in->ticket;
 		struct need need = {.ticket = w->ticket, .path = w->path, .path_len = w->len, .base = w->base, .base_size = w->base_size};
-		base_send_need(p, &need);
+		base_send_need(p, &need, 0);
 		in->asks_open++;
 	}
 }

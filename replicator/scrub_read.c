@@ -128,21 +128,12 @@ static uint8_t found_by_error(int error)
 	return error == EIO || error == EUCLEAN || error == EBADMSG ? SCRUB_BAD : SCRUB_OTHER;
 }
 
-/* Excluded and local paths are nobody else's business. */
-static bool belongs(struct set *s, const struct scrub_file *f)
-{
-	pthread_mutex_lock(&s->policy_lock);
-	bool foreign = cdm_filter_match(&s->policy.exclude, f->path, f->len) || cdm_filter_match(&s->policy.local, f->path, f->len);
-	pthread_mutex_unlock(&s->policy_lock);
-	return !foreign;
-}
-
 /* False: it is settled, without a digest. */
 static bool open_file(struct scrub_read *d)
 {
 	struct scrub_file *f = &d->files->files[d->at];
 	struct stat st;
-	if (!belongs(d->reader->set, f)) {
+	if (set_leaves_out(d->reader->set, f->path, f->len)) { /* nobody else's business */
 		file_over(d, SCRUB_OTHER);
 		return false;
 	}

@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "common/io.h"
+#include "replicator/base.h"
 #include "replicator/publish.h"
 #include "replicator/scrub_judge.h"
 
@@ -218,7 +220,8 @@ static void mended(struct job *job)
 static bool has_other_names(const struct scrub *sc, const struct scrub_file *f)
 {
 	struct stat st;
-	return fstatat(sc->set->store_fd, f->path, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_nlink > 1;
+	_cleanup_close_ int fd = cdm_open_beneath(sc->set->store_fd, f->path, f->len, O_PATH | O_NOFOLLOW, 0);
+	return fd >= 0 && fstat(fd, &st) == 0 && st.st_nlink > 1;
 }
 
 static void replace(struct suspect *su, struct incoming *in)
@@ -279,13 +282,10 @@ static void fetch_from(struct suspect *su, struct peer *p)
 {
 	struct scrub *sc = su->scrub;
 	const struct scrub_file *f = file_of(su);
-	struct bytes frame = {0};
 	su->ticket = SCRUB_TICKET | ++sc->ticket;
 	su->sender = p->serial;
 	struct need need = {.ticket = su->ticket, .path = f->path, .path_len = f->len};
-	need_encode(&need, &frame);
-	link_send(p->link, sc->set, FRAME_NEED, 0, frame.data, frame.len, NULL, 0);
-	bytes_fini(&frame);
+	base_send_need(p, &need, NEED_WITHIN); /* his copy is the right one; that of another who has this version may not be */
 	count_up(&sc->set->counters.needs_sent, 1);
 }
 

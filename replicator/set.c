@@ -458,7 +458,7 @@ static int take_need(struct peer *p, uint8_t flags, const uint8_t *payload, size
 		return cdm_fail_plain(err, EBADMSG, "malformed NEED");
 	if (p->ack)
 		set_send_ack(p, 0); /* the answer counts together with what we know */
-	return ship_need(p, &need, flags & NEED_LOOK, err);
+	return ship_need(p, &need, flags, err);
 }
 
 static int take_signature(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)

@@ -194,13 +194,13 @@ bool follow_knows_saved(const struct set *s, struct cdm_dot version);
 const struct milestone *follow_milestone(const struct set *s, const struct cdm_vector *covered_by); /* newest; NULL */
 
 /* ship.c */
-bool set_leaves_out(const struct set *s, const char *path, size_t len); /* excluded or local: nothing of it is told to others */
+bool set_leaves_out(struct set *s, const char *path, size_t len); /* any thread. Excluded or local: nothing of it is told to others */
 void ship_new(struct peer *p);
 void ship_free(struct peer *p);
 void ship_subscribed(struct peer *p, const struct subscribe *sub);
 void ship_kick(struct peer *p); /* something to do: records, room in the link, an acknowledgement */
 void ship_acked(struct peer *p, uint64_t batch);
-int ship_need(struct peer *p, const struct need *need, bool look, struct cdm_error *err); /* look: a file's content is not wanted */
+int ship_need(struct peer *p, const struct need *need, uint8_t flags, struct cdm_error *err); /* flags: NEED_… */
 int ship_signature(struct peer *p, const struct signature_part *part, struct cdm_error *err); /* came */
 /* Our root's attributes, to a child, or to a parent that begins with an empty one; always: to whoever compares trees with us. */
 void ship_root(struct peer *p, bool always);

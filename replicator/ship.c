@@ -153,9 +153,12 @@ static void seek_step(struct ship *ship)
 
 /* --- gathering --- */
 
-bool set_leaves_out(const struct set *s, const char *path, size_t len)
+bool set_leaves_out(struct set *s, const char *path, size_t len)
 {
-	return cdm_filter_match(&s->policy.exclude, path, len) || cdm_filter_match(&s->policy.local, path, len);
+	pthread_mutex_lock(&s->policy_lock);
+	bool out = cdm_filter_match(&s->policy.exclude, path, len) || cdm_filter_match(&s->policy.local, path, len);
+	pthread_mutex_unlock(&s->policy_lock);
+	return out;
 }
 
 /* A RENAME out of the set, or of a file nobody knows over one they know: for the others the old name is removed. False: nothing ships. */

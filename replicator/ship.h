@@ -35,6 +35,7 @@ struct answer { /* to one NEED */
 	struct answer *next;
 	struct item *item;        /* NULL once it is being sent */
 	uint64_t ticket;
+	bool within;              /* its content does not go apart */
 	struct cdm_dot base;      /* what the peer has already; none: it gets the whole */
 	struct bytes signature;   /* of it, where the peer had to tell */
 	size_t signature_len;     /* what that will have */

@@ -176,12 +176,12 @@ int ship_signature(struct peer *p, const struct signature_part *part, struct cdm
 	return 0;
 }
 
-int ship_need(struct peer *p, const struct need *need, bool look, struct cdm_error *err)
+int ship_need(struct peer *p, const struct need *need, uint8_t flags, struct cdm_error *err)
 {
 	struct ship *ship = p->ship;
 	if (ship->answer_count == ANSWERS_MAX)
 		return cdm_fail_plain(err, ENOBUFS, "more than %d NEEDs at a time", ANSWERS_MAX);
-	struct item *item = need_item(ship, need, look);
+	struct item *item = need_item(ship, need, flags & NEED_LOOK);
 	if (!item) { /* what is there cannot be said in a change */
 		struct cdm_change nothing = {.op = CDM_OP_SKIP, .dot = {ANSWER_ORIGIN, need->ticket}, .clock = 1};
 		item = item_new(&nothing, cdm_now_ms());
@@ -190,6 +190,7 @@ int ship_need(struct peer *p, const struct need *need, bool look, struct cdm_err
 		abort();
 	struct answer *a = answer_new(item);
 	a->ticket = need->ticket;
+	a->within = flags & NEED_WITHIN;
 	ship->answer_count++;
 	count_up(&p->set->counters.needs_answered, 1);
 	bool may = !cdm_dot_is_none(need->base) && item->change.op == CDM_OP_SAVE && item->bytes >= DELTA_FILE_MIN && link_section(p->link)->delta;

@@ -372,6 +372,8 @@ static bool goes_apart(const struct ship *ship)
 {
 	const struct carried *k = &ship->content->carried;
 	uint32_t feature = ship->answering ? WIRE_FEATURE_ANSWERS : WIRE_FEATURE_FETCH;
+	if (ship->answering && ship->answering->within)
+		return false;
 	return k->kind == CONTENT_WHOLE && k->content_bytes >= FETCH_MIN && !cdm_dot_is_none(k->stamp.content.dot) && link_has(ship->peer->link, feature);
 }
 

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/base.h"
 
 #define FILE_NAME ".cdmfs/unsure"
 #define PATHS_MAX 4096
@@ -107,10 +108,7 @@ static void ask(struct peer *p, size_t index, bool content)
 {
 	const struct unsure_path *path = &p->set->unsure->paths[index];
 	struct need need = {.ticket = UNSURE_TICKET | (content ? FETCH_TICKET : 0) | index, .path = path->path, .path_len = path->len};
-	struct bytes frame = {0};
-	need_encode(&need, &frame);
-	link_send(p->link, p->set, FRAME_NEED, content ? 0 : NEED_LOOK, frame.data, frame.len, NULL, 0);
-	bytes_fini(&frame);
+	base_send_need(p, &need, content ? 0 : NEED_LOOK);
 	count_up(&p->set->counters.needs_sent, 1);
 }
 

@@ -225,6 +225,27 @@ static void a_large_file_that_rotted_is_mended(void **state)
 }
 
 /* What n1 sent it has the signature of; small files have none, there two neighbours count more than one. */
+/* The right one comes from who has it, not from the node that large contents are otherwise taken from. */
+static void a_large_file_that_rotted_on_two_is_mended(void **state)
+{
+	shell("n1", "mkdir -p large && head -c 4000000 /dev/urandom > large/d");
+	everywhere_equal();
+	char *d = on_disk("n1", "large/d");
+	int64_t third = counter("n3", "scrub_mended");
+	rots("n2", "large/d", 3000000);
+	rots("n3", "large/d", 1000000);
+	killed("n2", LAB_REPLICATOR); /* and with it the digest of what it had fetched */
+	started("n2", LAB_REPLICATOR);
+	in_sync();
+	scrubbed_with_n1("n3"); /* n2 is before it in the ring */
+	until("n3", "scrub_mended", third + 1);
+	scrubbed_with_n1("n2");
+	until("n2", "scrub_mended", 1);
+	same_on_disk("large/d", d);
+	everywhere_equal();
+	free(d);
+}
+
 static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 {
 	made("source");
@@ -364,6 +385,7 @@ int main(void)
 		cmocka_unit_test(an_equal_set_is_proven),
 		cmocka_unit_test(a_target_that_rotted_is_mended),
 		cmocka_unit_test(a_large_file_that_rotted_is_mended),
+		cmocka_unit_test(a_large_file_that_rotted_on_two_is_mended),
 		cmocka_unit_test(a_source_that_rotted_gets_a_good_copy_back),
 		cmocka_unit_test(a_source_that_is_right_is_not_outvoted),
 		cmocka_unit_test(of_two_the_one_that_sent_it_knows_better),

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static const uint8_t zeros[BLOCK_PAGE];
@@ -103,10 +104,11 @@ void block_hash_fini(struct block_hash *h)
 	*h = (struct block_hash){0};
 }
 
-static int read_block(int fd, uint8_t *to, uint32_t len, uint64_t offset)
+int block_read(int fd, uint8_t *to, uint32_t len, uint64_t offset, int flags)
 {
 	for (uint32_t got = 0; got < len;) {
-		ssize_t n = pread(fd, to + got, len - got, (off_t)(offset + got));
+		struct iovec iov = {to + got, len - got};
+		ssize_t n = preadv2(fd, &iov, 1, (off_t)(offset + got), flags);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -136,7 +138,7 @@ int block_hash_file(int fd, uint64_t size, uint8_t ret[16])
 	block_hash_begin(&h, size);
 	for (uint64_t at = 0; r == 0 && (at = block_next_data(fd, at, size)) < size; at += BLOCK) {
 		uint32_t len = size - at < BLOCK ? (uint32_t)(size - at) : BLOCK, run = 0, length;
-		r = read_block(fd, block, len, at);
+		r = block_read(fd, block, len, at, 0);
 		for (; r == 0 && block_next_run(block, len, &run, &length); run += length)
 			r = block_hash_piece(&h, at + run, block + run, length);
 	}

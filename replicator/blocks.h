@@ -18,6 +18,8 @@
 /* The next run of pages that are not all zero, from *at on, in a block of len bytes. False: none is left. */
 bool block_next_run(const uint8_t *block, uint32_t len, uint32_t *at, uint32_t *ret_len);
 
+/* All of these bytes; flags: RWF_… of preadv2(2). -ENODATA: the file ends before. */
+int block_read(int fd, uint8_t *to, uint32_t len, uint64_t offset, int flags);
 /* The first block at or behind `at` (a block's start) that has data in this file; size if only a hole is left. */
 uint64_t block_next_data(int fd, uint64_t at, uint64_t size);
 

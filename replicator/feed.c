@@ -191,7 +191,7 @@ static void read_failed(struct feed *f, int error)
 		unreadable_said(p, f->path, f->path_len, &err);
 }
 
-static void block_read(void *arg, int result)
+static void block_was_read(void *arg, int result)
 {
 	struct feed_read *read = arg;
 	struct feed *f = read->feed;
@@ -227,7 +227,7 @@ static void next_block(struct feed *f, uint32_t len)
 	read->feed = f;
 	read->len = len;
 	f->busy = true;
-	cdm_loop_read(f->node->loop, fd, read->data, len, f->at, block_read, read);
+	cdm_loop_read(f->node->loop, fd, read->data, len, f->at, block_was_read, read);
 }
 
 /* --- all was sent --- */

@@ -14,7 +14,6 @@
 #include "replicator/publish_ops.h"
 #include "replicator/base.h"
 
-#define PLACE_TRIES 8
 #define REVIVE_DEPTH 256
 
 /* --- steps --- */
@@ -38,19 +37,13 @@ void step_init(struct step *step, enum cdm_call call, const struct incoming *in,
 	}
 }
 
-static void expect_version(struct step *step, struct cdm_dot dot)
+void expect_version(struct step *step, struct cdm_dot dot)
 {
 	step->a.expect = cdm_dot_is_none(dot) ? CDM_EXPECT_ANY : CDM_EXPECT_VERSION;
 	step->a.expect_version = dot;
 }
 
-struct two_names {
-	int dir, dir2;
-	const char *name, *name2;
-	unsigned flags;
-};
-
-static int call_rename(void *arg)
+int call_rename(void *arg)
 {
 	struct two_names *n = arg;
 	return renameat2(n->dir, n->name, n->dir2, n->name2, n->flags);
@@ -62,14 +55,13 @@ static int call_link(void *arg)
 	return linkat(n->dir, n->name, n->dir2, n->name2, 0);
 }
 
-static int call_unlink(void *arg)
+int call_unlink(void *arg)
 {
 	struct two_names *n = arg;
 	return unlinkat(n->dir, n->name, (int)n->flags);
 }
 
-/* Remove what is at a name and keep it in conflicts/; the record, if any, is another step's. */
-static int keep_away(struct publisher *pub, struct incoming *in, int dir, const char *name)
+int keep_away(struct publisher *pub, struct incoming *in, int dir, const char *name)
 {
 	struct step step;
 	struct two_names n = {.dir = dir, .name = name};
@@ -113,7 +105,7 @@ static int revive_one(struct publisher *pub, struct incoming *in, const char *pa
 
 /* The directory that holds path; made again from the sender's where it is missing. fd, APPLY_SKIP as -ENOENT (the sender has none
  * either: what comes later deals with it), or -errno. */
-static int parent_for(struct publisher *pub, struct incoming *in, const char *path, size_t len, char *name, struct cdm_error *err)
+int parent_for(struct publisher *pub, struct incoming *in, const char *path, size_t len, char *name, struct cdm_error *err)
 {
 	for (int tries = 0; tries < REVIVE_DEPTH; tries++) {
 		int fd = publisher_parent(pub, path, len, name);
@@ -161,7 +153,6 @@ static void discard_staged(struct publisher *pub, struct incoming *in, const cha
 		in->staging[0] = 0;
 }
 
-#define AGAIN 100
 
 /* What a refusal asks for: AGAIN = announce again as *step says now, else the end. */
 static int after_refusal(struct publisher *pub, struct incoming *in, const char *staged, struct step *step,
@@ -442,8 +433,7 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 	return APPLY_RETRY;
 }
 
-/* The version of what is at a path here, from the store. False: nothing there. */
-static bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st)
+bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st)
 {
 	*ret = (struct cdm_stamp){0};
 	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, path, len, O_PATH | O_NOFOLLOW, 0);
@@ -501,201 +491,6 @@ static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_er
 	}
 	pub->odd |= r == -ENOTDIR;
 	return r == -ENOENT || r == -ENOTDIR ? APPLY_NOTHING : r < 0 ? r : APPLIED;
-}
-
-/* The subject does not come to its new name, for something newer is there, or a directory: it goes, too. kept: in conflicts/. */
-static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name, bool kept)
-{
-	struct cdm_change record = record_of(pub, in);
-	struct two_names n = {.dir = parent, .name = name};
-	struct step step;
-	record.op = CDM_OP_UNLINK;
-	record.path2_len = 0;
-	record.rename_flags = 0;
-	step_init(&step, CDM_CALL_UNLINK, in, &record);
-	step.a.parent2_mtime_ns = 0;
-	step.a.flags = kept ? CDM_AN_KEEP_OLD : 0;
-	if (kept)
-		conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
-	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
-	return r == -ENOENT ? APPLY_SKIP : r < 0 ? r : APPLIED;
-}
-
-/* Done by an earlier run, whose record a power cut took: the subject is at its new name and no more at the old one. */
-static bool is_renamed_already(struct publisher *pub, const struct cdm_change *c)
-{
-	struct cdm_stamp from, to;
-	struct stat st, st2;
-	bool exchange = c->rename_flags & RENAME_EXCHANGE;
-	if (cdm_dot_is_none(c->version.dot) || !stamp_here(pub, c->path2, c->path2_len, &to, &st2) || !cdm_dot_equal(to.content.dot, c->version.dot))
-		return false;
-	bool there = stamp_here(pub, c->path, c->path_len, &from, &st);
-	return exchange ? there && !cdm_dot_is_none(c->victim) && cdm_dot_equal(from.content.dot, c->victim) : !there;
-}
-
-/* What the sender has at the other name of an exchange now is put at `name`, where nothing is, so that both sides are there to be
- * exchanged. 0, APPLY_SKIP: he has nothing there (any more), or -errno. */
-static int fetch_side(struct publisher *pub, struct incoming *in, const char *other, size_t other_len, const char *name, size_t len,
-	struct cdm_error *err)
-{
-	bool gone;
-	struct incoming *side = publisher_need(pub, &(struct need){.path = other, .path_len = other_len}, &gone);
-	if (!side)
-		return gone ? -ECANCELED : APPLY_SKIP;
-	struct cdm_change kept = side->carried.change, *c = &side->carried.change;
-	c->path = name;
-	c->path_len = len;
-	c->base = c->victim = (struct cdm_dot){0};
-	c->flags |= CDM_CH_WHOLE;
-	side->resync = true; /* no record: the exchange tells of it */
-	cdm_vector_copy(&side->context, &in->context);
-	int r = apply_staged(pub, side, err);
-	*c = kept;
-	incoming_free(side, pub->set->staging_fd);
-	return r == APPLY_NOTHING ? 0 : r;
-}
-
-static int call_exchange(struct publisher *pub, struct incoming *in, struct two_names *n)
-{
-	struct cdm_change record = record_of(pub, in);
-	struct step step;
-	step_init(&step, CDM_CALL_RENAME, in, &record);
-	int r = publisher_call(pub, &step, call_rename, n, NULL);
-	publisher_forget_dirs(pub);
-	return r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
-}
-
-/* Both sides stay, so nothing can be lost, whatever is there. A side that is missing here was never shipped (it was written again,
- * or removed after the exchange). */
-static int apply_exchange(struct publisher *pub, struct incoming *in, struct cdm_error *err)
-{
-	const struct cdm_change *c = &in->carried.change;
-	char name[CDM_NAME_LEN_MAX + 1], name2[CDM_NAME_LEN_MAX + 1];
-	struct cdm_stamp stamp;
-	struct stat st;
-	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err), parent = parent_for(pub, in, c->path, c->path_len, name, err);
-	if (parent < 0 || parent2 < 0)
-		return parent == -ENOENT || parent2 == -ENOENT ? APPLY_SKIP : parent < 0 ? parent : parent2;
-	pub->odd = true;
-	bool there = stamp_here(pub, c->path, c->path_len, &stamp, &st), there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
-	int r = 0;
-	if (!there)
-		r = fetch_side(pub, in, c->path2, c->path2_len, c->path, c->path_len, err);
-	if (r == 0 && !there2)
-		r = fetch_side(pub, in, c->path, c->path_len, c->path2, c->path2_len, err);
-	if (r != 0 && r != APPLY_SKIP)
-		return r;
-	there = stamp_here(pub, c->path, c->path_len, &stamp, &st);
-	there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
-	parent2 = publisher_parent(pub, c->path2, c->path2_len, name2);
-	parent = publisher_parent(pub, c->path, c->path_len, name);
-	struct two_names forth = {parent, parent2, name, name2, there2 ? RENAME_EXCHANGE : 0}, back = {parent2, parent, name2, name, 0};
-	if (!there && !there2)
-		return APPLY_NOTHING;
-	return call_exchange(pub, in, there ? &forth : &back);
-}
-
-/* At the new name is the subject itself: a comparison of trees saw it there before this rename came. */
-static bool is_same_directory(struct publisher *pub, const struct cdm_change *c)
-{
-	struct cdm_stamp to;
-	struct stat st;
-	return !cdm_dot_is_none(c->version.dot) && stamp_here(pub, c->path2, c->path2_len, &to, &st) && S_ISDIR(st.st_mode) &&
-		cdm_dot_equal(to.content.dot, c->version.dot);
-}
-
-/* A directory comes to a name that is a file's here: directories win, as in place(). */
-static int gives_way(struct publisher *pub, struct incoming *in, int parent, const char *name, struct step *step)
-{
-	const struct cdm_change *c = &in->carried.change;
-	int r = keep_away(pub, in, parent, name);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	conflict_report(pub, c->path2, c->path2_len, (struct cdm_version){0}, "file where a directory is now");
-	step->a.expect = CDM_EXPECT_ABSENT;
-	return AGAIN;
-}
-
-/* The rename failed with r. AGAIN: once more, as *step says now; else what comes of it, with *is_lost the end of the change. */
-static int make_way(struct publisher *pub, struct incoming *in, struct two_names *n, bool directory, int r, const struct cdm_announcement *found,
-	struct step *step, bool *is_lost)
-{
-	bool refused = r == -ESTALE, over_file = refused ? found->found_exists && !found->found_is_dir : r == -ENOTDIR;
-	if (!refused && r != (directory ? -ENOTDIR : -EISDIR))
-		return r;
-	pub->odd = true;
-	if (directory && over_file)
-		return gives_way(pub, in, n->dir2, n->name2, step);
-	enum verdict verdict = refused ? conflict_decide(pub, in, found) : TYPE_CLASH;
-	*is_lost = !directory && (verdict == LOCAL_WINS || verdict == SAME || verdict == TYPE_CLASH);
-	if (*is_lost)
-		return rename_lost(pub, in, n->dir, n->name, verdict == TYPE_CLASH || conflict_seen(pub, in, found) != AHEAD);
-	step->a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
-	step->a.expect = directory ? CDM_EXPECT_ANY : CDM_EXPECT_ABSENT; /* an empty directory is replaced */
-	if (!directory && verdict != ABSENT)
-		expect_version(step, found->found.dot);
-	return AGAIN;
-}
-
-/* At the new name is a directory that is in use: the subject itself, or one that another node made or filled. Then both become one. */
-static int become_one(struct publisher *pub, struct incoming *in, struct two_names *n)
-{
-	const struct cdm_change *c = &in->carried.change;
-	struct cdm_change record = record_of(pub, in);
-	struct step step;
-	pub->odd = true;
-	if (!is_same_directory(pub, c))
-		conflict_report(pub, c->path2, c->path2_len, change_version(c), "renamed to a directory that is in use here");
-	moved_merge(pub, in, n->dir, n->name, n->dir2, n->name2);
-	struct two_names left = {.dir = n->dir, .name = n->name, .flags = AT_REMOVEDIR};
-	step_init(&step, CDM_CALL_RMDIR, in, &record);
-	return publisher_call(pub, &step, call_unlink, &left, NULL);
-}
-
-static int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
-{
-	const struct cdm_change *c = &in->carried.change;
-	char name[CDM_NAME_LEN_MAX + 1], name2[CDM_NAME_LEN_MAX + 1];
-	struct cdm_announcement found;
-	struct cdm_stamp here;
-	struct stat st;
-	if (is_renamed_already(pub, c))
-		return APPLY_NOTHING;
-	if (c->rename_flags & RENAME_EXCHANGE)
-		return apply_exchange(pub, in, err);
-	if (!stamp_here(pub, c->path, c->path_len, &here, &st))
-		return apply_instead(pub, in, c->path2, c->path2_len, err);
-	bool directory = S_ISDIR(st.st_mode);
-	pub->odd |= !cdm_dot_equal(here.content.dot, c->version.dot);
-	if (!directory && cdm_version_compare(&here.content, &c->version) > 0) /* changed here meanwhile: that stays, the rest is a copy */
-		return apply_instead(pub, in, c->path2, c->path2_len, err);
-	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
-	if (parent2 < 0)
-		return parent2 == -ENOENT ? APPLY_SKIP : parent2;
-	int parent = publisher_parent(pub, c->path, c->path_len, name);
-	if (parent < 0)
-		return parent == -ENOENT ? APPLY_RETRY : parent;
-	struct cdm_change record = record_of(pub, in);
-	struct two_names n = {parent, parent2, name, name2, 0};
-	struct step step;
-	step_init(&step, CDM_CALL_RENAME, in, &record);
-	expect_version(&step, c->victim);
-	if (!directory && cdm_dot_is_none(c->victim))
-		step.a.expect = CDM_EXPECT_ABSENT;
-	int r = AGAIN;
-	for (int tries = 0; r == AGAIN && tries < PLACE_TRIES; tries++) {
-		r = publisher_call(pub, &step, call_rename, &n, &found);
-		bool is_lost = false;
-		if (r < 0)
-			r = make_way(pub, in, &n, directory, r, &found, &step, &is_lost);
-		if (is_lost)
-			return r;
-	}
-	if (directory && (r == -ENOTEMPTY || r == -EEXIST))
-		r = become_one(pub, in, &n);
-	if (directory)
-		publisher_forget_dirs(pub);
-	return r == AGAIN || r == -ENOENT || r == -ENOTEMPTY ? APPLY_RETRY : r < 0 ? r : APPLIED;
 }
 
 static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_error *err)

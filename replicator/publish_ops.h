@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* publish_ops.h — what publish_ops.c (names and staged objects) and publish_attr.c (attributes, content in place, removal of
- * trees) share. Applier thread. Each apply_ function returns enum apply or -errno. */
+/* publish_ops.h — what publish_ops.c (staged objects, removals, links), publish_rename.c, and publish_attr.c (attributes, content in place, removal
+ * of trees) share. Applier thread. Each apply_ function returns enum apply or -errno. */
 #ifndef REPLICATOR_PUBLISH_OPS_H
 #define REPLICATOR_PUBLISH_OPS_H
 
@@ -8,6 +8,25 @@
 
 struct cdm_change record_of(struct publisher *pub, struct incoming *in);
 void step_init(struct step *step, enum cdm_call call, const struct incoming *in, const struct cdm_change *record);
+
+#define PLACE_TRIES 8
+#define AGAIN 100 /* of what makes way: the call once more, as the step says now */
+/* Refused unless what is there has this version; none: whatever is there. */
+void expect_version(struct step *step, struct cdm_dot dot);
+struct two_names {
+	int dir, dir2;
+	const char *name, *name2;
+	unsigned flags;
+};
+int call_rename(void *arg); /* a struct two_names */
+int call_unlink(void *arg);
+/* Remove what is at a name and keep it in conflicts/; the record, if any, is another step's. */
+int keep_away(struct publisher *pub, struct incoming *in, int dir, const char *name);
+/* Descriptor of a path's parent; parents that are missing here are brought back. */
+int parent_for(struct publisher *pub, struct incoming *in, const char *path, size_t len, char *name, struct cdm_error *err);
+/* The version of what is at a path here, from the store. False: nothing there. */
+bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st);
+int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 
 /* Publish a staged tree at parent/name with all its records; 0 or -errno, nothing is visible then. */
 int publish_tree(struct publisher *pub, struct incoming *in, const char *staged, int parent, const char *name,

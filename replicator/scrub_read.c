@@ -155,27 +155,12 @@ static bool open_file(struct scrub_read *d)
 	return true;
 }
 
-/* What is not in the page cache does not stay there. */
-static ssize_t read_some(struct scrub_reader *r, int fd, uint8_t *to, size_t len, uint64_t offset)
-{
-	struct iovec iov = {to, len};
-	ssize_t n = r->no_dontcache ? -1 : preadv2(fd, &iov, 1, (off_t)offset, RWF_DONTCACHE);
-	if (!r->no_dontcache && n < 0 && (errno == EOPNOTSUPP || errno == EINVAL))
-		r->no_dontcache = true;
-	return r->no_dontcache ? pread(fd, to, len, (off_t)offset) : n;
-}
-
+/* What is not in the page cache does not stay there, where the kernel can do that. */
 static int read_block(struct scrub_reader *r, int fd, uint32_t len, uint64_t offset)
 {
-	for (uint32_t got = 0; got < len;) {
-		ssize_t n = read_some(r, fd, r->block + got, len - got, offset + got);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -ENODATA;
-		got += (uint32_t)n;
-	}
-	return 0;
+	int result = r->no_dontcache ? -EOPNOTSUPP : block_read(fd, r->block, len, offset, RWF_DONTCACHE);
+	r->no_dontcache |= result == -EOPNOTSUPP || result == -EINVAL;
+	return r->no_dontcache ? block_read(fd, r->block, len, offset, 0) : result;
 }
 
 static int hash_block(struct scrub_read *d, int fd)

@@ -223,6 +223,13 @@ struct cdm_io *cdm_loop_fsync(struct cdm_loop *loop, int fd, bool data_only, cdm
 	return io;
 }
 
+struct cdm_io *cdm_loop_fsetxattr(struct cdm_loop *loop, int fd, const char *name, const void *value, size_t len, cdm_io_fn *fn, void *arg)
+{
+	struct cdm_io *io = io_new(loop, fn, arg);
+	io_uring_prep_fsetxattr(&io->sqe, fd, name, value, 0, (unsigned)len);
+	return io;
+}
+
 struct cdm_io *cdm_loop_recv(struct cdm_loop *loop, int fd, void *buf, size_t len, cdm_io_fn *fn, void *arg)
 {
 	struct cdm_io *io = io_new(loop, fn, arg);

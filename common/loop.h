@@ -32,6 +32,7 @@ struct cdm_io *cdm_loop_poll(struct cdm_loop *loop, int fd, short events, cdm_io
 struct cdm_io *cdm_loop_read(struct cdm_loop *loop, int fd, void *buf, size_t len, uint64_t offset, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_write(struct cdm_loop *loop, int fd, const void *buf, size_t len, uint64_t offset, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_fsync(struct cdm_loop *loop, int fd, bool data_only, cdm_io_fn *fn, void *arg);
+struct cdm_io *cdm_loop_fsetxattr(struct cdm_loop *loop, int fd, const char *name, const void *value, size_t len, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_recv(struct cdm_loop *loop, int fd, void *buf, size_t len, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_send(struct cdm_loop *loop, int fd, const void *buf, size_t len, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_accept(struct cdm_loop *loop, int fd, cdm_io_fn *fn, void *arg);

@@ -149,8 +149,9 @@ static void feed_end(struct feed *f, enum fed_result result, const uint8_t diges
 
 static void feed_link(struct node *node, struct link *l);
 
-static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint32_t len)
+static void send_run(void *arg, uint64_t offset, const uint8_t *data, uint32_t len)
 {
+	struct feed *f = arg;
 	struct bytes head = {0};
 	fed_piece_encode_head(f->request, offset, len, &head);
 	link_send_bare(f->link, f->set, FRAME_FED, head.data, head.len, data, len);
@@ -163,7 +164,7 @@ static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint3
 static void note_progress(struct feed *f)
 {
 	struct offer *o = find_offer(f->set, f->version);
-	if (!o || f->at <= o->furthest)
+	if (!o || f->at <= o->furthest || (!o->first_ms && f->at > BLOCK)) /* of one that began before, the time is not known */
 		return;
 	o->furthest = f->at;
 	o->last_ms = cdm_now_ms();
@@ -180,6 +181,16 @@ static void send_block(struct feed *f, const uint8_t *data, uint32_t len)
 	}
 	f->at += len;
 	note_progress(f);
+}
+
+/* What has just come goes on from memory. */
+static bool send_kept(struct feed *f)
+{
+	if (!fetch_each_kept(f->from, f->at, send_run, f))
+		return false;
+	f->at = f->at + BLOCK < f->size ? f->at + BLOCK : f->size;
+	note_progress(f);
+	return true;
 }
 
 static void read_failed(struct feed *f, int error)
@@ -287,7 +298,9 @@ static void feed_step(struct feed *f)
 			feed_end(f, FED_GONE, NULL);
 			return;
 		}
-		if (f->from || f->sparse)
+		if (f->from && f->at < f->size && send_kept(f))
+			continue;
+		if ((f->from || f->sparse) && f->at < limit)
 			f->at = block_next_data(fd, f->at, limit);
 		if (f->at >= f->size) {
 			if (f->from)
@@ -416,6 +429,15 @@ static int take_stop(struct node *node, struct link *l, const uint8_t *payload, 
 	return 0;
 }
 
+static const struct feed *find_feed(const struct node *node, const struct link *l, uint32_t request)
+{
+	const struct feed *f = node->feeds;
+	while (f && (f->link != l || f->request != request))
+		f = f->next;
+	return f;
+}
+
+/* Whom it is fed hears how much there is, others how far and how fast somebody got it from here. */
 static int take_look(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct fetch_ask ask;
@@ -423,9 +445,13 @@ static int take_look(struct node *node, struct link *l, const uint8_t *payload, 
 		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_LOOK");
 	struct set *s = set_of(node, l, &ask);
 	const struct offer *o = s ? find_offer(s, ask.version) : NULL;
+	const struct feed *f = find_feed(node, l, ask.request);
 	struct fetch_at at = {.request = ask.request};
 	struct bytes frame = {0};
-	if (o) {
+	if (f) {
+		at.bytes = f->from ? fetch_came(f->from) : f->fd >= 0 ? f->size : 0;
+		at.elapsed = f->fd >= 0 || (f->from && fetch_is_fed(f->from));
+	} else if (o) {
 		at.bytes = o->furthest;
 		at.elapsed = (uint64_t)(o->last_ms - o->first_ms);
 	}

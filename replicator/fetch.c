@@ -16,8 +16,6 @@
 #include "common/cursor.h"
 #include "common/io.h"
 
-#define PARTIAL_BYTES (36 + 8 + 8) /* boot id, size, bytes that are there */
-
 /* --- the table --- */
 
 struct fetch *fetch_find(struct set *s, struct cdm_dot version)
@@ -47,6 +45,8 @@ void fetch_unref(struct fetch *f)
 	if (--f->refs > 0)
 		return;
 	assert(!f->waiters && !f->writes);
+	fetch_forget_pieces(f);
+	fetch_end_writing(f);
 	close(f->fd);
 	block_hash_fini(&f->hash);
 	free(f->path);
@@ -67,8 +67,17 @@ uint64_t fetch_readable(const struct fetch *f)
 {
 	if (f->whole)
 		return f->size;
-	uint64_t written = f->writes && f->writes->offset < f->came ? f->writes->offset : f->came;
-	return written / BLOCK * BLOCK;
+	return fetch_written(f) / BLOCK * BLOCK;
+}
+
+uint64_t fetch_came(const struct fetch *f)
+{
+	return f->whole ? f->size : f->came;
+}
+
+bool fetch_is_fed(const struct fetch *f)
+{
+	return f->whole || f->feeder;
 }
 
 bool fetch_is_whole(const struct fetch *f, uint8_t ret_digest[16])
@@ -96,22 +105,50 @@ static const char *boot_id(void)
 	return id;
 }
 
-void fetch_mark(struct fetch *f)
+static void put_mark(struct fetch *f, uint8_t out[FETCH_PARTIAL_BYTES])
 {
-	uint8_t out[PARTIAL_BYTES];
-	struct cdm_writer w = cdm_writer_of(out, sizeof out);
+	struct cdm_writer w = cdm_writer_of(out, FETCH_PARTIAL_BYTES);
 	f->marked = fetch_readable(f) / BLOCK * BLOCK;
 	memcpy(out, boot_id(), 36);
 	w.at += 36;
 	cdm_put_u64(&w, f->size);
 	cdm_put_u64(&w, f->marked);
-	if (f->name[0] && fsetxattr(f->fd, FETCH_PARTIAL_XATTR, out, sizeof out, 0) < 0)
+}
+
+static void mark(struct fetch *f)
+{
+	uint8_t out[FETCH_PARTIAL_BYTES];
+	put_mark(f, out);
+	if (f->name[0] && !f->marking && fsetxattr(f->fd, FETCH_PARTIAL_XATTR, out, sizeof out, 0) < 0)
 		cdm_debug("mark %s: %m", f->name);
+}
+
+static void was_marked(void *arg, int result)
+{
+	struct fetch *f = arg;
+	struct set *s = f->set;
+	f->marking = false;
+	s->writing--;
+	if (!f->gone && !s->stopping)
+		fetch_check(f);
+	fetch_unref(f);
+	set_let_go(s);
+}
+
+void fetch_mark_wanted(struct fetch *f)
+{
+	if (f->marking || !f->name[0])
+		return;
+	f->marking = true;
+	f->set->writing++;
+	fetch_ref(f);
+	put_mark(f, f->mark);
+	cdm_loop_fsetxattr(f->set->node->loop, f->fd, FETCH_PARTIAL_XATTR, f->mark, sizeof f->mark, was_marked, f);
 }
 
 static int read_mark(int fd, uint64_t *ret_size, uint64_t *ret_came)
 {
-	uint8_t in[PARTIAL_BYTES];
+	uint8_t in[FETCH_PARTIAL_BYTES];
 	if (fgetxattr(fd, FETCH_PARTIAL_XATTR, in, sizeof in) != (ssize_t)sizeof in || memcmp(in, boot_id(), 36) != 0)
 		return -ENODATA; /* what a power cut left may be anything */
 	struct cdm_reader r = cdm_reader_of(in + 36, sizeof in - 36);
@@ -132,7 +169,7 @@ static struct fetch *fetch_add(struct set *s, struct cdm_dot version, uint64_t s
 	f->size = size;
 	f->fd = fd;
 	snprintf(f->name, sizeof f->name, "%s", name);
-	f->writes_tail = &f->writes;
+	fetch_begin_writing(f);
 	f->refs = 1;
 	f->used_ms = cdm_now_ms();
 	block_hash_begin(&f->hash, size);
@@ -350,7 +387,7 @@ void fetch_link_gone(struct node *node, struct link *l)
 			f->feeder = NULL;
 			f->paused = false;
 			f->used_ms = cdm_now_ms();
-			fetch_mark(f);
+			mark(f);
 			fetch_step(f);
 		}
 }
@@ -366,7 +403,7 @@ static int take_up(struct set *s, const char *name)
 	if (fd < 0 || read_mark(fd, &size, &came) < 0 || !came || count_fetches(s) >= FETCHES_MAX)
 		return -ENODATA;
 	struct fetch *f = fetch_add(s, version, size, cdm_take_fd(&fd), name);
-	f->came = f->marked = came;
+	f->came = f->marked = f->kept_from = came;
 	f->hashed = false;
 	return 0;
 }
@@ -391,7 +428,7 @@ void fetch_stop(struct set *s)
 	cdm_timer_cancel(&s->fetch_timer);
 	while (s->fetches) {
 		struct fetch *f = s->fetches;
-		fetch_mark(f); /* the next run goes on */
+		mark(f); /* the next run goes on */
 		f->name[0] = 0;
 		fetch_drop(f);
 	}

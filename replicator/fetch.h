@@ -62,6 +62,11 @@ void fetch_unref(struct fetch *f);
 int fetch_fd(const struct fetch *f);
 uint64_t fetch_size(const struct fetch *f);
 uint64_t fetch_readable(const struct fetch *f);
+uint64_t fetch_came(const struct fetch *f);
+bool fetch_is_fed(const struct fetch *f); /* or whole */
+/* The pieces of the block that begins at `at`, if all of it came and is still in memory (what is not told is a hole). False: see what can be read. */
+typedef void fetch_piece_fn(void *arg, uint64_t offset, const uint8_t *data, uint32_t len);
+bool fetch_each_kept(const struct fetch *f, uint64_t at, fetch_piece_fn *fn, void *arg);
 bool fetch_is_whole(const struct fetch *f, uint8_t ret_digest[16]);
 bool fetch_is_gone(const struct fetch *f); /* it will not become whole */
 int feed_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fetch_content.c — pieces on their way to the disk, the digest of the whole, and the changes that wait for it. */
+/* fetch_content.c — pieces as they come, the digest of the whole, and the changes that wait for it. */
 #include "replicator/fetch_internal.h"
 
 #include <errno.h>
@@ -12,9 +12,6 @@
 #include <unistd.h>
 #include "common/io.h"
 
-#define WRITES_HIGH (8u << 20)
-#define WRITES_LOW (2u << 20)
-#define MARK_EVERY (8u << 20) /* bytes between notes of how far a file got */
 #define DAMAGES_MAX 3
 #define DAMAGED_PAUSE_MS 10000
 
@@ -76,14 +73,14 @@ static void became_whole(struct fetch *f)
 	struct set *s = f->set;
 	f->whole = true;
 	f->used_ms = cdm_now_ms();
+	fetch_end_writing(f);
 	count_up(&f->set->counters.fetched, 1);
 	feed_kick(f->set);
 	fetch_settle_waiters(f);
 	fetch_queue_step(s);
 }
 
-/* The links of all changes that wait for it begin anew, and with them the changes. */
-static void fail_waiters(struct fetch *f, int error, const char *what)
+void fetch_fail_waiters(struct fetch *f, int error, const char *what)
 {
 	for (struct waiter *w = f->waiters; w; w = w->next) {
 		struct peer *p = set_peer_by_serial(f->set, w->peer_serial);
@@ -102,11 +99,11 @@ static void damaged(struct fetch *f)
 	feed_kick(f->set);
 	f->gone = f->ended = false;
 	f->came = 0;
-	f->ring_bad_ms = cdm_now_ms() + FETCH_RING_AGAIN_MS;
-	if (++f->damages >= DAMAGES_MAX || ftruncate(f->fd, 0) < 0) {
+	fetch_ring_failed(f);
+	if (++f->damages >= DAMAGES_MAX || fetch_empty_file(f) < 0) {
 		f->damages = 0;
 		f->pause_ms = cdm_now_ms() + DAMAGED_PAUSE_MS;
-		fail_waiters(f, EBADMSG, "what was fetched is damaged each time");
+		fetch_fail_waiters(f, EBADMSG, "what was fetched is damaged each time");
 		return;
 	}
 	fetch_step(f);
@@ -136,7 +133,7 @@ static void check_done(void *arg)
 /* Everything came and is written: is it right? */
 void fetch_check(struct fetch *f)
 {
-	if (!f->ended || f->writes || f->checking || f->whole)
+	if (!f->ended || f->writes || f->marking || f->checking || f->whole)
 		return;
 	if (ftruncate(f->fd, (off_t)f->size) < 0) {
 		damaged(f);
@@ -156,76 +153,6 @@ void fetch_check(struct fetch *f)
 }
 
 /* --- pieces --- */
-
-static void write_failed(struct fetch *f, int error)
-{
-	struct set *s = f->set;
-	bool full = error == -ENOSPC || error == -EDQUOT;
-	f->was_full |= full;
-	if (full && f->waiters)
-		set_receive_full(s, true);
-	fail_waiters(f, -error, "write received content");
-	fetch_stop_asking(f);
-	if (!f->waiters)
-		fetch_drop(f);
-}
-
-static void piece_written(void *arg, int result)
-{
-	struct fetch_write *w = arg;
-	struct fetch *f = w->fetch;
-	struct set *s = f->set;
-	uint64_t offset = w->offset;
-	if (result >= 0 && result < (int)w->len) { /* short: the rest by hand, it is rare */
-		int r = cdm_pwrite_all(f->fd, w->data + result, w->len - (uint32_t)result, (off_t)(w->offset + (uint32_t)result));
-		result = r < 0 ? r : (int)w->len;
-	}
-	w->done = true;
-	f->writing -= w->len;
-	s->writing--;
-	while (f->writes && f->writes->done) {
-		struct fetch_write *first = f->writes;
-		f->writes = first->next;
-		if (!f->writes)
-			f->writes_tail = &f->writes;
-		free(first);
-	}
-	if (f->writing < WRITES_LOW)
-		fetch_resume_feeder(f);
-	if (result < 0 && !f->gone) {
-		f->ended = f->hashed = false;
-		if (f->came > offset)
-			f->came = offset / BLOCK * BLOCK;
-		write_failed(f, result);
-	} else if (!f->gone && !s->stopping) {
-		if (fetch_readable(f) >= f->marked + MARK_EVERY)
-			fetch_mark(f);
-		feed_kick(s);
-		fetch_check(f);
-		fetch_step(f);
-	}
-	fetch_unref(f);
-	set_let_go(s);
-}
-
-static void write_piece(struct fetch *f, const struct piece *piece)
-{
-	struct fetch_write *w = malloc(sizeof *w + piece->len);
-	if (!w)
-		abort();
-	*w = (struct fetch_write){.fetch = f, .offset = piece->offset, .len = piece->len};
-	memcpy(w->data, piece->data, piece->len);
-	*f->writes_tail = w;
-	f->writes_tail = &w->next;
-	f->writing += w->len;
-	f->set->writing++;
-	fetch_ref(f);
-	if (f->writing > WRITES_HIGH && !f->paused) {
-		f->paused = true;
-		link_pause(f->feeder);
-	}
-	cdm_loop_write(f->set->node->loop, f->fd, w->data, w->len, w->offset, piece_written, w);
-}
 
 /* Requests of one feeder are served one after the other: those behind are not silent. */
 static void heard(struct node *node, const struct link *l)
@@ -250,11 +177,14 @@ static int take_piece(struct node *node, struct link *l, const uint8_t *payload,
 		return cdm_fail_plain(err, EBADMSG, "a piece of a fetched content is not where it may be");
 	if (f->hashed)
 		f->hashed = block_hash_piece(&f->hash, p->offset, p->data, p->len) == 0;
+	bool next_block = p->offset / BLOCK > f->came / BLOCK;
 	f->came = p->offset + p->len;
 	heard(node, l);
 	count_up(&f->set->counters.content_received_bytes, p->len);
 	count_up(&f->set->counters.fetched_bytes, p->len);
-	write_piece(f, p);
+	fetch_write_piece(f, p);
+	if (next_block)
+		feed_kick(f->set);
 	return 0;
 }
 
@@ -271,11 +201,12 @@ static int take_end(struct node *node, struct link *l, const uint8_t *payload, s
 	if (end.result == FED_WHOLE) {
 		f->ended = true;
 		memcpy(f->digest, end.digest, sizeof f->digest);
+		feed_kick(f->set);
 		fetch_check(f);
 		return 0;
 	}
 	if (f->from_ring) {
-		f->ring_bad_ms = cdm_now_ms() + FETCH_RING_AGAIN_MS;
+		fetch_ring_failed(f);
 		fetch_step(f);
 	} else if (end.result != FED_BUSY) { /* who told us of it has it no more: a later save brings what is there now */
 		give_up(f);
@@ -290,7 +221,7 @@ int fetch_frame(struct node *node, struct link *l, enum frame_type type, const u
 	if (type == FRAME_FED_END)
 		return take_end(node, l, payload, len, err);
 	if (type == FRAME_FETCH_AT)
-		return fetch_take_at(node, payload, len, err);
+		return fetch_take_at(node, l, payload, len, err);
 	return feed_frame(node, l, type, payload, len, err);
 }
 

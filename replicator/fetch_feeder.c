@@ -9,10 +9,13 @@
 #include "replicator/ring.h"
 
 #define TICK_MS 250
-#define SILENT_MS 1000                /* so long without a piece, and another feeder is asked */
+#define SILENT_MS 2000                /* so long without a piece, and another feeder is asked */
+#define STARVED_MS 6000               /* … also when he says that he waits, too: he may wait for us in the end */
 #define LOOK_MS 1000                  /* between looks at how fast others get it */
 #define SLOW_FACTOR 3                 /* slower than the fastest by this: the ring has a slow link before us … */
 #define SLOW_LEFT (4u << 20)          /* … and so much is left that another feeder pays */
+#define RING_AGAIN_LEFT (32u << 20)   /* so much that going back to the ring does */
+#define RING_FAILURES_MAX 6
 #define TRIAL_PACE (4u << 20)         /* bytes per second: when the ring gives less, and the end is */
 #define TRIAL_LEFT_S 10               /* further away than this, the sender is tried */
 #define TRIAL_MS 3000                 /* for so long */
@@ -89,11 +92,14 @@ static void ask(struct fetch *f, struct link *l)
 	}
 	if (f->came == 0) { /* what an earlier try left does not stay where this one has holes */
 		block_hash_begin(&f->hash, f->size);
-		f->hashed = ftruncate(f->fd, 0) == 0;
+		f->hashed = fetch_empty_file(f) == 0;
 	}
+	fetch_forget_pieces(f);
 	f->request = request;
 	f->feeder = l;
 	f->heard_ms = f->looked_ms = cdm_now_ms();
+	f->answered = false;
+	f->starved_ms = 0;
 	f->looked_came = f->came;
 	if (from)
 		count_up(&f->set->counters.fetch_resumed_bytes, from);
@@ -111,24 +117,49 @@ void fetch_step(struct fetch *f)
 	fetch_tick_wanted(f->set);
 }
 
+/* The one before us waits, too: only who stands behind the slow link has to do something. */
+static bool feeder_starves(const struct fetch *f)
+{
+	return f->starved_ms && cdm_now_ms() - f->starved_ms <= SILENT_MS;
+}
+
+void fetch_ring_failed(struct fetch *f)
+{
+	int64_t rest = FETCH_RING_AGAIN_MS << (f->ring_failures < RING_FAILURES_MAX ? f->ring_failures++ : RING_FAILURES_MAX);
+	f->ring_bad_ms = cdm_now_ms() + rest;
+}
+
+/* Who was silent or slow may only have had nothing yet, and the link of the sender carries all that is left once for each that asks. */
+static void look_at_ring(struct fetch *f)
+{
+	if (!f->feeder || f->from_ring || !f->ring_failures || f->trial == TRIAL_RUNS || f->size - f->came < RING_AGAIN_LEFT)
+		return;
+	struct link *ring = ring_link(f);
+	if (!ring || ring == f->feeder)
+		return;
+	f->trial = TRIAL_NONE;
+	fetch_stop_asking(f);
+	fetch_step(f);
+}
+
 /* Nothing came for a while: the other one is asked, if there is one. */
 static void look_at_silence(struct fetch *f, int64_t now)
 {
 	if (!f->feeder || f->paused || f->writes || now - f->heard_ms < SILENT_MS)
 		return;
 	struct link *other = f->from_ring ? sender_link(f) : ring_link(f);
-	if (!other || other == f->feeder)
+	if (!other || other == f->feeder || (feeder_starves(f) && now - f->heard_ms < STARVED_MS))
 		return;
 	if (f->from_ring) {
 		count_up(&f->set->counters.fetch_bypassed, 1);
-		f->ring_bad_ms = now + FETCH_RING_AGAIN_MS;
+		fetch_ring_failed(f);
 	}
 	fetch_stop_asking(f);
 	f->from_ring = !f->from_ring;
 	ask(f, other);
 }
 
-/* The ring seems slow: is the sender better? Once for a content; if not, it may be our own link that is slow, and the ring is gone back to. */
+/* The ring seems slow: is the sender better? If not, it may be our own link that is slow, and the ring is gone back to for good. */
 static void try_sender(struct fetch *f)
 {
 	if (f->trial != TRIAL_NONE)
@@ -144,20 +175,28 @@ static void try_sender(struct fetch *f)
 static void end_trial(struct fetch *f)
 {
 	f->trial = TRIAL_OVER;
-	if (f->pace * 2 >= f->trial_pace * 3 || !ring_link(f))
+	if (f->pace * 2 >= f->trial_pace * 3 || !ring_link(f)) {
+		fetch_ring_failed(f);
 		return;
+	}
 	fetch_stop_asking(f);
 	fetch_step(f);
 }
 
-/* How fast others get it from the sender: is the ring much slower? */
-int fetch_take_at(struct node *node, const uint8_t *payload, size_t len, struct cdm_error *err)
+/* How fast others get it from the sender: is the ring much slower? And what our feeder has. */
+int fetch_take_at(struct node *node, const struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct fetch_at at;
 	if (fetch_at_decode(payload, len, &at) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed FETCH_AT");
 	struct fetch *f = fetch_find_request(node, NULL, at.request);
-	if (!f || !f->from_ring || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
+	if (f && f->feeder == l) {
+		f->answered = true;
+		if (at.elapsed && at.bytes < f->size && at.bytes < f->came + SLOW_LEFT)
+			f->starved_ms = cdm_now_ms();
+		return 0;
+	}
+	if (!f || !f->from_ring || !f->answered || feeder_starves(f) || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
 		return 0;
 	if ((double)at.bytes * 1000 / (double)at.elapsed < (double)f->pace * SLOW_FACTOR)
 		return 0;
@@ -181,9 +220,11 @@ static void look_at_pace(struct fetch *f, int64_t now)
 	f->looked_ms = now;
 	f->looked_came = f->came;
 	struct link *sender = sender_link(f);
+	if (f->from_ring)
+		send_ask(f, f->feeder, FRAME_FETCH_LOOK);
 	if (f->trial == TRIAL_RUNS && !f->from_ring && now >= f->ring_bad_ms)
 		end_trial(f);
-	else if (f->trial == TRIAL_NONE && f->from_ring && sender && is_slow(f))
+	else if (f->trial == TRIAL_NONE && f->from_ring && sender && is_slow(f) && !feeder_starves(f))
 		try_sender(f);
 	else if (f->trial == TRIAL_NONE && f->from_ring && sender)
 		send_ask(f, sender, FRAME_FETCH_LOOK);
@@ -213,6 +254,7 @@ static void tick(void *arg)
 			continue;
 		}
 		look_at_silence(f, now);
+		look_at_ring(f);
 		look_at_pace(f, now);
 		fetch_step(f);
 	}

@@ -141,6 +141,7 @@ struct set {
 	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
 	struct fetch *fetches;                    /* fetch.c: contents on their way to here */
+	size_t kept_bytes;                        /* fetch_pieces.c: written, and still in memory */
 	struct waiter *fetch_queue;               /* changes for whose contents there is no room there yet */
 	struct cdm_timer *fetch_timer;
 	struct offer *offers;                     /* feed.c: contents that peers were told of */

@@ -155,6 +155,17 @@ static int become_one(struct publisher *pub, struct incoming *in, struct two_nam
 	return publisher_call(pub, &step, call_unlink, &left, NULL);
 }
 
+/* Changed here meanwhile, or something that the author of the rename never saw under this name: his own file was gone from it before (or
+ * never came), and what is here now may be what a power cut left of the next one. */
+static bool is_another_file(struct publisher *pub, const struct incoming *in, const struct cdm_version *here)
+{
+	const struct cdm_change *c = &in->carried.change;
+	const struct cdm_announcement found = {.found_exists = true, .found = *here};
+	if (cdm_dot_is_none(here->dot) || cdm_dot_equal(here->dot, c->version.dot))
+		return false;
+	return cdm_version_compare(here, &c->version) > 0 || conflict_seen(pub, in, &found) != SEEN;
+}
+
 int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -170,7 +181,7 @@ int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *e
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	bool directory = S_ISDIR(st.st_mode);
 	pub->odd |= !cdm_dot_equal(here.content.dot, c->version.dot);
-	if (!directory && cdm_version_compare(&here.content, &c->version) > 0) /* changed here meanwhile: that stays, the rest is a copy */
+	if (!directory && is_another_file(pub, in, &here.content)) /* that stays, the rest is a copy */
 		return apply_instead(pub, in, c->path2, c->path2_len, err);
 	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
 	if (parent2 < 0)

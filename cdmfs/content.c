@@ -52,6 +52,16 @@ static int note_unsaved(struct content_change *c, uint64_t id)
 	return 0;
 }
 
+/* What is cut off is gone from the disk as soon as the filesystem likes, so the stamp says first that this is another content: else a power cut
+ * in between leaves a part of it that passes for the version it had. (Of a received version the stamp may only come when all of it is there.) */
+static int stamp_before_cut(struct content_change *c)
+{
+	struct act *a = &c->act;
+	bool cuts = c->truncate && c->size < (uint64_t)c->before.st_size && !act_is_announced(a);
+
+	return cuts ? act_stamp(a, c->file->fd, true, false) : 0;
+}
+
 int content_begin(struct content_change *c, uint64_t id)
 {
 	struct act *a = &c->act;
@@ -75,7 +85,9 @@ int content_begin(struct content_change *c, uint64_t id)
 		a->c.attr.size = c->size;
 	}
 	r = act_begin(a);
-	return r < 0 ? r : note_unsaved(c, id);
+	if (r == 0)
+		r = note_unsaved(c, id);
+	return r < 0 ? r : stamp_before_cut(c);
 }
 
 mode_t mode_without_privileges(mode_t mode)

@@ -142,6 +142,7 @@ static int take_end(struct peer *p, struct cdm_error *err)
 	cdm_vector_merge(&p->has, &r->vector);
 	doubt_child_done(p);
 	ship_root(p, false); /* what was done in it meanwhile moved its mtime */
+	p->ship->fold_from = p->set->follow.reader ? cdm_journal_reader_position(p->set->follow.reader) : 0;
 	ship_resume_at(p, r->position, &r->vector);
 	return 0;
 }

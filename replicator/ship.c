@@ -276,7 +276,10 @@ static bool has_one_source(const struct set *s)
 /* Fold the queue, free what went. */
 static void fold_queue(struct ship *ship)
 {
-	fold_items(ship->queue, ship->queue_count, has_one_source(ship_set(ship)));
+	size_t seen = 0;
+	while (seen < ship->queue_count && ship->queue[seen]->change.position < ship->fold_from)
+		seen++;
+	fold_items(ship->queue + seen, ship->queue_count - seen, has_one_source(ship_set(ship)));
 	size_t kept = 0;
 	ship->queue_bytes = 0;
 	for (size_t i = 0; i < ship->queue_count; i++) {

@@ -86,6 +86,7 @@ struct ship {
 
 	struct cdm_timer *hold;
 	bool compare_due;             /* the journal says so: once all before it is there, trees are compared */
+	uint64_t fold_from;           /* position in the journal: what lies before it the peer may have seen in the tree, under names of a moment, too */
 	bool running, again;
 };
 

@@ -100,6 +100,7 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	}
 	if (c->op == CDM_OP_WRITE)
 		publisher_note(s->publisher, c);
+	unreadable_gone(s, c);
 	if (!change_ships(c))
 		return false;
 	publisher_note(s->publisher, c);

@@ -502,6 +502,8 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 			publisher_forget_dirs(pub);
 			continue;
 		}
+		if (r == APPLY_NOTHING && (in->carried.change.op == CDM_OP_UNLINK || in->carried.change.op == CDM_OP_RMDIR)) /* it never came here */
+			quarantine_resolve_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
 		if (r != APPLY_SKIP && r != APPLY_NOTHING)
 			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
 		if (!in->resync && r == APPLY_NOTHING)

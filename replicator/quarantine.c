@@ -178,6 +178,36 @@ void quarantine_resolve(struct quarantine *q, const char *path, size_t len)
 	}
 }
 
+static bool is_at_or_below(const struct entry *e, const char *path, size_t len)
+{
+	return e->len >= len && memcmp(e->path, path, len) == 0 && (e->len == len || e->path[len] == '/');
+}
+
+void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len)
+{
+	pthread_mutex_lock(&q->lock);
+	size_t before = q->count;
+	for (size_t i = before; i-- > 0;)
+		if (is_at_or_below(&q->entries[i], path, len))
+			drop(q, i);
+	if (q->count != before)
+		unlock_and_store(q);
+	else
+		pthread_mutex_unlock(&q->lock);
+}
+
+bool quarantine_has_below(struct quarantine *q, const char *path, size_t len)
+{
+	bool has = false;
+	if (!atomic_load_explicit(&q->count, memory_order_relaxed))
+		return false;
+	pthread_mutex_lock(&q->lock);
+	for (size_t i = 0; i < q->count; i++)
+		has |= is_at_or_below(&q->entries[i], path, len);
+	pthread_mutex_unlock(&q->lock);
+	return has;
+}
+
 bool quarantine_find(struct quarantine *q, const char *path, size_t len, char *reason, size_t room)
 {
 	pthread_mutex_lock(&q->lock);

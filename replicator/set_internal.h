@@ -210,6 +210,7 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 /* unreadable.c */
 void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err); /* logs, sets aside */
 void unreadable_over(struct set *s, const char *path, size_t len); /* it was read */
+void unreadable_gone(struct set *s, const struct cdm_change *c); /* a record of the journal: was a name that is set aside taken away here? */
 
 /* receive.c */
 void receive_content_came(struct peer *p, struct incoming *in); /* a fetched content is in staging, or superseded */

@@ -455,7 +455,8 @@ static void begin_item(struct ship *ship, struct item *item)
 		return;
 	if (r != -ESTALE)
 		superseded(ship);
-	if (r != -ESTALE && r != -EAGAIN)
+	bool unversioned = ship->answering && r == -ENODATA; /* it is being made: its change comes */
+	if (r != -ESTALE && r != -EAGAIN && !unversioned)
 		unreadable_said(ship->peer, c->path, c->path_len, &err);
 	send_skip(ship);
 }

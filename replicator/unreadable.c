@@ -10,7 +10,7 @@
 
 struct note {
 	struct set *set;
-	bool over;
+	enum { SAID, OVER, GONE } what;
 	char *path;
 	size_t len;
 	char reason[256];
@@ -19,8 +19,10 @@ struct note {
 static void note_work(void *arg)
 {
 	struct note *n = arg;
-	if (n->over)
+	if (n->what == OVER)
 		quarantine_resolve(n->set->quarantine, n->path, n->len);
+	else if (n->what == GONE)
+		quarantine_resolve_below(n->set->quarantine, n->path, n->len);
 	else
 		quarantine_add(n->set->quarantine, n->path, n->len, n->reason);
 }
@@ -35,13 +37,13 @@ static void note_done(void *arg)
 	free(n);
 }
 
-static void submit(struct set *s, bool over, const char *path, size_t len, const char *reason)
+static void submit(struct set *s, int what, const char *path, size_t len, const char *reason)
 {
 	struct note *n = calloc(1, sizeof *n);
 	if (!n || !(n->path = malloc(len + 1)))
 		abort();
 	n->set = s;
-	n->over = over;
+	n->what = what;
 	memcpy(n->path, path, len);
 	n->len = len;
 	snprintf(n->reason, sizeof n->reason, "%s; save it again when it can be read", reason);
@@ -52,7 +54,7 @@ static void submit(struct set *s, bool over, const char *path, size_t len, const
 void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err)
 {
 	cdm_log_err(content_unreadable, err, cdm_str("set", set_name(p->set)), cdm_str("peer", link_peer_name(p->link)));
-	submit(p->set, false, path, len, err->text);
+	submit(p->set, SAID, path, len, err->text);
 	p->set->unreadable = true;
 }
 
@@ -60,5 +62,12 @@ void unreadable_over(struct set *s, const char *path, size_t len)
 {
 	char reason[256];
 	if (s->unreadable && quarantine_find(s->quarantine, path, len, reason, sizeof reason))
-		submit(s, true, path, len, "");
+		submit(s, OVER, path, len, "");
+}
+
+void unreadable_gone(struct set *s, const struct cdm_change *c)
+{
+	bool went = c->op == CDM_OP_UNLINK || c->op == CDM_OP_RMDIR || c->op == CDM_OP_RENAME;
+	if (s->ready && went && !(c->flags & CDM_CH_RECEIVED) && quarantine_has_below(s->quarantine, c->path, c->path_len))
+		submit(s, GONE, c->path, c->path_len, "");
 }

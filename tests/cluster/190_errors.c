@@ -196,6 +196,33 @@ static void small_store(const char *node)
 	started(node, LAB_REPLICATOR);
 }
 
+static bool n1_sets_something_aside(void *arg, char *seen)
+{
+	_cleanup_free_ char *code = NULL;
+	const bool *wanted = arg;
+	shell_status("n1", &code, "cdmfs-stat www --json | jq -j '.nodes[] | select(.name == \"n1\") | .reason_code'");
+	snprintf(seen, 512, "n1's reason is \"%.100s\"", code ?: "");
+	return (strcmp(code ?: "", "quarantined") == 0) == *wanted;
+}
+
+static void what_cannot_be_read_is_set_aside_until_it_is_removed(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	bool yes = true, no = false;
+	killed("n1", LAB_REPLICATOR);
+	shell("n1", "mkdir unread && echo x > unread/file");
+	shell("n1", "for i in $(seq 200); do test \"$(getfattr --absolute-names --only-values -n trusted.cdmfs.open %s/full)\" = '[]' && break; sleep .05; done", lab_run_dir(lab, "n1"));
+	shell("n1", "setfattr -x trusted.cdmfs.version ../store/unread/file"); /* nobody can say which version it is */
+	started("n1", LAB_REPLICATOR);
+	if (lab_wait_for(n1_sets_something_aside, &yes, STORY_MS, "set aside", &err) < 0)
+		fail_msg("%s", err.text);
+	absent("n2", "unread/file");
+	remove_tree("n1", "unread");
+	if (lab_wait_for(n1_sets_something_aside, &no, STORY_MS, "nothing set aside", &err) < 0)
+		fail_msg("%s", err.text);
+	everywhere_equal();
+}
+
 static void a_replaced_disk_is_filled_again_and_when_full_waits_alone(void **state)
 {
 	_cleanup_free_ char *said = NULL;
@@ -247,6 +274,7 @@ int main(void)
 		cmocka_unit_test(a_file_that_changes_while_it_is_shipped),
 		cmocka_unit_test(a_directory_renamed_while_its_files_are_shipped),
 		cmocka_unit_test(names_of_any_kind),
+		cmocka_unit_test(what_cannot_be_read_is_set_aside_until_it_is_removed),
 		cmocka_unit_test(a_replaced_disk_is_filled_again_and_when_full_waits_alone),
 		cmocka_unit_test(whom_a_full_node_feeds_goes_elsewhere),
 	};

@@ -104,6 +104,11 @@ static void what_was_set_aside_outlives_the_program(void **state)
 			quarantine_add(q, "a \n\xff", 4, "too long\nand more");
 			quarantine_add(q, "b", 1, "resolved");
 			quarantine_resolve(q, "b", 1);
+			quarantine_add(q, "dir/below", 9, "removed");
+			quarantine_add(q, "dir", 3, "removed");
+			assert_true(quarantine_has_below(q, "dir", 3));
+			quarantine_resolve_below(q, "dir", 3);
+			assert_false(quarantine_has_below(q, "dir", 3) || quarantine_has_below(q, "a", 1));
 		}
 		assert_true(quarantine_find(q, "a \n\xff", 4, reason, sizeof reason));
 		assert_memory_equal(reason, "too long", 8);

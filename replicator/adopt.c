@@ -504,11 +504,9 @@ void adopt_stop(struct set *s)
 
 /* --- the start --- */
 
-static struct peer *find_parent(const struct set *s)
+static struct peer *find_parent(struct set *s)
 {
-	struct peer *p = s->peers;
-	while (p && !p->towards_parent)
-		p = p->next;
+	struct peer *p = set_parent_peer(s);
 	return p ? p : s->peers; /* the root of the tree compares with one of its children */
 }
 

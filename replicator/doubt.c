@@ -95,14 +95,6 @@ static void settle(struct set *s)
 	state_changed(s);
 }
 
-static struct peer *parent_peer(struct set *s)
-{
-	for (struct peer *p = s->peers; p; p = p->next)
-		if (p->towards_parent && p->subscribed)
-			return p;
-	return NULL;
-}
-
 static void on_timer(void *arg)
 {
 	struct set *s = arg;
@@ -110,7 +102,7 @@ static void on_timer(void *arg)
 	if (s->stopping || !s->doubt.raised)
 		return;
 	const struct held *held = route_held_find(s->node, set_name(s));
-	struct peer *parent = parent_peer(s);
+	struct peer *parent = set_parent_peer(s);
 	if (s->resyncing) {
 		wait_for(s, ASKED_MS);
 	} else if (parent) {
@@ -152,7 +144,7 @@ void doubt_asked(struct peer *p)
 
 bool doubt_begin_verify(struct peer *p)
 {
-	if (!p->verify_wanted || p->verifying || (p->set->doubt.raised && parent_peer(p->set)))
+	if (!p->verify_wanted || p->verifying || (p->set->doubt.raised && set_parent_peer(p->set)))
 		return false; /* in the last case when we have compared with our own parent */
 	p->verify_wanted = false;
 	p->verifying = true;

@@ -172,11 +172,18 @@ static bool primary_is_back(struct held *h)
 	return wait <= 0;
 }
 
+/* The parent of the table stays linked beside an alternate: what it makes itself goes out, and if it compares trees with us (the root does, for
+ * want of a parent), that goes on. It takes in nothing, so there is nothing that would come twice. */
+static bool is_kept(const struct held *h, const struct set *set, const struct link *l)
+{
+	return h->route.parent && strcmp(h->route.parent, link_peer_name(l)) == 0 && link_carries(l, set);
+}
+
 static void detach_others(struct held *h, struct set *set, const struct link *keep)
 {
 	for (size_t i = 0; i < h->node->link_count; i++) {
 		struct link *l = h->node->links[i];
-		if (l != keep && link_attaching(l, set))
+		if (l != keep && link_attaching(l, set) && !is_kept(h, set, l))
 			link_detach(l, set, "another parent by now");
 	}
 }

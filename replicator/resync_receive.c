@@ -33,6 +33,7 @@ enum resync_phase { WALKING, REMOVING, SEALING, ENDED };
 struct resync_in {
 	struct set *set;
 	uint64_t serial;             /* of the peer */
+	uint32_t peer_number;
 	enum resync_phase phase;
 	struct compare_shared shared; /* read by the walker */
 	struct todo *stack, *asked, **asked_tail;
@@ -110,14 +111,34 @@ static void really_free(struct resync_in *in)
 	free(in);
 }
 
+static bool is_held(const struct resync_in *in)
+{
+	return in->hold.id && in->hold.decision == UNDECIDED;
+}
+
+/* What comparisons are there now, and does one of them wait for a decision? */
+static void tell_comparisons(struct set *s)
+{
+	s->resyncing = false;
+	s->held_reason[0] = 0;
+	for (const struct peer *p = s->peers; p; p = p->next) {
+		const struct resync_in *in = p->resync ? p->resync->in : NULL;
+		s->resyncing |= in && in->phase != ENDED;
+		if (in && is_held(in))
+			snprintf(s->held_reason, sizeof s->held_reason, "held: comparing trees with %s would remove %" PRIu64 " of %" PRIu64 " names here",
+				link_peer_name(p->link), in->hold.removals, in->hold.names);
+	}
+}
+
 void resync_in_free(struct resync_in **ret)
 {
 	struct resync_in *in = *ret;
 	if (!in)
 		return;
 	*ret = NULL;
-	in->set->resyncing = false;
-	in->set->held_reason[0] = 0;
+	if (is_held(in))
+		hold_remember(in->set, &in->hold, in->peer_number);
+	tell_comparisons(in->set);
 	cdm_timer_cancel(&in->timer);
 	in->orphan = true;
 	if (!in->comparing && !in->jobs)
@@ -459,7 +480,7 @@ struct hold *resync_in_hold(struct resync_in *in)
 void resync_in_decided(struct resync_in *in)
 {
 	in->rejected = 0;
-	in->set->held_reason[0] = 0;
+	tell_comparisons(in->set);
 	if (in->timer) { /* else a round is under way: it ends as decided now */
 		cdm_timer_cancel(&in->timer);
 		look_again(in);
@@ -475,9 +496,8 @@ static void hold(struct resync_in *in)
 	if (!s->held_reason[0])
 		cdm_log(resync_held, cdm_str("set", set_name(s)), cdm_str("peer", p ? link_peer_name(p->link) : "?"),
 			cdm_uint("removals", in->removal_count));
-	snprintf(s->held_reason, sizeof s->held_reason, "held: comparing trees with %s would remove %" PRIu64 " of %" PRIu64 " names here",
-		p ? link_peer_name(p->link) : "?", in->removal_count, in->seen);
-	hold_begin(s, &in->hold, in->removal_count, in->seen, examples_of(in));
+	hold_begin(s, &in->hold, in->peer_number, in->removal_count, in->seen, examples_of(in));
+	tell_comparisons(s);
 	in->phase = WALKING;
 	removals_clear(in);
 	in->timer = cdm_loop_after(s->node->loop, HELD_AGAIN_MS, look_again, in);
@@ -578,12 +598,24 @@ static void submit_seal(struct resync_in *in)
 	submit(in, job, job_finished);
 }
 
+/* What is held against others may be no more: what was removed here, or came back, is so for them, too. */
+static void look_at_others_again(struct set *s)
+{
+	for (struct peer *p = s->peers; p; p = p->next) {
+		struct resync_in *in = p->resync ? p->resync->in : NULL;
+		if (!in || !in->timer)
+			continue;
+		cdm_timer_cancel(&in->timer);
+		look_again(in);
+	}
+}
+
 static void finish(struct resync_in *in)
 {
 	struct set *s = in->set;
 	struct peer *p = peer_of(in);
 	in->phase = ENDED;
-	s->resyncing = false;
+	tell_comparisons(s);
 	if (p) {
 		cdm_log(resync_ends, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_uint("same", in->same),
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
@@ -593,6 +625,7 @@ static void finish(struct resync_in *in)
 		p->root_due = p->towards_parent; /* take_end */
 		unsure_compared(p);
 		doubt_compared(s, decisive || incomplete, changed);
+		look_at_others_again(s);
 	}
 	set_moved(s);
 }
@@ -620,7 +653,7 @@ static void pump(struct resync_in *in)
 	} else if (in->phase == REMOVING) {
 		if (in->hold.decision == UNDECIDED)
 			hold_end(&in->hold); /* it is not too much any more */
-		in->set->held_reason[0] = 0;
+		tell_comparisons(in->set);
 		submit_removals(in);
 	} else if (in->phase == SEALING) {
 		submit_seal(in);
@@ -638,6 +671,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 		abort();
 	in->set = s;
 	in->serial = p->serial;
+	in->peer_number = p->number;
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;
 	compare_shared_init(&in->shared, s, sender, flags & RESYNC_INCOMPLETE);

@@ -247,13 +247,12 @@ void scrub_peer_gone(struct peer *p)
 /* --- when --- */
 
 /* The parent; the root compares with one of those it feeds. NULL: none that could. */
-static struct peer *find_peer(const struct set *s)
+static struct peer *find_peer(struct set *s)
 {
-	struct peer *found = NULL;
-	for (struct peer *p = s->peers; p; p = p->next)
-		if (scrub_may_ask(p) && (!found || p->towards_parent))
-			found = p;
-	return found;
+	struct peer *found = set_parent_peer(s);
+	for (struct peer *p = s->peers; p && !(found && scrub_may_ask(found)); p = p->next)
+		found = p;
+	return found && scrub_may_ask(found) ? found : NULL;
 }
 
 static bool is_at_rest(struct set *s)

@@ -21,6 +21,7 @@
 #include "replicator/quarantine.h"
 #include "replicator/scrub.h"
 #include "replicator/ship.h"
+#include "replicator/state.h"
 #include "replicator/unsure.h"
 
 #define FUSE_MAGIC 0x65735546
@@ -285,6 +286,15 @@ struct peer *set_peer_by_serial(struct set *s, uint64_t serial)
 	while (p && p->serial != serial)
 		p = p->next;
 	return p;
+}
+
+struct peer *set_parent_peer(struct set *s)
+{
+	struct peer *found = NULL;
+	for (struct peer *p = s->peers; p; p = p->next)
+		if (p->towards_parent && p->subscribed && (!found || state_is_stuck(s->node, s, found->number)))
+			found = p;
+	return found;
 }
 
 void set_link_up(struct set *s, struct link *l, bool towards_parent)

@@ -128,6 +128,14 @@ struct peer { /* one link that carries this set */
 	struct subscribe *early; /* came before we were ready */
 };
 
+#define HOLDS_BEFORE 4
+struct hold_before { /* hold.c: a comparison that waited for a decision when its link ended; id 0: none */
+	unsigned id;
+	uint32_t peer;
+	int64_t since_ns;
+	uint64_t removals;
+};
+
 struct set {
 	uint32_t magic;
 	/* fixed after set_new */
@@ -163,6 +171,7 @@ struct set {
 	struct cdm_io *mounts_io;
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
+	struct hold_before holds_before[HOLDS_BEFORE];
 	bool unreadable;                          /* some content here could not be read once */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct adopt *adopt;                      /* running comparison, or NULL */
@@ -176,6 +185,7 @@ struct set {
 /* set.c */
 struct peer *set_peer(struct set *s, const struct link *l);
 struct peer *set_peer_by_serial(struct set *s, uint64_t serial); /* NULL: it is gone */
+struct peer *set_parent_peer(struct set *s); /* of two (parent.c keeps one that takes in nothing) the one that feeds us; NULL: none */
 void set_subscribe_peer(struct peer *p);
 void set_send_ack(struct peer *p, uint64_t batch);
 void set_moved(struct set *s);  /* visible or durable moved: tell peers and the state layer */

@@ -130,6 +130,35 @@ static void a_removal_of_much_is_approved(void **state)
 	free(comes_to_say("cdmctl hold list", "nothing is held"));
 }
 
+/* n3 feeds the others. While it waits for a decision it takes in nothing, so they feed each other; what n3 compares with goes on. */
+static void a_removal_of_much_is_held_at_the_root(void **state)
+{
+	administrator("route", "set", LAB_SET, "n1", "--parent", "n3", NULL);
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n3", NULL);
+	everywhere_equal();
+	much_is_removed();
+	_cleanup_free_ char *held = comes_to_say("cdm-replicator hold list", "H");
+	save("n1", "from-n1", "while n3 waits");
+	gets_text("n2", "from-n1", "while n3 waits");
+	save("n2", "from-n2", "while n3 waits");
+	gets_text("n1", "from-n2", "while n3 waits");
+	save("n3", "from-n3", "what it makes itself goes out");
+	gets_text("n1", "from-n3", "what it makes itself goes out");
+	has_text("n3", "mass/1100", "1100\n");
+	killed("n1", LAB_REPLICATOR); /* who has the same to tell as n2 */
+	started("n1", LAB_REPLICATOR);
+	_cleanup_free_ char *still = NULL;
+	assert_true(asprintf(&still, "cdm-replicator hold list | grep ^%s", held) > 0);
+	free(comes_to_say(still, held));
+	shell("n3", "cdm-replicator hold approve %s", held);
+	everywhere_equal();
+	absent("n3", "mass");
+	free(comes_to_say("cdm-replicator hold list", "nothing is held"));
+	has_text("n3", "from-n1", "while n3 waits");
+	administrator("route", "set", LAB_SET, "n1", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -138,6 +167,7 @@ int main(void)
 		cmocka_unit_test(the_other_side_outran_its_journal_too),
 		cmocka_unit_test(a_removal_of_much_is_rejected),
 		cmocka_unit_test(a_removal_of_much_is_approved),
+		cmocka_unit_test(a_removal_of_much_is_held_at_the_root),
 	};
 	return STORIES("resync", ((struct lab_options){.nodes = 3, .journal = OUTRUN_JOURNAL}), stories);
 }

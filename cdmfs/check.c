@@ -79,6 +79,20 @@ static int check_entry(struct fs *fs, const struct walk_entry *e, void *arg)
 	return r == -EIO || r == -ENOSPC ? r : 0;
 }
 
+/* Nothing was found, so nothing else tells the others that the incarnation before is over: who has what was lost with it must know
+ * (replicator/doubt.c). */
+static void tell_incarnation(struct check *c)
+{
+	struct cdm_change change = {.op = CDM_OP_SKIP};
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r = atomic_load(&c->fs->read_only) || c->found ? 0 : cdm_journal_put(c->fs->journal, &change);
+
+	if (r < 0) {
+		cdm_fail(&err, -r, "record the new incarnation");
+		cdm_log_err(check_failed, &err);
+	}
+}
+
 static void *check_thread(void *arg)
 {
 	struct check *c = arg;
@@ -91,6 +105,7 @@ static void *check_thread(void *arg)
 		cdm_fail(&err, -r, "check the store after an unclean end");
 		cdm_log_err(check_failed, &err);
 	} else if (r == 0) {
+		tell_incarnation(c);
 		unlinkat(c->fs->run_fd, CHECK_FILE, 0);
 		cdm_log(check_done, cdm_uint("entries", c->files), cdm_uint("recovered", c->found));
 	}

@@ -50,13 +50,19 @@ static bool is_told_again(const struct incoming *in)
 	return c->op == CDM_OP_SAVE && !in->resync && !in->instead_of && !cdm_dot_is_none(c->version.dot) && c->version.dot.origin != c->dot.origin;
 }
 
-bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struct cdm_dot here)
+static bool is_read_only(struct publisher *pub)
 {
 	struct set *s = pub->set;
 	pthread_mutex_lock(&s->policy_lock);
 	bool read_only = s->policy.read_only;
 	pthread_mutex_unlock(&s->policy_lock);
-	return in->resync && read_only && CDM_ORIGIN_NODE(here.origin) == s->node->id->number;
+	return read_only;
+}
+
+bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struct cdm_dot here)
+{
+	bool lost = in->decisive && !cdm_vector_covers(&in->context, here); /* with its author: resync_compare.c */
+	return in->resync && (lost || CDM_ORIGIN_NODE(here.origin) == pub->set->node->id->number) && is_read_only(pub);
 }
 
 enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
@@ -81,7 +87,7 @@ enum verdict conflict_decide(struct publisher *pub, const struct incoming *in, c
 	if (seen != UNSEEN) /* what the author made of what he saw counts, be it an older content under this name */
 		return seen != SEEN ? LOCAL_WINS : conflict_is_refused(pub, in, found->found.dot) ? INCOMING_WINS_KEEP_OLD : INCOMING_WINS;
 	if (cdm_version_compare(&mine, &found->found) < 0)
-		return LOCAL_WINS;
+		return conflict_is_refused(pub, in, found->found.dot) ? INCOMING_WINS_KEEP_OLD : LOCAL_WINS;
 	bool same_author = !found->found_unsaved && mine.dot.origin == found->found.dot.origin;
 	return same_author ? INCOMING_WINS : INCOMING_WINS_KEEP_OLD;
 }

@@ -3,7 +3,11 @@
  * was missing or another one), while others changed the set unknown to him, may have come out differently elsewhere. Then trees are compared, as soon
  * as it is quiet and the node has all that its parent has: each node with its parent, from the root of the set's tree downwards, until a comparison finds nothing to do. Where the parent knew
  * all of this node's changes its tree is right; so all end as the root decided. An empty file remembers that, for who is killed
- * before it is over. Loop thread, but for doubt_note. */
+ * before it is over.
+ *
+ * What an answer brought ahead of the stream is nobody's when its author loses it with his power: no vector tells of it. So whoever took
+ * such a thing since trees were last compared (a second empty file) compares them when an author begins a new incarnation (resync_compare.c).
+ * Loop thread, but for doubt_note and doubt_note_ahead. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +18,7 @@
 #include "replicator/ship.h"
 
 #define FILE_NAME ".cdmfs/doubt"
+#define AHEAD_NAME ".cdmfs/ahead"
 #define QUIET_MS 200      /* after something came up */
 #define WAIT_MAX_MS 60000 /* between comparisons that found something, doubling up to this */
 #define ASKED_MS 5000     /* an answer that does not come: ask again */
@@ -48,9 +53,9 @@ bool doubt_is_open(const struct set *s)
 	return s->doubt.raised || any_child_compares(s);
 }
 
-static void remember(const struct set *s)
+static void remember(const struct set *s, const char *name)
 {
-	int fd = openat(s->store_fd, FILE_NAME, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(s->store_fd, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0) /* else a kill in the next moments costs a comparison */
 		close(fd);
 }
@@ -90,6 +95,8 @@ static void settle(struct set *s)
 {
 	s->doubt.raised = false;
 	s->doubt.rounds = s->doubt.waits = 0;
+	if (atomic_exchange(&s->doubt.ahead, false))
+		unlinkat(s->store_fd, AHEAD_NAME, 0);
 	children_compare(s);
 	forget_if_over(s);
 	state_changed(s);
@@ -117,7 +124,7 @@ void doubt_raise(struct set *s)
 {
 	bool before = s->doubt.raised;
 	s->doubt.raised = s->doubt.raised_since = true;
-	remember(s);
+	remember(s, FILE_NAME);
 	wait_for(s, QUIET_MS);
 	if (!before)
 		state_changed(s);
@@ -125,7 +132,15 @@ void doubt_raise(struct set *s)
 
 void doubt_ready(struct set *s)
 {
+	if (faccessat(s->store_fd, AHEAD_NAME, F_OK, 0) == 0)
+		s->doubt.ahead = true;
 	if (faccessat(s->store_fd, FILE_NAME, F_OK, 0) == 0)
+		doubt_raise(s);
+}
+
+void doubt_author_began_anew(struct set *s)
+{
+	if (s->doubt.ahead)
 		doubt_raise(s);
 }
 
@@ -200,6 +215,15 @@ void doubt_stop(struct set *s)
 
 /* --- what the applier noticed in a job --- */
 
+void doubt_note_ahead(struct publisher *pub, struct cdm_dot version, const struct cdm_vector *context)
+{
+	struct set *s = pub->set;
+	if (cdm_dot_is_none(version) || cdm_vector_covers(context, version) || cdm_vector_covers(&pub->applied, version))
+		return;
+	if (!atomic_exchange(&s->doubt.ahead, true))
+		remember(s, AHEAD_NAME);
+}
+
 void doubt_note(struct job *job, const struct incoming *in)
 {
 	if (in->resync)
@@ -208,7 +232,7 @@ void doubt_note(struct job *job, const struct incoming *in)
 		if (job->odd[i].origin == in->carried.change.dot.origin)
 			return; /* the first one of an author knew least */
 	if (!job->odd_count && !job->odd_surely)
-		remember(job->set);
+		remember(job->set, FILE_NAME);
 	if (job->odd_count == ODD_MAX) {
 		job->odd_surely = true;
 		return;

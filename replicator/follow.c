@@ -76,6 +76,15 @@ bool follow_knows_saved(const struct set *s, struct cdm_dot version)
 	return false;
 }
 
+/* The first change of an incarnation, of a node that had another one before? */
+static bool began_anew(const struct cdm_vector *visible, cdm_origin origin)
+{
+	bool before = false;
+	for (size_t i = 0; i < visible->count && !cdm_vector_get(visible, origin); i++)
+		before |= CDM_ORIGIN_NODE(visible->entries[i].origin) == CDM_ORIGIN_NODE(origin);
+	return before;
+}
+
 static bool note_record(struct set *s, const struct cdm_change *c)
 {
 	struct follow *f = &s->follow;
@@ -105,8 +114,11 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 		return false;
 	publisher_note(s->publisher, c);
 	unsure_note(s, c);
+	bool anew = s->ready && began_anew(&f->visible, c->dot.origin);
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;
+	if (anew)
+		doubt_author_began_anew(s);
 	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];
 	if (slot->dot.origin == f->saves_since.origin && slot->dot.number > f->saves_since.number)
 		f->saves_since = slot->dot; /* it falls out of the ring */

@@ -485,6 +485,8 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		if (r == -ECANCELED)
 			return false;
 		in->mended = r == APPLIED && in->mends;
+		if (r == APPLIED && in->resync)
+			doubt_note_ahead(pub, in->carried.stamp.content.dot, &in->context);
 		if (r == APPLIED && in->again)
 			record_again(pub, &in->carried.change);
 		if (r != APPLIED)

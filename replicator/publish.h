@@ -63,6 +63,8 @@ void job_free(struct job *job);
 /* doubt.c. Applier: this one. Loop, when the journal was read behind the job: was anything of it concurrent? */
 void doubt_note(struct job *job, const struct incoming *in);
 void doubt_judge(struct job *job);
+/* Content of this version was put in place as an answer, and whoever gave it said that it has `context`. */
+void doubt_note_ahead(struct publisher *pub, struct cdm_dot version, const struct cdm_vector *context);
 
 /* Loop. */
 struct publisher *publisher_new(struct set *s);

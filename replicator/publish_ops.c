@@ -322,6 +322,8 @@ int apply_instead(struct publisher *pub, struct incoming *in, const char *path, 
 		whole->instead_of = in;
 	cdm_vector_copy(&whole->context, &in->context);
 	int r = usable ? apply_staged(pub, whole, err) : APPLY_SKIP;
+	if (r == APPLIED && !cdm_dot_equal(kept.version.dot, change_version(&in->carried.change).dot))
+		doubt_note_ahead(pub, kept.version.dot, &in->context);
 	whole->carried.change = kept;
 	incoming_free(whole, pub->set->staging_fd);
 	return r;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/publish.h"
@@ -221,6 +222,37 @@ static void touch(struct compare *c, const char *path, size_t len)
 		cdm_debug("touch %s: %s", path, strerror(errno));
 }
 
+/* --- what was lost with its author --- */
+
+static bool began_anew(const struct cdm_vector *v, cdm_origin origin)
+{
+	for (size_t i = 0; i < v->count; i++)
+		if (CDM_ORIGIN_NODE(v->entries[i].origin) == CDM_ORIGIN_NODE(origin) && v->entries[i].origin > origin)
+			return true;
+	return false;
+}
+
+/* An answer brought it ahead of the stream, and its author lost it: he has begun anew, and neither side's vector tells of it. */
+static bool is_orphan(const struct compare *c, struct cdm_dot dot)
+{
+	const struct cdm_vector *mine = &c->shared->mine, *sender = &c->shared->sender;
+	return !cdm_dot_is_none(dot) && !cdm_vector_covers(mine, dot) && !cdm_vector_covers(sender, dot) &&
+		(began_anew(mine, dot.origin) || began_anew(sender, dot.origin));
+}
+
+/* It becomes a change of ours, with all below it. False on a pure target: the sender's tree counts. */
+static bool take_over(struct compare *c, const char *path, size_t len)
+{
+	char full[600];
+	if (!(c->set->policy.role & CDM_ROLE_SOURCE))
+		return false;
+	snprintf(full, sizeof full, "%s/full", c->set->run_dir);
+	if (setxattr(full, "trusted.cdmfs.new", path, len, 0) < 0)
+		cdm_debug("take over %.*s: %s", (int)len, path, strerror(errno));
+	c->taken_over++;
+	return true;
+}
+
 /* top: its directory is not to be removed. */
 static void only_here(struct compare *c, const char *dir, size_t dir_len, const struct entry *e, bool top)
 {
@@ -232,7 +264,10 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
 	if (came)
 		return; /* the rename or link ships, with all that is below */
-	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->sender, dot);
+	bool orphan = is_orphan(c, dot);
+	if (orphan && take_over(c, path, len))
+		return;
+	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && (orphan || cdm_vector_covers(&c->shared->sender, dot));
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
 	else if (goes && !paths_have(c->shared->there, path, len))
@@ -387,7 +422,9 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		}
 		return;
 	}
-	if (ours_stays(c, theirs, ours)) {
+	bool orphan = is_orphan(c, ours->stamp.content.dot);
+	bool newer = cdm_version_compare(&ours->stamp.content, &theirs->stamp.content) > 0;
+	if (orphan ? newer && take_over(c, path, len) : ours_stays(c, theirs, ours)) {
 		c->stays = true;
 		return;
 	}

@@ -92,6 +92,7 @@ struct compare { /* one directory */
 	struct removal *removals, **removals_tail; /* a directory before what is in it */
 	bool clash; /* a directory here where the sender has something else: that comes when the directory is gone */
 	uint64_t same, seen;
+	uint64_t taken_over; /* versions that went with their author, and are ours now */
 };
 /* Takes dir and listing. */
 struct compare *compare_new(struct set *s, struct compare_shared *shared, struct todo *dir, struct listing *theirs, bool gone);

@@ -177,6 +177,7 @@ static void compare_finished(void *arg)
 	in->clash |= c->clash;
 	in->same += c->same;
 	in->seen += c->seen;
+	in->changed += c->taken_over;
 	count_up(&in->set->counters.resync_same, c->same);
 	while (c->subdirs) {
 		struct todo *t = c->subdirs;
@@ -576,7 +577,9 @@ static void submit_removals(struct resync_in *in)
 			free(r);
 			continue;
 		}
-		job_add(job, removal_incoming(r, &in->shared.sender));
+		struct incoming *removal = removal_incoming(r, &in->shared.sender);
+		removal->decisive = in->shared.decisive;
+		job_add(job, removal);
 		in->removed++;
 		count_up(&in->set->counters.resync_deleted, 1);
 		free(r->path);

@@ -96,6 +96,7 @@ struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
 	bool raised_since; /* while trees are being compared */
 	bool owed;         /* children that are not here are to compare when they come */
+	_Atomic bool ahead; /* something was taken ahead of the stream since trees were compared last */
 	unsigned rounds;   /* comparisons that found something */
 	unsigned waits;    /* comparisons that were not the last one */
 	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
@@ -237,6 +238,7 @@ void adopt_stop(struct set *s);
 /* doubt.c */
 void doubt_raise(struct set *s);
 void doubt_ready(struct set *s); /* the journal was read: what was open when the program before this ended is open again */
+void doubt_author_began_anew(struct set *s); /* a change of a new incarnation came: is something here that the old one may have lost? */
 void doubt_parent_is_there(struct set *s);
 void doubt_child_is_there(struct peer *p);
 void doubt_asked(struct peer *p);

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "common/loop.h"
+#include "common/vector.h"
 
 #define IMAGE_MIB 256
 #define FILES 8         /* of one author */
@@ -439,11 +440,45 @@ static void more_than_is_remembered(void **state)
 	remove_tree("n2", "crowd");
 }
 
+/* Write past the mount, under a version that n2 made and nobody's vector tells of. */
+static void put_ahead(const char *node, const char *name, uint64_t number)
+{
+	_cleanup_free_ char *by_n2 = NULL, *path = NULL;
+	struct cdm_stamp stamp;
+	assert_true(asprintf(&by_n2, "%s/ahead/by-n2", lab_store(lab, node)) >= 0 && asprintf(&path, "%s/ahead/%s", lab_store(lab, node), name) >= 0);
+	_cleanup_close_ int like = open(by_n2, O_RDONLY | O_CLOEXEC), fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	assert_true(like >= 0 && cdm_stamp_get(like, &stamp) == 0 && CDM_ORIGIN_NODE(stamp.content.dot.origin) > 0);
+	stamp.content.dot.number += 1000000 + number;
+	stamp.content.clock = cdm_clock_now();
+	assert_true(fd >= 0 && write(fd, "ahead\n", 6) == 6 && cdm_stamp_set(fd, &stamp) == 0);
+}
+
+/* n3 got from n2, as answers, what n2 then lost with its power, before anybody had the changes themselves. */
+static void what_an_author_lost_is_taken_over_by_who_has_it(void **state)
+{
+	shell("n2", "mkdir ahead && echo saved > ahead/by-n2 && echo old > ahead/changed");
+	everywhere_equal();
+	node_killed("n3");
+	put_ahead("n3", "new", 1);
+	put_ahead("n3", "changed", 2);
+	here("touch %s/.cdmfs/ahead", lab_store(lab, "n3"));
+	node_started("n3");
+	all_are_back();
+	in_sync();
+	has_text("n3", "ahead/new", "ahead\n");
+	memory_lost("n2", "true");
+	has_text("n2", "ahead/new", "ahead\n");
+	has_text("n1", "ahead/changed", "ahead\n");
+	remove_tree("n2", "ahead");
+	everywhere_equal();
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(what_was_not_synced_gives_way),
 		cmocka_unit_test(more_than_is_remembered),
+		cmocka_unit_test(what_an_author_lost_is_taken_over_by_who_has_it),
 		cmocka_unit_test_setup_teardown(a_half_file_is_not_renamed, give_disks, take_disks), /* the last ones: they leave other stores */
 		cmocka_unit_test_setup_teardown(nothing_acknowledged_is_lost, give_disks, take_disks),
 	};

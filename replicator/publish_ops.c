@@ -124,7 +124,7 @@ int parent_for(struct publisher *pub, struct incoming *in, const char *path, siz
 			at = end + 1;
 		}
 		int r = revive_one(pub, in, path, end, err);
-		if (r != 0)
+		if (r != 0 && r != -EEXIST) /* made here meanwhile: all the better */
 			return r == APPLY_SKIP ? -ENOENT : r;
 		pub->odd = true;
 	}

@@ -360,6 +360,7 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	cdm_vector_copy(&p->visible, &sub->visible);
 	cdm_vector_copy(&p->durable, &sub->durable);
 	p->subscribed = true;
+	identity_check(p->set, &sub->visible);
 	unsure_subscribed(p, &sub->visible);
 	ship_subscribed(p, sub);
 	if (p->towards_parent)

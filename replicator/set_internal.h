@@ -218,6 +218,9 @@ int ship_signature(struct peer *p, const struct signature_part *part, struct cdm
 void ship_root(struct peer *p, bool always);
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
 
+/* identity.c: does this peer, who subscribes, know more of this node than it does itself? Then it takes a new incarnation. */
+void identity_check(struct set *s, const struct cdm_vector *theirs);
+
 /* unreadable.c */
 void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err); /* logs, sets aside */
 void unreadable_over(struct set *s, const char *path, size_t len); /* it was read */

@@ -13,14 +13,14 @@ void hold_remember(struct set *s, const struct hold *h, uint32_t peer)
 	for (size_t i = 0; i < HOLDS_BEFORE; i++)
 		if (s->holds_before[i].since_ns < slot->since_ns)
 			slot = &s->holds_before[i];
-	*slot = (struct hold_before){.id = h->id, .peer = peer, .since_ns = h->since_ns, .removals = h->removals};
+	*slot = (struct hold_before){.id = h->id, .peer = peer, .since_ns = h->since_ns};
 }
 
-static bool was_held(struct set *s, struct hold *h, uint32_t peer, uint64_t removals)
+static bool was_held(struct set *s, struct hold *h, uint32_t peer)
 {
 	for (size_t i = 0; i < HOLDS_BEFORE; i++) {
 		struct hold_before *before = &s->holds_before[i];
-		if (!before->id || before->peer != peer || before->removals != removals)
+		if (!before->id || before->peer != peer)
 			continue;
 		h->id = before->id;
 		h->since_ns = before->since_ns;
@@ -35,7 +35,7 @@ void hold_begin(struct set *s, struct hold *h, uint32_t peer, uint64_t removals,
 	static unsigned running; /* begins anywhere: a number of an earlier run should not come again */
 	if (!running)
 		running = (unsigned)(cdm_wall_ns() / 1000000000 % RUNNING_MAX);
-	if (!h->id && !was_held(s, h, peer, removals)) {
+	if (!h->id && !was_held(s, h, peer)) {
 		running = (running + 1) % RUNNING_MAX;
 		h->id = s->node->id->number * RUNNING_MAX + running;
 		h->since_ns = cdm_wall_ns();

@@ -18,7 +18,7 @@ struct hold { /* of one comparison */
 };
 void hold_begin(struct set *s, struct hold *h, uint32_t peer, uint64_t removals, uint64_t names, json_t *examples /* taken */);
 void hold_end(struct hold *h);
-/* Its link ends, nobody has decided. Should the next one be the same (with this peer, as much), it has the same number. */
+/* Its link ends, nobody has decided. The next one with this peer has the same number. */
 void hold_remember(struct set *s, const struct hold *h, uint32_t peer);
 
 /* resync_receive.c */

@@ -134,7 +134,6 @@ struct hold_before { /* hold.c: a comparison that waited for a decision when its
 	unsigned id;
 	uint32_t peer;
 	int64_t since_ns;
-	uint64_t removals;
 };
 
 struct set {

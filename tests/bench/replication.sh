@@ -3,7 +3,7 @@
 # person sees from the outside: latency, in-place change, rename, a tree of real files, sustained saves; bytes on the wire per
 # link, CPU of all programs, and rsync doing the same in the same run. BENCH: latency inplace rename tree rewrite version sustained (default all), bulk
 # (a large file over links of RATE, default 1gbit, or "off", of MIB, default 1024, beside one plain TCP transfer over such a link).
-# BUILD names the build directory (default build), IMAGE the size of the filesystem (14G, in memory). SECONDS_SUSTAINED (default 60). Needs root, rsync, jq, python3.
+# BUILD names the build directory (default build), IMAGE the size of the filesystem (NODES + 3 GiB, in memory: leave as much for the rest). SECONDS_SUSTAINED (default 60). Needs root, rsync, jq, python3.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 build=${BUILD:-$here/build}
@@ -19,7 +19,7 @@ finish() {
 }
 trap finish EXIT
 # all of its memory is there before anything is measured, as the blocks of a disk are
-fallocate -l "${IMAGE:-14G}" "$work/img" && mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 "$work/img" && mkdir "$work/fs" && mount -o loop "$work/img" "$work/fs"
+fallocate -l "${IMAGE:-$((nodes + 3))G}" "$work/img" && mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 "$work/img" && mkdir "$work/fs" && mount -o loop "$work/img" "$work/fs"
 
 "$lab" up --nodes "$nodes" --dir "$work/fs/lab" --netns
 status() { "$lab" status --json --dir "$work/fs/lab"; }
@@ -146,7 +146,7 @@ run_version() { # the newest two versions of a documentation package that the ar
 shape() { status | jq -r '.nodes[].name' | while read -r n; do "$lab" slow "$n" "$1" --dir "$work/fs/lab" >/dev/null; done; }
 run_bulk() {
 	local mib=${MIB:-1024} a b addr t0 t plain last
-	head -c "${mib}M" /dev/urandom >"$work/fs/bulk"
+	head -c "${mib}M" /dev/urandom >"$work/fs/bulk" && sync -f "$work/fs"
 	shape "${RATE:-1gbit}"
 	read -r a b addr < <(status | jq -r '[.nodes[0].netns, .nodes[1].netns, (.nodes[1].addr | sub(":[0-9]+$"; ""))] | join(" ")')
 	ip netns exec "$b" "$here/tests/bench/tcp.py" receive 9 &

@@ -2,6 +2,7 @@
 #include "common/faultpoint.h"
 
 #ifdef CDM_FAULTPOINTS
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 bool cdm_faultpoints_armed;
+bool (*cdm_fault_submission)(struct io_uring_sqe *sqe, int *ret_result);
 static const char *from_environment, *from_file, *clock_file;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct counted { /* under lock: the point asked for and how often it was passed */
@@ -24,6 +26,7 @@ static void __attribute__((constructor)) faultpoint_init(void)
 	from_file = getenv("CDMFS_FAULTPOINT_FILE");
 	clock_file = getenv("CDMFS_CLOCK_FILE");
 	cdm_faultpoints_armed = from_environment || from_file;
+	*(void **)&cdm_fault_submission = dlsym(RTLD_DEFAULT, "nth_submission");
 }
 
 /* Is `wanted` ("NAME[:N]") this point, and is this its Nth pass? */

@@ -174,8 +174,9 @@ static bool queue_flush(struct cdm_loop *loop)
 {
 	bool ran = false;
 	while (loop->queue_head) {
-		if (loop->queue_head->cancelled) {
-			io_complete(queue_take(loop), -ECANCELED);
+		int result = -ECANCELED;
+		if (loop->queue_head->cancelled || cdm_fault_submit(&loop->queue_head->sqe, &result)) {
+			io_complete(queue_take(loop), result);
 			ran = true;
 			continue;
 		}

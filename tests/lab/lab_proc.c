@@ -130,14 +130,16 @@ failed:
 	_exit(127);
 }
 
-/* A program of its own: not of our terminal, and if it crashes its core is in D/logs. */
-static void leave_a_core(const struct lab *lab)
+/* A program of its own: not of our terminal, and if it crashes its core is in D/logs. LAB_PRELOAD: a library that it is to be run with. */
+static void be_a_program(const struct lab *lab)
 {
 	const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
 	setsid();
 	setrlimit(RLIMIT_CORE, &all);
 	if (fchdir(lab->dir_fd) < 0 || chdir("logs") < 0)
 		perror("lab: D/logs");
+	if (getenv("LAB_PRELOAD"))
+		setenv("LD_PRELOAD", getenv("LAB_PRELOAD"), 1);
 }
 
 /* fork + exec; io are the child's first three descriptors. The pid, or a negative errno when it could not become the program. */
@@ -151,7 +153,7 @@ static pid_t launch(struct lab *lab, const struct lab_node *node, const char *ne
 	pid_t pid = fork();
 	if (pid == 0) {
 		if (session)
-			leave_a_core(lab);
+			be_a_program(lab);
 		become(lab, node, netns, argv, io, notify, report[1]);
 	}
 	int r = pid < 0 ? cdm_fail(err, errno, "fork") : 0;

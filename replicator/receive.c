@@ -145,7 +145,7 @@ static void submit_ready(struct receiver *r)
 
 static void incoming_settled(struct peer *p, struct incoming *in)
 {
-	if (!in->ended || in->writes)
+	if (!in->ended || in->writes || in->torn)
 		return;
 	if (in->spool_fd >= 0)
 		close(in->spool_fd);
@@ -180,6 +180,7 @@ static void piece_written(void *arg, int result)
 	} else if (p) {
 		p->receiver->writing_bytes -= w->len;
 		if (result < 0) {
+			in->torn = true; /* the link ends a little later: what else is in flight for it may succeed */
 			if (result == -ENOSPC || result == -EDQUOT)
 				set_receive_full(w->set, true);
 			link_fail(p->link, -result, "write received content of set %s", set_name(w->set));

@@ -19,6 +19,8 @@
 #include "common/io.h"
 
 #define RETRY_SPACE_MS 2000
+#define RETRY_SOON_MS 100
+#define IO_TRIES 4 /* within 0.7 s */
 #define RETRY_MOUNT_MS 500
 #define NEED_TIMEOUT_MS 600000
 #define RECORDS_FLUSH (44u << 10) /* an xattr value may have 64 KiB */
@@ -451,13 +453,14 @@ static void record_again(struct publisher *pub, const struct cdm_change *c)
 /* What no change can be applied without: until it is there again all of them wait. The reason code, or NULL. */
 static const char *waits_for(int r)
 {
-	return r == -ENOSPC || r == -EDQUOT ? "disk_full" : r == -EROFS ? "read_only_store" : NULL;
+	return r == -ENOSPC || r == -EDQUOT ? "disk_full" : r == -EROFS ? "read_only_store" :
+		r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -ENOBUFS ? "no_resources" : NULL;
 }
 
 static bool try_until_done(struct publisher *pub, struct incoming *in)
 {
 	bool paused = false;
-	for (int tries = 0; wait_for_mount(pub);) {
+	for (int tries = 0, io_tries = 0; wait_for_mount(pub);) {
 		struct cdm_error err = CDM_ERROR_INIT;
 		moved_end(pub, in);
 		pub->odd = false;
@@ -471,14 +474,19 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		if (waits_for(r)) {
 			if (!paused)
 				tell_pause(pub, waits_for(r), err.text[0] ? err.text : "the store takes nothing");
-			paused = true;
-			if (!wait_ms(pub, RETRY_SPACE_MS))
+			if (!wait_ms(pub, paused ? RETRY_SPACE_MS : RETRY_SOON_MS))
 				return false;
+			paused = true;
 			continue;
 		}
 		if (mount_is_gone(r)) {
 			publisher_close(pub);
 			if (!wait_ms(pub, 10))
+				return false;
+			continue;
+		}
+		if (r == -EIO && io_tries < IO_TRIES - 1) { /* what stays so is set aside */
+			if (!wait_ms(pub, RETRY_SOON_MS << io_tries++))
 				return false;
 			continue;
 		}

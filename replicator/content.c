@@ -18,6 +18,7 @@
 #define NAME_CACHE 64
 #define NAME_CACHE_MS 60000
 #define PENDING_TRIES 8
+#define READ_TRIES 4
 
 bool content_xattr_replicates(const char *name)
 {
@@ -132,6 +133,12 @@ static void fill_object(struct content *c, const struct stat *st)
 	k->group = content_group_name(k->gid);
 	k->user_len = strlen(k->user);
 	k->group_len = strlen(k->group);
+}
+
+bool content_again(int result, unsigned *tries)
+{
+	bool may_pass = result == -EINTR || result == -EIO || result == -ENOMEM || result == -EMFILE || result == -ENFILE;
+	return may_pass && ++*tries < READ_TRIES;
 }
 
 /* --- what is to be sent --- */

@@ -50,6 +50,7 @@ struct feed { /* one request */
 struct feed_read {
 	struct feed *feed;
 	uint32_t len;
+	unsigned tries;
 	uint8_t data[BLOCK];
 };
 
@@ -206,6 +207,10 @@ static void block_was_read(void *arg, int result)
 {
 	struct feed_read *read = arg;
 	struct feed *f = read->feed;
+	if (f->link && content_again(result, &read->tries)) {
+		cdm_loop_read(f->node->loop, f->from ? fetch_fd(f->from) : f->fd, read->data, read->len, f->at, block_was_read, read);
+		return;
+	}
 	f->busy = false;
 	if (!f->link) {
 		feed_free(f);
@@ -237,6 +242,7 @@ static void next_block(struct feed *f, uint32_t len)
 		abort();
 	read->feed = f;
 	read->len = len;
+	read->tries = 0;
 	f->busy = true;
 	cdm_loop_read(f->node->loop, fd, read->data, len, f->at, block_was_read, read);
 }

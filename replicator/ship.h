@@ -28,6 +28,7 @@ struct content_read {
 	struct content *content;
 	uint64_t offset;
 	uint32_t len;
+	unsigned tries;
 	uint8_t data[FRAME_PIECE_MAX];
 };
 

@@ -240,6 +240,10 @@ static void read_done(void *arg, int result)
 		free(read);
 		return;
 	}
+	if (content_again(result, &read->tries)) {
+		cdm_loop_read(ship_set(ship)->node->loop, ship->content->fd, read->data, read->len, read->offset, read_done, read);
+		return;
+	}
 	ship->read = NULL;
 	if (result != (int)read->len) {
 		ship->short_read = true;
@@ -272,6 +276,7 @@ static bool stream_step(struct ship *ship)
 		read->content = c;
 		read->offset = offset;
 		read->len = len;
+		read->tries = 0;
 		ship->read = read;
 		cdm_loop_read(ship_set(ship)->node->loop, c->fd, read->data, len, offset, read_done, read);
 		return false;
@@ -420,11 +425,21 @@ static bool content_step(struct ship *ship)
 	return stream_step(ship);
 }
 
+static int open_content(struct ship *ship, struct cdm_error *err)
+{
+	unsigned tries = 0;
+	int r;
+	do
+		r = content_open(ship_set(ship)->store_fd, ship->current, &ship->content, err);
+	while (content_again(r, &tries));
+	return r;
+}
+
 /* A directory: its attributes and ACLs, but the mtime it had then. */
 static void send_directory(struct ship *ship)
 {
 	struct cdm_change *c = &ship->current->change;
-	if (content_open(ship_set(ship)->store_fd, ship->current, &ship->content, NULL) < 0) {
+	if (open_content(ship, NULL) < 0) {
 		send_without_content(ship);
 		return;
 	}
@@ -450,7 +465,7 @@ static void begin_item(struct ship *ship, struct item *item)
 	if (!ship->answering)
 		owed_pay(ship, c);
 	tell_parent_mtime(ship);
-	int r = content_open(ship_set(ship)->store_fd, item, &ship->content, &err);
+	int r = open_content(ship, &err);
 	if (r == 0)
 		return;
 	if (r != -ESTALE)

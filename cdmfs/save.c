@@ -107,8 +107,9 @@ static int name_of_node(struct fs *fs, uint64_t id, const struct stat *st, char 
 
 	if (r != -ENOENT || st->st_nlink == 0)
 		return r;
-	if (walk_tree(fs, "", 0, find_name, &id) != -ECANCELED)
-		return -ENOENT;
+	r = walk_tree(fs, "", 0, find_name, &id);
+	if (r != -ECANCELED)
+		return r < 0 ? r : -ENOENT;
 	return inodes_path(fs->nodes, id, 0, buf, CDM_PATH_MAX, p);
 }
 
@@ -156,8 +157,8 @@ int save_node_locked(struct fs *fs, uint64_t id, char *path_buf)
 	r = fd < 0 ? fd : save_open(fs, &n, &d, fd, path_buf);
 	if (fd >= 0)
 		close(fd);
-	if (r == -ENOSPC || r == -EIO)
-		return r; /* the journal takes nothing now: it stays unsaved */
+	if (r < 0 && r != -ESTALE && r != -ENOENT && r != -ENAMETOOLONG)
+		return r; /* the journal takes nothing now, or it cannot be looked at: it stays unsaved, and is looked at again */
 	inodes_dirty_clear(fs->nodes, id);
 	inodes_flags(fs->nodes, id, 0, NODE_WRITER);
 	return r < 0 ? r : 1;

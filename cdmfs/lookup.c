@@ -68,7 +68,7 @@ int object_find(struct fs *fs, int dirfd, const char *name, struct object *ret)
 	int r;
 
 	*ret = (struct object){.fd = -1};
-	ret->fd = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	ret->fd = TEMP_FAILURE_RETRY(openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 	if (ret->fd < 0)
 		return errno == ENOENT ? 0 : -errno;
 	r = fstat(ret->fd, &ret->st) < 0 ? -errno : 0;

@@ -25,7 +25,7 @@ static int make_object(struct request *rq, int dirfd, const struct making *m)
 
 	caller_begin(rq, m->umask);
 	if (S_ISREG(m->mode))
-		r = fd = openat(dirfd, m->name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, m->mode & 07777);
+		r = fd = TEMP_FAILURE_RETRY(openat(dirfd, m->name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, m->mode & 07777));
 	else if (S_ISDIR(m->mode))
 		r = mkdirat(dirfd, m->name, m->mode & 07777);
 	else if (S_ISLNK(m->mode))
@@ -37,7 +37,7 @@ static int make_object(struct request *rq, int dirfd, const struct making *m)
 	caller_end(rq);
 	if (r < 0 || fd >= 0)
 		return r;
-	fd = openat(dirfd, m->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	fd = TEMP_FAILURE_RETRY(openat(dirfd, m->name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 	return fd < 0 ? -errno : fd;
 }
 

@@ -136,6 +136,12 @@ static bool request_parse(struct request *rq, const uint8_t *in, size_t len)
 	return true;
 }
 
+/* What ails the server itself is told as a disk would tell it: the caller has neither too many descriptors, nor was it interrupted. */
+static int as_of_a_disk(int r)
+{
+	return r == -EMFILE ? -ENFILE : r == -EINTR ? -EIO : r;
+}
+
 static void request_answer_it(struct worker *w, size_t len)
 {
 	struct request rq = {.fs = w->fs, .worker = w};
@@ -153,7 +159,7 @@ static void request_answer_it(struct worker *w, size_t len)
 	if (settle_has_acted(w))
 		cdm_faultpoint("session.changed_not_answered");
 	if (r != OP_SILENT)
-		send_answer(&rq, h->unique, r);
+		send_answer(&rq, h->unique, as_of_a_disk(r));
 	if (settle_has_acted(w))
 		cdm_faultpoint("session.answered_not_noted");
 	settle_answered(w);
@@ -174,6 +180,10 @@ void session_serve(struct worker *w)
 			alive_end(w);
 		} else if (errno == ENODEV) {
 			atomic_store(&fs->unmounted, true);
+		} else if (errno == ENOMEM || errno == EIO) { /* the kernel could not hand that one over, and answered it */
+			struct cdm_error err = CDM_ERROR_INIT;
+			cdm_fail(&err, errno, "read the next request");
+			cdm_log_err(request_lost, &err);
 		} else if (errno != EINTR && errno != EAGAIN && errno != ENOENT) { /* ENOENT: the request was taken back */
 			struct cdm_error err = CDM_ERROR_INIT;
 			cdm_fail(&err, errno, "read the next request");

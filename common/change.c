@@ -76,7 +76,7 @@ int cdm_handle_open(int store_fd, const struct cdm_handle *h, int flags)
 	memcpy(u.h.f_handle, h->bytes, h->len);
 	int fd = -1;
 	errno = ENOMEM; /* said, too, of a file that is just being replaced: only ESTALE says that it is gone */
-	for (int tries = 0; fd < 0 && errno == ENOMEM && tries < OPEN_TRIES; tries++)
+	for (int tries = 0; fd < 0 && (errno == ENOMEM || errno == EINTR) && tries < OPEN_TRIES; tries++)
 		fd = open_by_handle_at(store_fd, &u.h, flags);
 	return fd < 0 ? -errno : fd;
 }

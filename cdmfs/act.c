@@ -12,6 +12,8 @@
 #include "cdmfs/settle.h"
 #include "common/faultpoint.h"
 
+#define MTIME_TRIES 3
+
 static int64_t stat_mtime_ns(const struct stat *st)
 {
 	return st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
@@ -203,7 +205,8 @@ static void set_mtime(int fd, int64_t ns)
 		ts[1].tv_nsec += 1000000000;
 		ts[1].tv_sec--;
 	}
-	utimensat(fd, "", ts, AT_EMPTY_PATH);
+	for (int tries = 0; utimensat(fd, "", ts, AT_EMPTY_PATH) < 0 && tries < MTIME_TRIES; tries++)
+		; /* nobody would set it again */
 }
 
 void act_parent_after(struct act *a, unsigned which, int dirfd)

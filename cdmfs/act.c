@@ -84,17 +84,30 @@ static bool attributes_are_newer(const struct cdm_announcement *an, const struct
 	return here->attr_origin > an->attr_origin;
 }
 
+/* None, or one that is none: zeros. It could not be read: -errno, for nothing may be decided without it. */
+static int stamp_of(int fd, struct cdm_stamp *ret)
+{
+	int r = cdm_stamp_get(fd, ret);
+
+	if (r == 0)
+		return 0;
+	*ret = (struct cdm_stamp){0};
+	return r == -EIO || r == -ENOMEM || r == -EINTR ? r : 0;
+}
+
 int act_expect(struct act *a, const struct object *o)
 {
 	struct cdm_stamp stamp = {0};
 	bool same;
+	int r;
 
 	if (a->an && a->an->flags & CDM_AN_ATTR_ORDER && cdm_stamp_get(o->fd, &stamp) == 0 && attributes_are_newer(a->an, &stamp))
 		return refuse(a, o, &stamp);
 	if (!a->an || a->an->expect == CDM_EXPECT_ANY)
 		return 0;
-	if (o->fd >= 0 && cdm_stamp_get(o->fd, &stamp) < 0)
-		stamp = (struct cdm_stamp){0};
+	r = o->fd >= 0 ? stamp_of(o->fd, &stamp) : 0;
+	if (r < 0)
+		return r;
 	if (a->an->expect == CDM_EXPECT_ABSENT)
 		same = o->fd < 0;
 	else
@@ -225,13 +238,15 @@ void act_parent_after(struct act *a, unsigned which, int dirfd)
 int act_stamp(struct act *a, int fd, bool content, bool attributes)
 {
 	struct cdm_stamp s = {0};
+	int r;
 
 	if (a->silent)
 		return 0;
 	if (a->an && cdm_dot_is_none(a->an->stamp.dot) && !a->an->attr_clock)
 		return 0;
-	if (cdm_stamp_get(fd, &s) < 0)
-		s = (struct cdm_stamp){0};
+	r = stamp_of(fd, &s);
+	if (r < 0)
+		return r;
 	if (a->an) {
 		if (!cdm_dot_is_none(a->an->stamp.dot))
 			s.content = a->an->stamp;

@@ -13,6 +13,8 @@
 #include "common/cursor.h"
 #include "common/faultpoint.h"
 
+#define STAMP_TRIES 3 /* without a stamp a file counts as one of no version: a decision that must not hang on one bad read */
+
 static int compare_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? -1 : a > b;
@@ -348,15 +350,24 @@ static void descriptor_path(int fd, char out[32])
 	snprintf(out, 32, "/proc/self/fd/%d", fd);
 }
 
+static ssize_t stamp_read(int fd, uint8_t bytes[CDM_XATTR_VERSION_SIZE])
+{
+	ssize_t n = fgetxattr(fd, CDM_XATTR_VERSION, bytes, CDM_XATTR_VERSION_SIZE);
+	if (n >= 0 || errno != EBADF)
+		return n;
+	char path[32]; /* O_PATH */
+	descriptor_path(fd, path);
+	return getxattr(path, CDM_XATTR_VERSION, bytes, CDM_XATTR_VERSION_SIZE);
+}
+
 int cdm_stamp_get(int fd, struct cdm_stamp *ret)
 {
 	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
-	ssize_t n = fgetxattr(fd, CDM_XATTR_VERSION, bytes, sizeof bytes);
-	if (n < 0 && errno == EBADF) { /* O_PATH */
-		char path[32];
-		descriptor_path(fd, path);
-		n = getxattr(path, CDM_XATTR_VERSION, bytes, sizeof bytes);
-	}
+	ssize_t n;
+	int tries = 0;
+	do
+		n = stamp_read(fd, bytes);
+	while (n < 0 && (errno == EIO || errno == ENOMEM || errno == EINTR) && ++tries < STAMP_TRIES);
 	if (n < 0)
 		return errno == ERANGE ? -EBADMSG : -errno;
 	return cdm_stamp_decode(bytes, (size_t)n, ret);

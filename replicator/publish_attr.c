@@ -97,15 +97,10 @@ static int open_subject(struct publisher *pub, const struct cdm_change *c, struc
 	if (call->fd < 0)
 		return -errno;
 	snprintf(call->proc, sizeof call->proc, "/proc/self/fd/%d", call->fd);
-	*stamp = (struct cdm_stamp){0};
 	_cleanup_close_ int in_store = c->path_len ? cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_PATH | O_NOFOLLOW, 0)
 						   : openat(pub->set->store_fd, ".", O_PATH | O_CLOEXEC);
-	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
-	char proc[64];
-	snprintf(proc, sizeof proc, "/proc/self/fd/%d", in_store);
-	ssize_t n = in_store < 0 ? -1 : getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
-	if (n > 0)
-		cdm_stamp_decode(bytes, (size_t)n, stamp);
+	if (in_store < 0 || cdm_stamp_get(in_store, stamp) < 0)
+		*stamp = (struct cdm_stamp){0};
 	return 0;
 }
 

@@ -441,12 +441,8 @@ bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_
 	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, path, len, O_PATH | O_NOFOLLOW, 0);
 	if (fd < 0 || fstat(fd, st) < 0)
 		return false;
-	char proc[64];
-	uint8_t bytes[CDM_XATTR_VERSION_SIZE];
-	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
-	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, bytes, sizeof bytes);
-	if (n > 0)
-		cdm_stamp_decode(bytes, (size_t)n, ret);
+	if (cdm_stamp_get(fd, ret) < 0)
+		*ret = (struct cdm_stamp){0};
 	return true;
 }
 
@@ -503,9 +499,11 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err);
 	if (parent2 < 0)
 		return parent2 == -ENOENT ? APPLY_SKIP : parent2;
-	int parent = publisher_parent(pub, c->path, c->path_len, name);
-	if (parent < 0 || fstatat(parent, name, &subject, AT_SYMLINK_NOFOLLOW) < 0)
-		return apply_instead(pub, in, c->path2, c->path2_len, err);
+	int parent = publisher_parent(pub, c->path, c->path_len, name), r = parent < 0 ? parent : 0;
+	if (r == 0 && fstatat(parent, name, &subject, AT_SYMLINK_NOFOLLOW) < 0)
+		r = -errno;
+	if (r < 0) /* a file that only cannot be looked at is not one that is not here */
+		return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? apply_instead(pub, in, c->path2, c->path2_len, err) : r;
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {parent, parent2, name, name2, 0};
 	struct step step;
@@ -514,7 +512,7 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	if (fstatat(parent2, name2, &other, AT_SYMLINK_NOFOLLOW) < 0) {
 		step_init(&step, CDM_CALL_LINK, in, &record);
 		step.a.expect = CDM_EXPECT_ABSENT;
-		int r = publisher_call(pub, &step, call_link, &n, NULL);
+		r = publisher_call(pub, &step, call_link, &n, NULL);
 		return r == -ESTALE || r == -EEXIST || r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
 	}
 	if (other.st_ino == subject.st_ino)
@@ -525,7 +523,7 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	n.dir2 = pub->staging_fd;
 	n.name2 = staged;
 	step_init(&step, CDM_CALL_LINK, in, NULL);
-	int r = publisher_call(pub, &step, call_link, &n, NULL);
+	r = publisher_call(pub, &step, call_link, &n, NULL);
 	if (r < 0)
 		return r;
 	n = (struct two_names){pub->staging_fd, parent2, staged, name2, 0};

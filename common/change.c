@@ -327,10 +327,8 @@ static void get_ranges(struct cdm_reader *r, struct cdm_change *c)
 		return;
 	}
 	c->ranges_mem = reallocarray(NULL, count, sizeof *c->ranges_mem);
-	if (!c->ranges_mem) {
-		r->bad = true;
-		return;
-	}
+	if (!c->ranges_mem)
+		abort(); /* at most CDM_RANGES_MAX: not to be taken for damage of a journal that is sound */
 	for (size_t i = 0; i < count; i++) {
 		c->ranges_mem[i].offset = cdm_get_u64(r);
 		c->ranges_mem[i].length = cdm_get_u64(r);

@@ -135,9 +135,10 @@ static void fill_object(struct content *c, const struct stat *st)
 	k->group_len = strlen(k->group);
 }
 
-bool content_again(int result, unsigned *tries)
+bool content_again(int result, uint32_t wanted, unsigned *tries)
 {
-	bool may_pass = result == -EINTR || result == -EIO || result == -ENOMEM || result == -EMFILE || result == -ENFILE;
+	bool is_short = result >= 0 && (uint32_t)result < wanted;
+	bool may_pass = is_short || result == -EINTR || result == -EIO || result == -ENOMEM || result == -EMFILE || result == -ENFILE;
 	return may_pass && ++*tries < READ_TRIES;
 }
 

@@ -24,8 +24,8 @@ struct content {
  * again); else -errno with err. For SAVE a regular file, for others only the attributes. */
 int content_open(int store_fd, const struct item *item, struct content **ret, struct cdm_error *err);
 void content_close(struct content **c);
-/* An open or read of content gave this: is it to be done again at once? Not more than some times. */
-bool content_again(int result, unsigned *tries);
+/* An open, or a read of so many bytes, gave this: is it to be done again at once? Not more than some times. */
+bool content_again(int result, uint32_t wanted, unsigned *tries);
 
 /* Send only what these copies (sorted, disjoint) leave, instead of the whole. */
 void content_leave_out(struct content *c, const struct delta_copies *copies);

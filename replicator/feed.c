@@ -207,7 +207,7 @@ static void block_was_read(void *arg, int result)
 {
 	struct feed_read *read = arg;
 	struct feed *f = read->feed;
-	if (f->link && content_again(result, &read->tries)) {
+	if (f->link && content_again(result, read->len, &read->tries)) {
 		cdm_loop_read(f->node->loop, f->from ? fetch_fd(f->from) : f->fd, read->data, read->len, f->at, block_was_read, read);
 		return;
 	}

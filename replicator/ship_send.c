@@ -240,7 +240,7 @@ static void read_done(void *arg, int result)
 		free(read);
 		return;
 	}
-	if (content_again(result, &read->tries)) {
+	if (content_again(result, read->len, &read->tries)) {
 		cdm_loop_read(ship_set(ship)->node->loop, ship->content->fd, read->data, read->len, read->offset, read_done, read);
 		return;
 	}
@@ -431,7 +431,7 @@ static int open_content(struct ship *ship, struct cdm_error *err)
 	int r;
 	do
 		r = content_open(ship_set(ship)->store_fd, ship->current, &ship->content, err);
-	while (content_again(r, &tries));
+	while (content_again(r, 0, &tries));
 	return r;
 }
 

@@ -24,6 +24,7 @@
 #include "replicator/state.h"
 #include "replicator/unsure.h"
 
+#define PROBE_AGAIN_MS 1000
 #define FUSE_MAGIC 0x65735546
 #define ACK_MS 50 /* vectors that moved without a batch are told at most this often */
 
@@ -84,6 +85,28 @@ static bool open_store(struct set *s)
 
 static void probe_start(struct set *s, bool reload);
 
+static void probe_later(struct set *s);
+
+static void on_probe_timer(void *arg)
+{
+	struct set *s = arg;
+	s->probe_timer = NULL;
+	if (s->mounted) {
+		follow_start(s);
+		follow_step(s);
+		probe_later(s);
+	} else {
+		probe_start(s, false);
+	}
+}
+
+/* The mount is there, but what stands between the set and work did not open: nobody else would try that again. */
+static void probe_later(struct set *s)
+{
+	if (!s->probe_timer && !s->stopping && (!s->mounted || !s->follow.reader))
+		s->probe_timer = cdm_loop_after(s->node->loop, PROBE_AGAIN_MS, on_probe_timer, s);
+}
+
 static void probe_done(void *arg)
 {
 	struct probe *probe = arg;
@@ -102,10 +125,13 @@ static void probe_done(void *arg)
 	if (mounted == s->mounted)
 		return;
 	s->mounted = mounted && open_store(s);
+	if (mounted && !s->mounted)
+		probe_later(s);
 	cdm_log(set_mounted, cdm_str("set", set_name(s)), cdm_str("state", s->mounted ? "mounted" : "not mounted"));
 	if (s->mounted) {
 		follow_start(s);
 		follow_step(s);
+		probe_later(s);
 	} else {
 		barrier_fail_all(s, -ENOTCONN);
 	}
@@ -229,6 +255,7 @@ void set_free(struct set **set)
 	s->stopping = true;
 	adopt_stop(s);
 	doubt_stop(s);
+	cdm_timer_cancel(&s->probe_timer);
 	scrub_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);

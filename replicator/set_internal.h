@@ -166,6 +166,7 @@ struct set {
 	struct doubt_state doubt;
 	struct barrier *barriers;
 	uint64_t barrier_number, peer_serial;
+	struct cdm_timer *probe_timer;
 	bool mounted, probing, probe_again, ready, swept, stopping; /* ready: the journal was read to its end once */
 	int mounts_fd;                            /* /proc/self/mountinfo: tells when mounts come and go */
 	struct cdm_io *mounts_io;

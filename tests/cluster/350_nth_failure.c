@@ -420,10 +420,10 @@ static unsigned long setting(const char *name, unsigned long otherwise)
 	return value ? strtoul(value, NULL, 10) : otherwise;
 }
 
-/* Interrupted or short for good: nothing would ever be done. */
+/* Interrupted or short for good, or no request ever read: nothing would ever be done. */
 static bool may_last(const struct row *row)
 {
-	return row->when == CHANGES && row->number != EINTR && row->number != NTH_SHORT;
+	return row->when == CHANGES && row->number != EINTR && row->number != NTH_SHORT && row->kind != NTH_DEVICE;
 }
 
 static void row_story(void **state)

@@ -44,8 +44,7 @@ void fetch_unref(struct fetch *f)
 	f->used_ms = cdm_now_ms();
 	if (--f->refs > 0)
 		return;
-	assert(!f->waiters && !f->writes);
-	fetch_forget_pieces(f);
+	assert(!f->waiters && !f->kept); /* the set may be gone by now */
 	fetch_end_writing(f);
 	close(f->fd);
 	block_hash_fini(&f->hash);
@@ -200,6 +199,7 @@ void fetch_drop(struct fetch *f)
 		}
 	fetch_stop_asking(f);
 	f->gone = !f->whole;
+	fetch_forget_pieces(f);
 	if (f->name[0])
 		unlinkat(f->set->staging_fd, f->name, 0);
 	f->name[0] = 0;

@@ -173,7 +173,8 @@ static int take_piece(struct node *node, struct link *l, const uint8_t *payload,
 	if (!f)
 		return 0; /* sent before it saw our FETCH_STOP */
 	const struct piece *p = &fed.piece;
-	if (p->offset < f->came || p->offset + p->len > f->size || p->offset / BLOCK != (p->offset + p->len - 1) / BLOCK)
+	bool whole_pages = p->offset % BLOCK_PAGE == 0 && (p->len % BLOCK_PAGE == 0 || p->offset + p->len == f->size); /* each piece takes its pages of memory */
+	if (p->offset < f->came || p->offset + p->len > f->size || p->offset / BLOCK != (p->offset + p->len - 1) / BLOCK || !whole_pages)
 		return cdm_fail_plain(err, EBADMSG, "a piece of a fetched content is not where it may be");
 	if (f->hashed)
 		f->hashed = block_hash_piece(&f->hash, p->offset, p->data, p->len) == 0;

@@ -32,7 +32,8 @@ struct fetch {
 	int fd;
 	char name[STAGING_NAME_MAX]; /* in staging; "" = it was handed over */
 	uint64_t came;               /* all before this came (or is a hole) */
-	int direct_fd;               /* writes past the page cache; -1: not that */
+	int direct_fd;               /* for writes past the page cache; -1: none */
+	bool no_direct;              /* it does not take them */
 	struct fetch_piece *kept, **pieces_tail; /* in the order they came */
 	struct fetch_piece *writes;  /* from here on they are on their way to the disk */
 	uint64_t kept_from;          /* all that came behind this is among them, or a hole */

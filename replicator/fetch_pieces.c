@@ -110,14 +110,24 @@ static void write_failed(struct fetch *f, int error)
 		fetch_drop(f);
 }
 
-/* Short, or a store that does not take it past its cache after all: the rest by hand, it is rare. */
+static void piece_written(void *arg, int result);
+
+static void write_it(struct fetch_piece *p)
+{
+	struct fetch *f = p->fetch;
+	cdm_loop_write(f->set->node->loop, p->direct ? f->direct_fd : f->fd, p->data, p->len, p->offset, piece_written, p);
+}
+
+/* A store that opens a file for writes past its cache, and then does not take them. The descriptor stays: others may be on their way to it. */
+static bool is_refused(const struct fetch_piece *p, int result)
+{
+	return p->direct && result == -EINVAL;
+}
+
+/* Short: the rest by hand, it is rare. */
 static int finish_write(struct fetch_piece *p, int result)
 {
 	struct fetch *f = p->fetch;
-	if (p->direct && result == -EINVAL) {
-		fetch_end_writing(f);
-		result = 0;
-	}
 	if (result < 0 || result >= (int)p->len)
 		return result;
 	int r = cdm_pwrite_all(f->fd, p->data + result, p->len - (uint32_t)result, (off_t)(p->offset + (uint32_t)result));
@@ -130,6 +140,12 @@ static void piece_written(void *arg, int result)
 	struct fetch *f = p->fetch;
 	struct set *s = f->set;
 	uint64_t offset = p->offset;
+	if (is_refused(p, result)) {
+		f->no_direct = true;
+		p->direct = false;
+		write_it(p);
+		return;
+	}
 	result = finish_write(p, result);
 	p->done = true;
 	f->writing -= p->len;
@@ -152,6 +168,8 @@ static void piece_written(void *arg, int result)
 		fetch_check(f);
 		fetch_step(f);
 	}
+	if (f->gone || s->stopping)
+		fetch_forget_pieces(f);
 	fetch_unref(f);
 	set_let_go(s);
 }
@@ -170,7 +188,7 @@ static struct fetch_piece *piece_new(struct fetch *f, const struct piece *piece)
 		abort();
 	memcpy(data, piece->data, piece->len);
 	*p = (struct fetch_piece){.fetch = f, .offset = piece->offset, .len = piece->len, .data = data};
-	p->direct = f->direct_fd >= 0 && piece->len % BLOCK_PAGE == 0 && piece->offset % BLOCK_PAGE == 0;
+	p->direct = f->direct_fd >= 0 && !f->no_direct && piece->len % BLOCK_PAGE == 0 && piece->offset % BLOCK_PAGE == 0;
 	return p;
 }
 
@@ -188,5 +206,5 @@ void fetch_write_piece(struct fetch *f, const struct piece *piece)
 		f->paused = true;
 		link_pause(f->feeder);
 	}
-	cdm_loop_write(f->set->node->loop, p->direct ? f->direct_fd : f->fd, p->data, p->len, p->offset, piece_written, p);
+	write_it(p);
 }

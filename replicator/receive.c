@@ -178,7 +178,7 @@ static void piece_written(void *arg, int result)
 		if (!in->writes)
 			incoming_free(in, w->set->staging_fd);
 	} else if (p) {
-		p->receiver->writing_bytes -= w->len;
+		p->receiver->writing_bytes -= sizeof *w + w->len;
 		if (result < 0) {
 			in->torn = true; /* the link ends a little later: what else is in flight for it may succeed */
 			if (result == -ENOSPC || result == -EDQUOT)
@@ -231,7 +231,7 @@ static int take_piece(struct receiver *r, const uint8_t *payload, size_t len, st
 	memcpy(w->data, piece.data, piece.len);
 	in->writes++;
 	r->peer->set->writing++;
-	r->writing_bytes += piece.len;
+	r->writing_bytes += sizeof *w + piece.len;
 	if (r->writing_bytes > WRITES_HIGH && !r->paused) {
 		r->paused = true;
 		link_pause(r->peer->link);

@@ -549,6 +549,20 @@ static void fed_unasked(struct hostile *h)
 	put_frame(h, FRAME_FED_END, &p);
 }
 
+static void fed_in_crumbs(struct hostile *h)
+{
+	struct bytes p = {0};
+	struct fetch_ask ask;
+	size_t len;
+	coming_encode(&(struct coming){.version = {SOURCE_ORIGIN, 1ull << 40}, .size = 8 << 20, .path = "crumbs", .path_len = 6}, &p);
+	put_frame(h, FRAME_COMING, &p);
+	const uint8_t *payload = hostile_await(h, FRAME_FETCH, &len);
+	assert_int_equal(fetch_ask_decode(payload, len, &ask), 0);
+	fed_piece_encode_head(ask.request, 0, 1, &p);
+	bytes_put(&p, "x", 1);
+	put_frame(h, FRAME_FED, &p);
+}
+
 /* --- comparing trees --- */
 
 static void listing_unasked(struct hostile *h) { hostile_frame(h, FRAME_RESYNC_DIR, 1, 0, "", 0); }
@@ -714,6 +728,7 @@ static const struct attack {
 	{"FETCH of a set that is not here", HOSTILE_SET, WIRE_FEATURE_FETCH, fetch_of_another_set, NULL},
 	{"FETCH 20,000 times", HOSTILE_SET, WIRE_FEATURE_FETCH, fetch_flood, NULL},
 	{"FED that nobody asked for", HOSTILE_SET, WIRE_FEATURE_FETCH, fed_unasked, NULL},
+	{"FED byte by byte", HOSTILE_SUBSCRIBED, WIRE_FEATURE_FETCH, fed_in_crumbs, "piece"},
 	{"RESYNC_START with a vector of 4 GiB", HOSTILE_SUBSCRIBED, 0, start_with_garbage, "RESYNC_START"},
 	{"a listing with ..", HOSTILE_SUBSCRIBED, 0, listing_up, "RESYNC_DIR"},
 	{"a listing with a/b", HOSTILE_SUBSCRIBED, 0, listing_deep, "RESYNC_DIR"},

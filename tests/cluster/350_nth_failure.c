@@ -441,6 +441,21 @@ static void row_story(void **state)
 	print_message("%lu calls, %lu tried: %u refusals, %u restarts\n", calls, tried, refused, restarted);
 }
 
+/* A store that opens a file for writes past its page cache, and then takes none: what comes is written all the same, and not asked for again. */
+static void direct_writes_are_refused(void **state)
+{
+	enum { MIB = 40 };
+	int64_t received = counter("n2", "content_received_bytes"), resumed = counter("n2", "fetch_resumed_bytes");
+	nth_armed("n2", LAB_REPLICATOR, NTH_WRITE, EINVAL, 100, false);
+	shell("n1", "head -c %dM /dev/urandom > direct", MIB);
+	everywhere_equal();
+	nth_disarmed();
+	assert_int_equal(nth_control->fired, 1);
+	assert_int_equal(counter("n2", "content_received_bytes") - received, (int64_t)MIB << 20);
+	assert_int_equal(counter("n2", "fetch_resumed_bytes"), resumed);
+	remove_file("n1", "direct");
+}
+
 static bool is_for_every_day(const struct row *row)
 {
 	static const int numbers[NTH_KINDS] = {[NTH_READ] = EIO, [NTH_WRITE] = ENOSPC, [NTH_OPEN] = EMFILE, [NTH_NAME] = EIO, [NTH_ATTR] = EIO, [NTH_MEMORY] = ENOMEM,
@@ -451,7 +466,7 @@ static bool is_for_every_day(const struct row *row)
 int main(void)
 {
 	enum { ROWS = sizeof rows / sizeof *rows };
-	static struct CMUnitTest stories[ROWS];
+	static struct CMUnitTest stories[ROWS + 1];
 	static char names[ROWS][80];
 	static const char *const programs[LAB_PROGRAMS] = {"holder", "server", "watcher", "replicator", "master"};
 	size_t count = 0;
@@ -463,6 +478,7 @@ int main(void)
 			kind_names[row->kind], number_name(row->number));
 		stories[count++] = (struct CMUnitTest){names[i], row_story, NULL, NULL, (void *)row};
 	}
+	stories[count++] = (struct CMUnitTest)cmocka_unit_test(direct_writes_are_refused);
 	nth_prepare();
 	int status = story_tell("nth", (struct lab_options){.nodes = 2}, stories, count);
 	nth_forget();

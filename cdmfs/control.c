@@ -15,6 +15,7 @@
 
 #define OPEN_LIST_MAX 100
 #define PEERS_BYTES_MAX (4u << 20)
+#define INCARNATIONS_AHEAD 65536
 
 /* --- set --- */
 
@@ -104,14 +105,25 @@ static int put_records(struct fs *fs, const uint8_t *bytes, size_t len)
 	return r;
 }
 
-static int new_incarnation(struct fs *fs)
+/* The next one behind `known`, of which a peer told: nobody may use up all of them by what he tells. */
+static int new_incarnation(struct fs *fs, const char *known_text, size_t len)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
+	char text[16] = "", *end;
+	unsigned long known;
 	int r;
 
-	if (fs->store.incarnation == UINT32_MAX)
-		return -EOVERFLOW;
-	r = store_set_incarnation(fs, fs->store.incarnation + 1, &err);
+	if (len == 0 || len >= sizeof(text))
+		return -EINVAL;
+	memcpy(text, known_text, len);
+	known = strtoul(text, &end, 10);
+	if (*end)
+		return -EINVAL;
+	if (known < fs->store.incarnation)
+		return 0;
+	if (known >= UINT32_MAX || known - fs->store.incarnation > INCARNATIONS_AHEAD)
+		return -ERANGE;
+	r = store_set_incarnation(fs, (uint32_t)known + 1, &err);
 	if (r < 0) {
 		cdm_log_err(failed, &err);
 		return r;
@@ -135,7 +147,7 @@ int control_set(struct request *rq, const char *name, const void *value, size_t 
 	if (strcmp(name, "trusted.cdmfs.new") == 0)
 		return cdm_path_check(value, len) < 0 ? -EINVAL : saver_renew_tree(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.incarnation") == 0)
-		return new_incarnation(rq->fs);
+		return new_incarnation(rq->fs, value, len);
 	if (strcmp(name, "trusted.cdmfs.policy") != 0)
 		return -EOPNOTSUPP;
 	r = policy_reload(rq->fs, &err);

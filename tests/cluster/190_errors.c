@@ -228,12 +228,14 @@ static void a_replaced_disk_is_filled_again_and_when_full_waits_alone(void **sta
 	_cleanup_free_ char *said = NULL;
 	shell("n1", "rm -rf -- * && mkdir kept && for i in $(seq 100); do echo $i > kept/$i; done");
 	everywhere_equal();
+	shell("n3", "setfattr -n trusted.cdmfs.incarnation -v 70 %s/full", lab_run_dir(lab, "n3")); /* it has a long life behind it */
 	save("n3", "by-n3", "with the old disk");
 	everywhere_equal();
 	small_store("n3");
 	everywhere_equal(); /* the empty store does not win */
 	save("n3", "by-n3-again", "with the new disk"); /* not under a number that the others know already */
 	gets_text("n1", "by-n3-again", "with the new disk");
+	shell("n3", "getfattr --absolute-names --only-values -n trusted.cdmfs.status %s/full | jq -e '.origin | split(\".\")[1] | tonumber > 71'", lab_run_dir(lab, "n3"));
 	has_text("n1", "kept/100", "100\n");
 
 	shell("n1", "head -c 70M /dev/urandom > too-large && echo x > after");

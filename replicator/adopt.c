@@ -507,6 +507,9 @@ void adopt_stop(struct set *s)
 static struct peer *find_parent(struct set *s)
 {
 	struct peer *p = set_parent_peer(s);
+	if (!p)
+		for (p = s->peers; p && !p->towards_parent; p = p->next)
+			;
 	return p ? p : s->peers; /* the root of the tree compares with one of its children */
 }
 

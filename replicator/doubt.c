@@ -6,7 +6,7 @@
  * before it is over.
  *
  * What an answer brought ahead of the stream is nobody's when its author loses it with his power: no vector tells of it. So whoever took
- * such a thing since trees were last compared (a second empty file) compares them when an author begins a new incarnation (resync_compare.c).
+ * such a thing, until a comparison sees none any more (a second empty file), compares trees when an author begins a new incarnation (resync_compare.c).
  * Loop thread, but for doubt_note and doubt_note_ahead. */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -95,8 +95,6 @@ static void settle(struct set *s)
 {
 	s->doubt.raised = false;
 	s->doubt.rounds = s->doubt.waits = 0;
-	if (atomic_exchange(&s->doubt.ahead, false))
-		unlinkat(s->store_fd, AHEAD_NAME, 0);
 	children_compare(s);
 	forget_if_over(s);
 	state_changed(s);
@@ -133,8 +131,8 @@ void doubt_raise(struct set *s)
 void doubt_ready(struct set *s)
 {
 	if (faccessat(s->store_fd, AHEAD_NAME, F_OK, 0) == 0)
-		s->doubt.ahead = true;
-	if (faccessat(s->store_fd, FILE_NAME, F_OK, 0) == 0)
+		s->doubt.ahead = 1; /* and maybe an author began anew, and nobody had read that yet */
+	if (s->doubt.ahead || faccessat(s->store_fd, FILE_NAME, F_OK, 0) == 0)
 		doubt_raise(s);
 }
 
@@ -220,7 +218,21 @@ void doubt_note_ahead(struct publisher *pub, struct cdm_dot version, const struc
 	struct set *s = pub->set;
 	if (cdm_dot_is_none(version) || cdm_vector_covers(context, version) || cdm_vector_covers(&pub->applied, version))
 		return;
-	if (!atomic_exchange(&s->doubt.ahead, true))
+	if (!s->doubt.ahead++)
+		remember(s, AHEAD_NAME);
+}
+
+unsigned doubt_taken_ahead(const struct set *s)
+{
+	return s->doubt.ahead;
+}
+
+void doubt_none_is_ahead(struct set *s, unsigned taken)
+{
+	if (!taken || !atomic_compare_exchange_strong(&s->doubt.ahead, &taken, 0))
+		return;
+	unlinkat(s->store_fd, AHEAD_NAME, 0);
+	if (s->doubt.ahead) /* taken in this moment, by the applier */
 		remember(s, AHEAD_NAME);
 }
 

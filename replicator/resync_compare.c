@@ -232,12 +232,16 @@ static bool began_anew(const struct cdm_vector *v, cdm_origin origin)
 	return false;
 }
 
-/* An answer brought it ahead of the stream, and its author lost it: he has begun anew, and neither side's vector tells of it. */
+/* An answer brought it ahead of the stream (or it is being written): neither side's vector tells of it. */
+static bool is_ahead(const struct compare *c, struct cdm_dot dot)
+{
+	return !cdm_dot_is_none(dot) && !cdm_vector_covers(&c->shared->mine, dot) && !cdm_vector_covers(&c->shared->sender, dot);
+}
+
+/* And its author lost it: he has begun anew. */
 static bool is_orphan(const struct compare *c, struct cdm_dot dot)
 {
-	const struct cdm_vector *mine = &c->shared->mine, *sender = &c->shared->sender;
-	return !cdm_dot_is_none(dot) && !cdm_vector_covers(mine, dot) && !cdm_vector_covers(sender, dot) &&
-		(began_anew(mine, dot.origin) || began_anew(sender, dot.origin));
+	return is_ahead(c, dot) && (began_anew(&c->shared->mine, dot.origin) || began_anew(&c->shared->sender, dot.origin));
 }
 
 /* It becomes a change of ours, with all below it. False on a pure target: the sender's tree counts. */
@@ -261,6 +265,7 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	struct cdm_dot dot = e->stamp.content.dot;
 	c->seen++;
 	bool came = unseen_came(c->shared->unseen, path, len);
+	c->ahead |= is_ahead(c, dot);
 	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
 	if (came)
 		return; /* the rename or link ships, with all that is below */
@@ -395,6 +400,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 {
 	bool clash = S_ISDIR(ours->mode) && !S_ISDIR(theirs->mode);
 	c->seen++;
+	c->ahead |= is_ahead(c, ours->stamp.content.dot);
 	if (!clash)
 		paths_add(c->shared->there, path, len);
 	if (S_ISDIR(theirs->mode)) {

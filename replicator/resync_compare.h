@@ -92,6 +92,7 @@ struct compare { /* one directory */
 	struct removal *removals, **removals_tail; /* a directory before what is in it */
 	bool clash; /* a directory here where the sender has something else: that comes when the directory is gone */
 	uint64_t same, seen;
+	bool ahead; /* something here was taken ahead of the stream, and neither side's vector tells of it */
 	uint64_t taken_over; /* versions that went with their author, and are ours now */
 };
 /* Takes dir and listing. */

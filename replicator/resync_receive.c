@@ -53,6 +53,8 @@ struct resync_in {
 	uint64_t rejected;           /* how much the round before brought back */
 	bool clash, clash_tried;     /* directories in the way of other things: once they are gone, compare again, once */
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
+	bool ahead;                  /* compare.ahead */
+	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
 	bool orphan;
 };
 
@@ -178,6 +180,7 @@ static void compare_finished(void *arg)
 	in->same += c->same;
 	in->seen += c->seen;
 	in->changed += c->taken_over;
+	in->ahead |= c->ahead;
 	count_up(&in->set->counters.resync_same, c->same);
 	while (c->subdirs) {
 		struct todo *t = c->subdirs;
@@ -624,6 +627,8 @@ static void finish(struct resync_in *in)
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
 		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed || in->removed;
+		if (!incomplete && !changed && !in->ahead)
+			doubt_none_is_ahead(s, in->taken_ahead);
 		resync_in_free(&p->resync->in);
 		p->root_due = p->towards_parent; /* take_end */
 		unsure_compared(p);
@@ -675,6 +680,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->set = s;
 	in->serial = p->serial;
 	in->peer_number = p->number;
+	in->taken_ahead = doubt_taken_ahead(s);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;
 	compare_shared_init(&in->shared, s, sender, flags & RESYNC_INCOMPLETE);

@@ -96,7 +96,7 @@ struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
 	bool raised_since; /* while trees are being compared */
 	bool owed;         /* children that are not here are to compare when they come */
-	_Atomic bool ahead; /* something was taken ahead of the stream since trees were compared last */
+	_Atomic unsigned ahead; /* what was taken ahead of the stream since a comparison saw none of that */
 	unsigned rounds;   /* comparisons that found something */
 	unsigned waits;    /* comparisons that were not the last one */
 	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
@@ -247,6 +247,9 @@ void doubt_child_is_there(struct peer *p);
 void doubt_asked(struct peer *p);
 /* A comparison with the parent ended. decisive: he knew all our changes when it began; changed: something was different. */
 void doubt_compared(struct set *s, bool decisive, bool changed);
+/* How much was taken ahead of the stream; a comparison that began when it was so much saw none of it. */
+unsigned doubt_taken_ahead(const struct set *s);
+void doubt_none_is_ahead(struct set *s, unsigned taken);
 bool doubt_begin_verify(struct peer *p); /* it has all there is: is a comparison wanted? Then it was begun */
 void doubt_child_done(struct peer *p);
 void doubt_child_gone(struct peer *p);

@@ -192,7 +192,7 @@ int fetch_take_at(struct node *node, const struct link *l, const uint8_t *payloa
 	struct fetch *f = fetch_find_request(node, NULL, at.request);
 	if (f && f->feeder == l) {
 		f->answered = true;
-		if (at.elapsed && at.bytes < f->size && at.bytes < f->came + SLOW_LEFT)
+		if (at.elapsed == 1 && at.bytes < f->size && at.bytes < f->came + SLOW_LEFT) /* else it is not fed, or an older program */
 			f->starved_ms = cdm_now_ms();
 		return 0;
 	}

@@ -16,6 +16,13 @@ void hold_remember(struct set *s, const struct hold *h, uint32_t peer)
 	*slot = (struct hold_before){.id = h->id, .peer = peer, .since_ns = h->since_ns};
 }
 
+void hold_forget(struct set *s, uint32_t peer)
+{
+	for (size_t i = 0; i < HOLDS_BEFORE; i++)
+		if (s->holds_before[i].peer == peer)
+			s->holds_before[i] = (struct hold_before){0};
+}
+
 static bool was_held(struct set *s, struct hold *h, uint32_t peer)
 {
 	for (size_t i = 0; i < HOLDS_BEFORE; i++) {

@@ -20,6 +20,7 @@ void hold_begin(struct set *s, struct hold *h, uint32_t peer, uint64_t removals,
 void hold_end(struct hold *h);
 /* Its link ends, nobody has decided. The next one with this peer has the same number. */
 void hold_remember(struct set *s, const struct hold *h, uint32_t peer);
+void hold_forget(struct set *s, uint32_t peer); /* a comparison with it came to its end */
 
 /* resync_receive.c */
 struct resync_in;

@@ -622,6 +622,7 @@ static void finish(struct resync_in *in)
 	struct peer *p = peer_of(in);
 	in->phase = ENDED;
 	tell_comparisons(s);
+	hold_forget(s, in->peer_number);
 	if (p) {
 		cdm_log(resync_ends, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_uint("same", in->same),
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));

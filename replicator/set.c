@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* set.c — one set on this node: opened when its mount is there, its peers, its frames, and what the control layer asks. */
+/* set.c — one set on this node: its life, its peers, its frames, and what the control layer asks. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/vfs.h>
-#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 #include "common/io.h"
@@ -24,8 +21,6 @@
 #include "replicator/state.h"
 #include "replicator/unsure.h"
 
-#define PROBE_AGAIN_MS 1000
-#define FUSE_MAGIC 0x65735546
 #define ACK_MS 50 /* vectors that moved without a batch are told at most this often */
 
 const char *set_name(const struct set *s)
@@ -41,129 +36,6 @@ struct node *set_node(const struct set *s)
 const struct route *set_get_route(const struct set *s)
 {
 	return s->route;
-}
-
-/* --- the mount comes and goes --- */
-
-struct probe {
-	struct set *set;
-	bool mounted;
-	bool reload; /* and tell it to read its policy again */
-};
-
-static void probe_work(void *arg)
-{
-	struct probe *probe = arg;
-	char path[512], status[65536];
-	struct statfs fs;
-	snprintf(path, sizeof path, "%s/full", probe->set->run_dir);
-	probe->mounted = statfs(path, &fs) == 0 && fs.f_type == FUSE_MAGIC && getxattr(path, "trusted.cdmfs.status", status, sizeof status) >= 0;
-	if (probe->mounted && probe->reload)
-		setxattr(path, "trusted.cdmfs.policy", "", 0, 0);
-}
-
-static int open_private_dir(struct set *s, const char *name)
-{
-	char path[64];
-	snprintf(path, sizeof path, ".cdmfs/%s", name);
-	return openat(s->store_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-}
-
-/* The store's private directories exist since the first mount. */
-static bool open_store(struct set *s)
-{
-	if (s->staging_fd < 0)
-		s->staging_fd = open_private_dir(s, "staging");
-	if (s->conflicts_fd < 0)
-		s->conflicts_fd = open_private_dir(s, "conflicts");
-	if (s->staging_fd < 0 || s->conflicts_fd < 0)
-		return false;
-	if (!s->deltas)
-		s->deltas = deltas_new(s);
-	return true;
-}
-
-static void probe_start(struct set *s, bool reload);
-
-static void probe_later(struct set *s);
-
-static void on_probe_timer(void *arg)
-{
-	struct set *s = arg;
-	s->probe_timer = NULL;
-	if (s->mounted) {
-		follow_start(s);
-		follow_step(s);
-		probe_later(s);
-	} else {
-		probe_start(s, false);
-	}
-}
-
-/* The mount is there, but what stands between the set and work did not open: nobody else would try that again. */
-static void probe_later(struct set *s)
-{
-	if (!s->probe_timer && !s->stopping && (!s->mounted || !s->follow.reader))
-		s->probe_timer = cdm_loop_after(s->node->loop, PROBE_AGAIN_MS, on_probe_timer, s);
-}
-
-static void probe_done(void *arg)
-{
-	struct probe *probe = arg;
-	struct set *s = probe->set;
-	bool mounted = probe->mounted;
-	free(probe);
-	s->posted--;
-	s->probing = false;
-	if (s->stopping)
-		return;
-	if (s->probe_again) {
-		s->probe_again = false;
-		probe_start(s, false);
-		return;
-	}
-	if (mounted == s->mounted)
-		return;
-	s->mounted = mounted && open_store(s);
-	if (mounted && !s->mounted)
-		probe_later(s);
-	cdm_log(set_mounted, cdm_str("set", set_name(s)), cdm_str("state", s->mounted ? "mounted" : "not mounted"));
-	if (s->mounted) {
-		follow_start(s);
-		follow_step(s);
-		probe_later(s);
-	} else {
-		barrier_fail_all(s, -ENOTCONN);
-	}
-	state_changed(s);
-}
-
-static void probe_start(struct set *s, bool reload)
-{
-	if (s->probing && !reload) {
-		s->probe_again = true;
-		return;
-	}
-	struct probe *probe = calloc(1, sizeof *probe);
-	if (!probe)
-		abort();
-	probe->set = s;
-	probe->reload = reload;
-	s->probing = true;
-	s->posted++;
-	cdm_worker_submit(s->caller, probe_work, probe_done, probe);
-}
-
-static void mounts_changed(void *arg, int result)
-{
-	struct set *s = arg;
-	s->mounts_io = NULL;
-	if (s->stopping || result < 0) {
-		set_let_go(s);
-		return;
-	}
-	s->mounts_io = cdm_loop_poll(s->node->loop, s->mounts_fd, POLLPRI, mounts_changed, s);
-	probe_start(s, false);
 }
 
 void set_ready(struct set *s)
@@ -223,8 +95,7 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 		return r;
 	}
 	cdm_policy_load(node->conf, conf->name, &s->policy, NULL);
-	s->mounts_io = cdm_loop_poll(node->loop, s->mounts_fd, POLLPRI, mounts_changed, s);
-	probe_start(s, false);
+	set_mount_begin(s);
 	*ret = s;
 	return 0;
 }
@@ -255,7 +126,6 @@ void set_free(struct set **set)
 	s->stopping = true;
 	adopt_stop(s);
 	doubt_stop(s);
-	cdm_timer_cancel(&s->probe_timer);
 	scrub_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);
@@ -265,8 +135,7 @@ void set_free(struct set **set)
 	publisher_stop(s->publisher);
 	feed_stop(s);
 	fetch_stop(s);
-	if (s->mounts_io)
-		cdm_loop_cancel(s->node->loop, s->mounts_io);
+	set_mount_stop(s);
 	follow_stop(s);
 	cdm_worker_free(&s->applier);
 	cdm_worker_free(&s->walker);
@@ -294,7 +163,7 @@ void set_route(struct set *s, const struct route *route)
 	cdm_policy_fini(&s->policy);
 	cdm_policy_load(s->node->conf, set_name(s), &s->policy, NULL);
 	pthread_mutex_unlock(&s->policy_lock);
-	probe_start(s, true);
+	set_mount_reload(s);
 }
 
 /* --- peers --- */

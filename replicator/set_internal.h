@@ -183,6 +183,11 @@ struct set {
 	bool over;                                /* set_free was here: the last callback frees it */
 };
 
+/* set_mount.c */
+void set_mount_begin(struct set *s);
+void set_mount_reload(struct set *s); /* the mount reads its policy again */
+void set_mount_stop(struct set *s);   /* mounts_io's callback comes yet */
+
 /* set.c */
 struct peer *set_peer(struct set *s, const struct link *l);
 struct peer *set_peer_by_serial(struct set *s, uint64_t serial); /* NULL: it is gone */

@@ -17,13 +17,22 @@
 struct assembly {
 	struct publisher *pub;
 	struct incoming *top;
+	char staged[STAGING_NAME_MAX];
 	int root;                 /* the new directory in the store's staging */
-	char *dir;                /* last directory used, relative to root */
+	char *dir;                /* last directory used, relative to root; "" is root */
 	size_t dir_len;
 	int dir_fd;
+	struct timespec dir_mtime; /* what it is to have; our own making of things in it must not show */
+	bool dir_touched;
 	struct cdm_change records[RUN_MAX];
 	size_t count, bytes;
 };
+
+static bool is_top(const struct assembly *a, const struct cdm_change *c)
+{
+	const struct cdm_change *top = &a->top->carried.change;
+	return c->path_len == top->path_len && memcmp(c->path, top->path, top->path_len) == 0;
+}
 
 static const char *below(const struct assembly *a, const struct cdm_change *c, size_t *ret_len)
 {
@@ -34,41 +43,16 @@ static const char *below(const struct assembly *a, const struct cdm_change *c, s
 	return c->path + top->path_len + 1;
 }
 
-/* May it be part of the new directory? A creation whose content is here, by the same origin. */
+/* May it be part of the new directory? A creation whose content is here, by the same origin. A default ACL, which would give one to all
+ * that is made below it, comes as a change of its own behind its directory and ends the assembly. */
 static bool fits(const struct assembly *a, const struct incoming *in)
 {
 	const struct cdm_change *c = &in->carried.change;
-	if (in->superseded || in->resync || in->staging[0] || c->dot.origin != a->top->carried.change.dot.origin)
+	if (in->superseded || in->resync || c->dot.origin != a->top->carried.change.dot.origin)
 		return false;
 	if (c->op == CDM_OP_SAVE)
 		return in->carried.kind == CONTENT_WHOLE && !(c->flags & CDM_CH_LINKED) && cdm_dot_is_none(c->base) && cdm_dot_is_none(c->victim);
 	return c->op == CDM_OP_MKDIR || c->op == CDM_OP_SYMLINK || c->op == CDM_OP_MKNOD || c->op == CDM_OP_SETATTR;
-}
-
-static int directory_of(struct assembly *a, const char *path, size_t len, char name[CDM_NAME_LEN_MAX + 1])
-{
-	const char *slash = memrchr(path, '/', len);
-	const char *last = slash ? slash + 1 : path;
-	size_t name_len = (size_t)(path + len - last), dir_len = slash ? (size_t)(slash - path) : 0;
-	memcpy(name, last, name_len);
-	name[name_len] = 0;
-	if (!dir_len)
-		return a->root;
-	if (a->dir && a->dir_len == dir_len && memcmp(a->dir, path, dir_len) == 0)
-		return a->dir_fd;
-	int fd = cdm_open_beneath(a->root, path, dir_len, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-	if (fd < 0)
-		return fd;
-	free(a->dir);
-	if (a->dir_fd >= 0)
-		close(a->dir_fd);
-	a->dir_fd = fd;
-	a->dir_len = dir_len;
-	a->dir = malloc(dir_len);
-	if (!a->dir)
-		abort();
-	memcpy(a->dir, path, dir_len);
-	return fd;
 }
 
 static struct timespec time_of(int64_t ns)
@@ -79,6 +63,53 @@ static struct timespec time_of(int64_t ns)
 		t.tv_sec--;
 	}
 	return t;
+}
+
+static void leave_directory(struct assembly *a)
+{
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, a->dir_mtime};
+	if (a->dir_touched)
+		futimens(a->dir_fd, times);
+	a->dir_touched = false;
+}
+
+/* Make things in the directory that directory_of gave; its mtime from now on is this one, or (0) stays. */
+static int touch_directory(struct assembly *a, int64_t mtime_ns)
+{
+	struct stat st;
+	if (!a->dir_touched && fstat(a->dir_fd, &st) < 0)
+		return -errno;
+	if (!a->dir_touched)
+		a->dir_mtime = st.st_mtim;
+	if (mtime_ns)
+		a->dir_mtime = time_of(mtime_ns);
+	a->dir_touched = true;
+	return 0;
+}
+
+static int directory_of(struct assembly *a, const char *path, size_t len, char name[CDM_NAME_LEN_MAX + 1])
+{
+	const char *slash = memrchr(path, '/', len);
+	const char *last = slash ? slash + 1 : path;
+	size_t name_len = (size_t)(path + len - last), dir_len = slash ? (size_t)(slash - path) : 0;
+	memcpy(name, last, name_len);
+	name[name_len] = 0;
+	if (a->dir && a->dir_len == dir_len && memcmp(a->dir, path, dir_len) == 0)
+		return a->dir_fd;
+	leave_directory(a);
+	int fd = dir_len ? cdm_open_beneath(a->root, path, dir_len, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0) : fcntl(a->root, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return dir_len ? fd : -errno;
+	free(a->dir);
+	if (a->dir_fd >= 0)
+		close(a->dir_fd);
+	a->dir_fd = fd;
+	a->dir_len = dir_len;
+	a->dir = malloc(dir_len + 1);
+	if (!a->dir)
+		abort();
+	memcpy(a->dir, path, dir_len);
+	return fd;
 }
 
 static int set_attributes(struct incoming *in, int dir, const char *name, struct cdm_handle *handle)
@@ -104,28 +135,49 @@ static int set_attributes(struct incoming *in, int dir, const char *name, struct
 	return r < 0 ? r : cdm_handle_get(dir, name, handle);
 }
 
-static int add(struct assembly *a, struct incoming *in)
+static int make_at(struct assembly *a, struct incoming *in, int dir, const char *name, struct cdm_handle *handle)
 {
-	const struct cdm_change *c = &in->carried.change;
+	int staging = a->pub->set->staging_fd;
+	if (!in->staging[0])
+		return stage_object(a->pub, in, dir, name, handle, NULL);
+	int r = stage_object(a->pub, in, staging, name, handle, NULL);
+	return r == 0 && renameat2(staging, in->staging, dir, name, RENAME_NOREPLACE) < 0 ? -errno : r;
+}
+
+/* What exists already is part of the assembly, and this replaces it: on its own then (EEXIST). */
+static int make(struct assembly *a, struct incoming *in, const char *path, size_t len, struct cdm_handle *handle)
+{
 	char name[CDM_NAME_LEN_MAX + 1];
-	size_t len;
-	const char *path = below(a, c, &len);
-	struct cdm_handle handle;
-	if (!path || a->count == RUN_MAX || a->bytes + cdm_change_encoded_max(c) + 64 > RUN_BYTES)
-		return -E2BIG;
 	int dir = directory_of(a, path, len, name);
 	if (dir < 0)
 		return dir;
-	struct stat st, before;
-	if (fstat(dir, &before) < 0)
-		return -errno;
-	if (c->op != CDM_OP_SETATTR && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		return -EEXIST; /* it replaces what is part of the assembly already: on its own then */
-	int r = c->op == CDM_OP_SETATTR ? set_attributes(in, dir, name, &handle) : stage_object(a->pub, in, dir, name, &handle, NULL);
-	if (c->op != CDM_OP_SETATTR) { /* our own making of it must not show */
-		struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, r == 0 && c->parent_mtime_ns ? time_of(c->parent_mtime_ns) : before.st_mtim};
-		futimens(dir, times);
-	}
+	int r = touch_directory(a, 0);
+	if (r == 0)
+		r = make_at(a, in, dir, name, handle);
+	return r < 0 ? r : touch_directory(a, in->carried.change.parent_mtime_ns);
+}
+
+/* Of what was made, or of the new directory itself. Times that were set before stay. */
+static int change_attributes(struct assembly *a, struct incoming *in, const char *path, size_t len, struct cdm_handle *handle)
+{
+	char name[CDM_NAME_LEN_MAX + 1];
+	leave_directory(a);
+	if (!path)
+		return set_attributes(in, a->pub->set->staging_fd, a->staged, handle);
+	int dir = directory_of(a, path, len, name);
+	return dir < 0 ? dir : set_attributes(in, dir, name, handle);
+}
+
+static int add(struct assembly *a, struct incoming *in)
+{
+	const struct cdm_change *c = &in->carried.change;
+	size_t len = 0;
+	const char *path = below(a, c, &len);
+	bool attributes = c->op == CDM_OP_SETATTR;
+	struct cdm_handle handle;
+	if (a->count == RUN_MAX || a->bytes + cdm_change_encoded_max(c) + 64 > RUN_BYTES || (!path && !(attributes && is_top(a, c))))
+		return -E2BIG;
+	int r = attributes ? change_attributes(a, in, path, len, &handle) : make(a, in, path, len, &handle);
 	if (r < 0)
 		return r;
 	a->bytes += cdm_change_encoded_max(c) + 64;
@@ -135,12 +187,12 @@ static int add(struct assembly *a, struct incoming *in)
 }
 
 /* Build what fits. Number of changes taken. */
-static size_t build(struct assembly *a, const char *staged, struct cdm_handle *handle)
+static size_t build(struct assembly *a, struct cdm_handle *handle)
 {
 	struct incoming *in = a->top;
-	if (stage_object(a->pub, in, a->pub->set->staging_fd, staged, handle, NULL) < 0)
+	if (stage_object(a->pub, in, a->pub->set->staging_fd, a->staged, handle, NULL) < 0)
 		return 0;
-	a->root = openat(a->pub->set->staging_fd, staged, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	a->root = openat(a->pub->set->staging_fd, a->staged, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (a->root < 0)
 		return 0;
 	a->records[0] = record_of(a->pub, in);
@@ -148,7 +200,27 @@ static size_t build(struct assembly *a, const char *staged, struct cdm_handle *h
 	a->count = 1;
 	while ((in = in->next) && fits(a, in) && add(a, in) == 0)
 		;
+	leave_directory(a);
 	return a->count;
+}
+
+/* What was spooled in staging is published, or (give_back) needed there again. */
+static void end_spools(struct assembly *a, bool give_back)
+{
+	char name[CDM_NAME_LEN_MAX + 1];
+	size_t len;
+	struct incoming *in = a->top;
+	for (size_t i = 1; i < a->count; i++) {
+		in = in->next;
+		if (!in->staging[0])
+			continue;
+		const char *path = below(a, &in->carried.change, &len);
+		int dir = give_back ? directory_of(a, path, len, name) : -1;
+		if (dir >= 0)
+			renameat(dir, name, a->pub->set->staging_fd, in->staging);
+		if (!give_back)
+			in->staging[0] = 0;
+	}
 }
 
 static bool same_directory(const struct cdm_change *a, const struct cdm_change *b)
@@ -177,7 +249,7 @@ static void raise_old_directories(struct publisher *pub, struct incoming *in, si
 size_t assemble_run(struct publisher *pub, struct incoming *top)
 {
 	const struct cdm_change *c = &top->carried.change;
-	char name[CDM_NAME_LEN_MAX + 1], staged[STAGING_NAME_MAX];
+	char name[CDM_NAME_LEN_MAX + 1];
 	struct cdm_handle handle;
 	size_t len, taken = 0;
 	struct assembly *a = calloc(1, sizeof *a);
@@ -187,12 +259,13 @@ size_t assemble_run(struct publisher *pub, struct incoming *top)
 	bool several = top->next && fits(a, top->next) && below(a, &top->next->carried.change, &len);
 	int parent = several ? publisher_parent(pub, c->path, c->path_len, name) : -1;
 	if (parent >= 0) {
-		snprintf(staged, sizeof staged, "tree.%lx", (unsigned long)++pub->staged_number);
-		taken = build(a, staged, &handle);
-		if (taken > 1 && publish_tree(pub, top, staged, parent, name, a->records, a->count) != 0)
+		snprintf(a->staged, sizeof a->staged, "tree.%lx", (unsigned long)++pub->staged_number);
+		taken = build(a, &handle);
+		if (taken > 1 && publish_tree(pub, top, a->staged, parent, name, a->records, a->count) != 0)
 			taken = 0;
+		end_spools(a, taken < 2);
 		if (taken < 2) {
-			stage_remove_tree(pub->set->staging_fd, staged);
+			stage_remove_tree(pub->set->staging_fd, a->staged);
 			contexts_fini(&pub->told); /* what was said with it was not journaled */
 			taken = 0;
 		}

@@ -155,16 +155,19 @@ static int set_xattrs(const struct incoming *in, int fd)
 	return 0;
 }
 
-/* Owner, xattrs, mode, stamp, mtime of an open file or directory. */
-static int finish_open(struct incoming *in, int fd)
+/* Owner, xattrs, mode, stamp, mtime of an open file or directory that is like `st` now. */
+static int finish_open(struct incoming *in, int fd, const struct stat *st)
 {
 	const struct carried *k = &in->carried;
-	if (fchown(fd, stage_uid(in, k->uid), stage_gid(in, k->gid)) < 0)
+	uid_t uid = stage_uid(in, k->uid);
+	gid_t gid = stage_gid(in, k->gid);
+	bool owned = st->st_uid == uid && st->st_gid == gid;
+	if (!owned && fchown(fd, uid, gid) < 0)
 		return -errno;
 	int r = set_xattrs(in, fd);
 	if (r < 0)
 		return r;
-	if (fchmod(fd, k->mode & 07777) < 0)
+	if ((!owned || k->xattr_count || (st->st_mode ^ k->mode) & 07777) && fchmod(fd, k->mode & 07777) < 0)
 		return -errno;
 	r = cdm_dot_is_none(k->stamp.content.dot) ? 0 : cdm_stamp_set(fd, &k->stamp);
 	return r < 0 ? r : set_mtime(-1, NULL, fd, k->mtime_ns);
@@ -173,7 +176,7 @@ static int finish_open(struct incoming *in, int fd)
 static int make_file(struct publisher *pub, struct incoming *in, int dir_fd, const char *name)
 {
 	bool spooled = in->staging[0] && dir_fd == pub->set->staging_fd;
-	_cleanup_close_ int fd = openat(dir_fd, spooled ? in->staging : name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | (spooled ? 0 : O_CREAT | O_EXCL), 0600);
+	_cleanup_close_ int fd = openat(dir_fd, spooled ? in->staging : name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | (spooled ? 0 : O_CREAT | O_EXCL), in->carried.mode & 0777);
 	if (fd < 0)
 		return -errno;
 	int r = spooled ? 0 : stage_write_pieces(in, pub->set->staging_fd, fd);
@@ -182,7 +185,7 @@ static int make_file(struct publisher *pub, struct incoming *in, int dir_fd, con
 		r = -errno;
 	if (r == 0 && (uint64_t)st.st_size != in->carried.size && ftruncate(fd, (off_t)in->carried.size) < 0)
 		r = -errno;
-	return r < 0 ? r : finish_open(in, fd);
+	return r < 0 ? r : finish_open(in, fd, &st);
 }
 
 static int make_directory(struct incoming *in, int dir_fd, const char *name)
@@ -190,7 +193,8 @@ static int make_directory(struct incoming *in, int dir_fd, const char *name)
 	if (mkdirat(dir_fd, name, 0700) < 0)
 		return -errno;
 	_cleanup_close_ int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	return fd < 0 ? -errno : finish_open(in, fd);
+	struct stat st;
+	return fd < 0 || fstat(fd, &st) < 0 ? -errno : finish_open(in, fd, &st);
 }
 
 static int stamp_path(int dir_fd, const char *name, const struct cdm_stamp *stamp)
@@ -283,8 +287,10 @@ int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_
 		r = stage_write_pieces(in, dir_fd, fd);
 	if (r == 0 && ftruncate(fd, (off_t)in->carried.size) < 0)
 		r = -errno;
+	if (r == 0 && fstat(fd, &st) < 0)
+		r = -errno;
 	if (r == 0)
-		r = finish_open(in, fd);
+		r = finish_open(in, fd, &st);
 	if (r == 0)
 		r = cdm_handle_get(dir_fd, name, handle);
 	if (r == 0)

@@ -42,6 +42,16 @@ static void a_tree_arrives_with_cp_and_tar(void **state)
 	assert_true(exists("n3", "tree-tar/tree/kinds/sub/l3"));
 }
 
+/* As one they are published; no less is each thing in them what it is at the source. */
+static void new_directories_come_with_what_is_in_them(void **state)
+{
+	shell("n1", "mkdir made && cd made && mkdir acls acls/below && setfacl -d -m u:5:rwx acls && for i in $(seq 20); do echo $i > acls/$i && setfacl -b acls/$i; done && "
+		    "mkdir acls/after && echo x > acls/after/plain && setfacl -b acls/after/plain && for d in $(seq 10); do mkdir d$d && for i in $(seq 9); do echo $i > d$d/$i; done && head -c 300K /dev/urandom > d$d/large && "
+		    "echo x > d$d/last && chmod 4750 d$d/last && chown 7:8 d$d/2 && chmod 2751 d$d && touch -d 1999-01-0$((d %% 9 + 1)) d$d d$d/3; done");
+	shell("n1", "cp -a made made-2");
+	everywhere_equal();
+}
+
 static void the_next_version_replaces_it(void **state)
 {
 	write_tree("n1", "next", "second");
@@ -98,6 +108,7 @@ int main(void)
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(a_tree_is_copied),
 		cmocka_unit_test(a_tree_arrives_with_cp_and_tar),
+		cmocka_unit_test(new_directories_come_with_what_is_in_them),
 		cmocka_unit_test(the_next_version_replaces_it),
 		cmocka_unit_test(it_is_renamed),
 		cmocka_unit_test(parts_of_it_move_while_it_is_written),

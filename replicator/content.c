@@ -213,11 +213,11 @@ int content_open(int store_fd, const struct item *item, struct content **ret, st
 		return r == -ENOENT ? -ESTALE : r == -ESTALE ? r : cdm_fail(err, -r, "open content of %.*s", (int)change->path_len, change->path);
 	}
 	struct stat st;
-	int r = fstat(c->fd, &st) < 0 ? -errno : 0;
-	if (r == 0 && save && !S_ISREG(st.st_mode))
+	int r = cdm_stamp_get(c->fd, &c->carried.stamp); /* before the attributes: never a stamp that is newer than they are, with which their change would count as known */
+	if (fstat(c->fd, &st) < 0)
+		r = -errno;
+	else if (save && !S_ISREG(st.st_mode))
 		r = -ESTALE;
-	if (r == 0)
-		r = cdm_stamp_get(c->fd, &c->carried.stamp);
 	if (r == -ENODATA && !save)
 		r = 0;
 	if (r == 0 && save && !cdm_dot_equal(c->carried.stamp.content.dot, change->version.dot))

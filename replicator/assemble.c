@@ -43,8 +43,17 @@ static const char *below(const struct assembly *a, const struct cdm_change *c, s
 	return c->path + top->path_len + 1;
 }
 
-/* May it be part of the new directory? A creation whose content is here, by the same origin. A default ACL, which would give one to all
- * that is made below it, comes as a change of its own behind its directory and ends the assembly. */
+/* What is made in such a directory gets an ACL at once, which it may not have where it comes from: the directory came with the
+ * attributes that it has by now, not with those that it had when that was made. */
+static bool gives_acls(const struct incoming *in)
+{
+	for (size_t i = 0; i < in->carried.xattr_count; i++)
+		if (strcmp(in->carried.xattrs[i].name, "system.posix_acl_default") == 0)
+			return true;
+	return false;
+}
+
+/* May it be part of the new directory? A creation whose content is here, by the same origin. */
 static bool fits(const struct assembly *a, const struct incoming *in)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -52,7 +61,7 @@ static bool fits(const struct assembly *a, const struct incoming *in)
 		return false;
 	if (c->op == CDM_OP_SAVE)
 		return in->carried.kind == CONTENT_WHOLE && !(c->flags & CDM_CH_LINKED) && cdm_dot_is_none(c->base) && cdm_dot_is_none(c->victim);
-	return c->op == CDM_OP_MKDIR || c->op == CDM_OP_SYMLINK || c->op == CDM_OP_MKNOD || c->op == CDM_OP_SETATTR;
+	return (c->op == CDM_OP_MKDIR && !gives_acls(in)) || c->op == CDM_OP_SYMLINK || c->op == CDM_OP_MKNOD || c->op == CDM_OP_SETATTR;
 }
 
 static struct timespec time_of(int64_t ns)
@@ -256,7 +265,7 @@ size_t assemble_run(struct publisher *pub, struct incoming *top)
 	if (!a)
 		abort();
 	*a = (struct assembly){.pub = pub, .top = top, .root = -1, .dir_fd = -1};
-	bool several = top->next && fits(a, top->next) && below(a, &top->next->carried.change, &len);
+	bool several = top->next && !gives_acls(top) && fits(a, top->next) && below(a, &top->next->carried.change, &len);
 	int parent = several ? publisher_parent(pub, c->path, c->path_len, name) : -1;
 	if (parent >= 0) {
 		snprintf(a->staged, sizeof a->staged, "tree.%lx", (unsigned long)++pub->staged_number);

@@ -204,6 +204,7 @@ int content_open(int store_fd, const struct item *item, struct content **ret, st
 	struct content *c = calloc(1, sizeof *c);
 	if (!c)
 		return cdm_fail(err, ENOMEM, "read content");
+	c->references = 1;
 	c->fd = cdm_handle_open(store_fd, &change->handle, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
 	if (save && (c->fd == -ESTALE || c->fd == -ENOENT) && !cdm_dot_is_none(change->version.dot))
 		c->fd = open_by_name(store_fd, change);
@@ -278,14 +279,26 @@ void content_close(struct content **content)
 	if (!c)
 		return;
 	*content = NULL;
+	if (--c->references)
+		return;
 	if (c->fd >= 0)
 		close(c->fd);
+	bytes_fini(&c->pieces);
 	free(c->carried.xattrs);
 	bytes_fini(&c->xattr_bytes);
 	free(c->extents);
 	if (c->hash)
 		XXH3_freeState(c->hash);
 	free(c);
+}
+
+struct content *content_share(struct content *c)
+{
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
+	c->references++;
+	return c;
 }
 
 int content_next(struct content *c, uint64_t *ret_offset, uint32_t *ret_len)

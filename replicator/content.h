@@ -18,12 +18,16 @@ struct content {
 	size_t extent_count, extent_at;
 	uint64_t extent_done;        /* bytes of the current extent already handed out */
 	XXH3_state_t *hash;
+	struct bytes pieces;         /* of an inline content: as they go into its CHANGE */
+	unsigned references;
 };
 
 /* Open what the item names by its handle. 0; -ESTALE: it is gone; -EAGAIN: it has another version by now (it will be saved
  * again); else -errno with err. For SAVE a regular file, for others only the attributes. */
 int content_open(int store_fd, const struct item *item, struct content **ret, struct cdm_error *err);
 void content_close(struct content **c);
+/* One more reference to what was read completely (pieces, digest): the file is closed, and not looked at again. */
+struct content *content_share(struct content *c);
 /* An open, or a read of so many bytes, gave this: is it to be done again at once? Not more than some times. */
 bool content_again(int result, uint32_t wanted, unsigned *tries);
 

@@ -44,6 +44,11 @@ bool item_is_whole_save(const struct item *item)
 	return item->change.op == CDM_OP_SAVE && item->change.flags & (CDM_CH_WHOLE | CDM_CH_NEW);
 }
 
+uint64_t item_known_from(const struct item *item)
+{
+	return item->attributes_at > item->change.position ? item->attributes_at : item->change.position;
+}
+
 /* --- what is pending per path: a hash table from path to index, rebuilt for each fold --- */
 
 struct pending {
@@ -147,6 +152,7 @@ static void take_save(struct item *to, struct item *from)
 	f->range_count = 0;
 	to->bytes = from->bytes;
 	to->created_ns = from->created_ns;
+	to->attributes_at = from->attributes_at;
 	to->change.parent_mtime_ns = from->change.parent_mtime_ns;
 	from->gone = true;
 }
@@ -250,6 +256,7 @@ static void fold_attribute(struct pending *p, size_t index)
 	if (!before || !item_is_whole_save(before))
 		return;
 	if (!is_next_after(p, index, before)) {
+		before->attributes_at = c->position;
 		become_skip(item);
 		return;
 	}

@@ -16,6 +16,7 @@ struct item { /* one change on its way out */
 	bool gone;                 /* folded away: freed by the caller */
 	int64_t read_ms;           /* when it was read from the journal */
 	uint64_t bytes;            /* estimate of its content */
+	uint64_t attributes_at;    /* position of the last change of attributes that was folded into it, 0 = none */
 	int64_t created_ns;        /* SAVE of a new file: its directory's mtime when the file came to be, 0 = not known */
 };
 
@@ -23,6 +24,8 @@ struct item { /* one change on its way out */
 struct item *item_new(const struct cdm_change *c, int64_t now_ms);
 void item_free(struct item *item);
 bool item_is_whole_save(const struct item *item);
+/* Position in the journal of the last record that its content and attributes must have in them. */
+uint64_t item_known_from(const struct item *item);
 
 /* Fold items[0 … count), oldest first, none of them gone yet. May be called again with more behind. one_author: nobody else can have made
  * something under the same names meanwhile; else a removal goes out although what it removes never did. */

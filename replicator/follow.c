@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
+#include "replicator/content_cache.h"
 #include "replicator/route.h"
 #include "replicator/state.h"
 #include "replicator/unsure.h"
@@ -285,4 +286,5 @@ void follow_stop(struct set *s)
 		cdm_loop_cancel(s->node->loop, f->wake);
 	milestones_clear(f);
 	cdm_journal_reader_close(&f->reader);
+	content_cache_forget(s->content_cache);
 }

@@ -16,6 +16,7 @@
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
+#include "replicator/content_cache.h"
 #include "replicator/scrub.h"
 #include "replicator/ship.h"
 #include "replicator/state.h"
@@ -90,6 +91,7 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 	}
 	s->quarantine = quarantine_new();
 	s->publisher = publisher_new(s);
+	s->content_cache = content_cache_new();
 	if (r < 0) {
 		set_free(&s);
 		return r;
@@ -143,6 +145,7 @@ void set_free(struct set **set)
 	cdm_worker_free(&s->syncer);
 	deltas_stop(s->deltas);
 	publisher_free(&s->publisher);
+	content_cache_free(&s->content_cache);
 	quarantine_free(&s->quarantine);
 	int fds[] = {s->store_fd, s->staging_fd, s->conflicts_fd, s->mounts_fd};
 	for (size_t i = 0; i < 4; i++)

@@ -19,6 +19,7 @@
 struct incoming;
 struct publisher;
 struct quarantine;
+struct content_cache;
 struct deltas;
 struct fetch;
 struct offer;
@@ -154,6 +155,7 @@ struct set {
 	struct cdm_timer *fetch_timer;
 	struct offer *offers;                     /* feed.c: contents that peers were told of */
 	size_t offer_next;
+	struct content_cache *content_cache; /* contents that several children are sent */
 	struct deltas *deltas;               /* NULL until the store's directories are there, or when there can be none */
 	/* loop */
 	const struct route *route;

@@ -3,6 +3,7 @@
  * Source and relay alike follow their own journal (design.md 5, 6). */
 #include "replicator/ship.h"
 #include "replicator/publish.h"
+#include "replicator/content_cache.h"
 #include "replicator/resync.h"
 #include "replicator/unsure.h"
 
@@ -254,6 +255,7 @@ bool ship_gather(struct ship *ship)
 	}
 	if (r == -ENODATA) { /* a new run of the writer: go on where we were */
 		uint64_t position = cdm_journal_reader_position(ship->reader);
+		content_cache_forget(ship_set(ship)->content_cache);
 		if (open_reader(ship) == 0 && cdm_journal_reader_seek(ship->reader, position) == 0)
 			return false;
 		r = -ESTALE;
@@ -468,7 +470,6 @@ void ship_free(struct peer *p)
 	cdm_vector_fini(&ship->passed);
 	cdm_vector_fini(&ship->seek_seen);
 	cdm_journal_reader_close(&ship->reader);
-	bytes_fini(&ship->inline_content);
 	free(ship->owed);
 	free(ship);
 }

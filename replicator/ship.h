@@ -74,10 +74,10 @@ struct ship {
 
 	struct item *current;         /* whose content is being sent */
 	struct content *content;
+	uint64_t known_to;            /* position in the journal up to which all was read when the content was opened */
 	bool streaming;               /* its CHANGE is out; pieces follow, then CHANGE_END */
 	bool short_read;
 	int read_error;               /* errno of the read that ended it, 0 = none */
-	struct bytes inline_content;
 	struct delta_plan *plan;      /* how the content is to be sent; NULL = whole, or not asked yet */
 	bool plan_asked;
 	uint32_t batch_copies;        /* bytes of copies in the batch */

@@ -4,6 +4,7 @@
 #include "common/io.h"
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
+#include "replicator/content_cache.h"
 #include "replicator/ship.h"
 
 #include <errno.h>
@@ -100,7 +101,6 @@ static void item_done(struct ship *ship)
 	ship->streaming = false;
 	ship->short_read = false;
 	ship->read_error = 0;
-	ship->inline_content.len = 0;
 }
 
 static void send_change(struct ship *ship, struct carried *k)
@@ -121,7 +121,7 @@ static void send_change(struct ship *ship, struct carried *k)
 	if (k->kind == CONTENT_RANGES && k->size > k->content_bytes)
 		count_up(&ship_set(ship)->counters.ranges_saved_bytes, k->size - k->content_bytes);
 	if (k->flags & CARRIED_INLINE) {
-		bytes_put(&head, ship->inline_content.data, ship->inline_content.len);
+		bytes_put(&head, ship->content->pieces.data, ship->content->pieces.len);
 		content_digest(ship->content, bytes_add(&head, 16));
 		count_up(&ship_set(ship)->counters.content_sent_bytes, k->content_bytes);
 	}
@@ -195,6 +195,8 @@ static int verdict(struct ship *ship)
 {
 	if (ship->short_read)
 		return -EAGAIN;
+	if (ship->content->fd < 0)
+		return 0; /* read for another child, and found whole then */
 	struct cdm_journal_reader *reader = ship->phase == SHIP_STREAM ? ship->reader : ship_set(ship)->follow.reader;
 	return content_verdict(reader, &ship->current->change.handle, ship->content->fd, ship->content->carried.stamp.content.dot);
 }
@@ -208,19 +210,19 @@ static bool read_inline(struct ship *ship)
 	if (c->carried.content_bytes > FRAME_PIECE_MAX || c->extent_count > 2 * CDM_RANGES_MAX ||
 		c->carried.delta.copies_total > FRAME_COPIES_INLINE_MAX)
 		return false;
-	ship->inline_content.len = 0;
+	c->pieces.len = 0;
 	uint64_t offset;
 	uint32_t len;
 	while (content_next(c, &offset, &len)) {
-		piece_encode_head(offset, len, &ship->inline_content);
-		uint8_t *room = bytes_add(&ship->inline_content, len);
+		piece_encode_head(offset, len, &c->pieces);
+		uint8_t *room = bytes_add(&c->pieces, len);
 		struct iovec iov = {room, len};
 		ssize_t n = preadv2(c->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
 		if (n != (ssize_t)len) {
 			c->extent_at = 0;
 			c->extent_done = 0;
 			XXH3_128bits_reset(c->hash);
-			ship->inline_content.len = 0;
+			c->pieces.len = 0;
 			return false;
 		}
 		content_hashed(c, offset, room, len);
@@ -298,6 +300,16 @@ static bool stream_step(struct ship *ship)
 		unreadable_over(ship_set(ship), ship->current->change.path, ship->current->change.path_len);
 	item_done(ship);
 	return true;
+}
+
+/* The other children are sent the same. */
+static void keep_for_others(struct ship *ship)
+{
+	struct set *s = ship_set(ship);
+	struct content *c = ship->content;
+	bool alone = s->peers == ship->peer && !ship->peer->next;
+	if (!alone && !ship->answering && ship->phase == SHIP_STREAM && c->fd >= 0 && c->carried.kind == CONTENT_WHOLE)
+		content_cache_keep(s->content_cache, c, &ship->current->change.handle, ship->known_to);
 }
 
 /* --- content as a delta --- */
@@ -415,6 +427,7 @@ static bool content_step(struct ship *ship)
 			return true;
 		}
 		send_change(ship, &c->carried);
+		keep_for_others(ship);
 		unreadable_over(ship_set(ship), ship->current->change.path, ship->current->change.path_len);
 		item_done(ship);
 		return true;
@@ -423,6 +436,22 @@ static bool content_step(struct ship *ship)
 	send_copies(ship);
 	ship->streaming = true;
 	return stream_step(ship);
+}
+
+/* What was read for another child, unless a delta is sent instead, which takes a look at the file. */
+static bool take_cached(struct ship *ship)
+{
+	struct set *s = ship_set(ship);
+	if (ship->answering || ship->phase != SHIP_STREAM || deltas_opening(s->deltas))
+		return false;
+	ship->content = content_cache_find(s->content_cache, ship->current);
+	if (!ship->content)
+		return false;
+	ship->plan = take_plan(ship);
+	ship->plan_asked = true;
+	if (ship->plan)
+		content_close(&ship->content);
+	return ship->content;
 }
 
 static int open_content(struct ship *ship, struct cdm_error *err)
@@ -465,6 +494,9 @@ static void begin_item(struct ship *ship, struct item *item)
 	if (!ship->answering)
 		owed_pay(ship, c);
 	tell_parent_mtime(ship);
+	if (take_cached(ship))
+		return;
+	ship->known_to = ship->phase == SHIP_STREAM ? cdm_journal_reader_position(ship->reader) : 0;
 	int r = open_content(ship, &err);
 	if (r == 0)
 		return;

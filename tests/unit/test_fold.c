@@ -19,7 +19,7 @@ struct list {
 
 static struct cdm_change *add(struct list *l, enum cdm_op op, const char *path, const char *path2, uint8_t file)
 {
-	struct cdm_change c = {.op = op, .dot = {l->origin ? l->origin : ORIGIN, ++l->number}, .clock = l->number << 16, .path = path,
+	struct cdm_change c = {.op = op, .dot = {l->origin ? l->origin : ORIGIN, ++l->number}, .clock = l->number << 16, .position = 100 * l->number, .path = path,
 		.path_len = strlen(path), .path2 = path2, .path2_len = path2 ? strlen(path2) : 0};
 	if (op == CDM_OP_SYMLINK) {
 		c.value = "target";
@@ -146,6 +146,7 @@ static void attributes_never_take_a_save_past_another_change(void **state)
 	add(&l, CDM_OP_SETATTR, "a", NULL, 1);
 	fold_items(l.items, l.count, true);
 	expect(&l, "SAVE a#1, MKDIR d#2, SKIP a#3");
+	assert_int_equal(item_known_from(l.items[0]), 300); /* it is sent with those attributes */
 	done(&l);
 }
 

@@ -12,6 +12,8 @@
 #define SHIP_BATCH_BYTES (8u << 20)
 #define SHIP_NEXT_CHANGES 256    /* so much must be there for a batch while another one is on its way */
 #define SHIP_NEXT_BYTES (2u << 20)
+#define SHIP_BURST 4             /* changes in a batch: after it the next one gathers … */
+#define SHIP_GATHER_MS 100       /* … for so long, unless as much is there */
 #define SHIP_OWED_MAX 1024
 
 struct owed { /* a save that was overtaken by the next write: what the next save of this file must carry, too */
@@ -85,7 +87,8 @@ struct ship {
 	struct owed *owed;
 	size_t owed_count;
 
-	struct cdm_timer *hold;
+	struct cdm_timer *hold;       /* the last change may belong to one that comes */
+	struct cdm_timer *gather;     /* while it runs a small batch waits */
 	bool compare_due;             /* the journal says so: once all before it is there, trees are compared */
 	uint64_t fold_from;           /* position in the journal: what lies before it the peer may have seen in the tree, under names of a moment, too */
 	bool running, again;

@@ -16,6 +16,8 @@
 
 #define STEP_RECORDS 2000       /* read at most so many before the loop gets its turn */
 #define MILESTONE_RECORDS 4096
+#define WAKES_IN_A_ROW 16
+#define PAUSE_MS 2
 #define KEEP_MS 5000            /* the journal is told so often what is not needed any more */
 
 static void milestone_add(struct follow *f, uint64_t position)
@@ -160,10 +162,21 @@ void follow_keep(struct set *s)
 
 static void on_wake(void *arg, int result);
 
+static void pause_over(void *arg)
+{
+	struct set *s = arg;
+	s->follow.pause = NULL;
+	follow_step(s);
+}
+
+/* A copy of a tree journals thousands of records a second: while they come one after the other they are taken every few
+ * milliseconds, not each with a wake-up of its own. A single save is taken at once. */
 static void wait_for_records(struct set *s)
 {
 	struct follow *f = &s->follow;
-	if (!f->wake && !s->stopping)
+	if (f->wakes >= WAKES_IN_A_ROW && !f->pause && !s->stopping)
+		f->pause = cdm_loop_after(s->node->loop, PAUSE_MS, pause_over, s);
+	else if (!f->pause && !f->wake && !s->stopping)
 		f->wake = cdm_loop_poll(s->node->loop, cdm_journal_reader_wake_fd(f->reader), POLLIN, on_wake, s);
 }
 
@@ -217,12 +230,14 @@ void follow_step(struct set *s)
 		return;
 	f->stepping = true;
 	bool moved = false;
-	int r = 1;
+	int r = 1, i = 0;
 	struct cdm_change c;
-	for (int i = 0; i < STEP_RECORDS && (r = cdm_journal_reader_next(f->reader, &c)) == 1; i++) {
+	for (; i < STEP_RECORDS && (r = cdm_journal_reader_next(f->reader, &c)) == 1; i++) {
 		moved |= note_record(s, &c);
 	}
 	f->stepping = false;
+	if (i == 0)
+		f->wakes = 0;
 	if (r < 0) {
 		follow_failed(s, r);
 	} else if (r == 1 || cdm_journal_reader_arm(f->reader)) {
@@ -254,6 +269,9 @@ static void on_wake(void *arg, int result)
 		set_let_go(s);
 		return;
 	}
+	int64_t now = cdm_now_ms();
+	s->follow.wakes = now - s->follow.woken_ms < PAUSE_MS ? s->follow.wakes + 1 : 0;
+	s->follow.woken_ms = now;
 	char drain[4096];
 	while (read(cdm_journal_reader_wake_fd(s->follow.reader), drain, sizeof drain) == (ssize_t)sizeof drain)
 		;
@@ -284,6 +302,8 @@ void follow_stop(struct set *s)
 	struct follow *f = &s->follow;
 	if (f->wake)
 		cdm_loop_cancel(s->node->loop, f->wake);
+	cdm_timer_cancel(&f->pause);
+	f->wakes = 0;
 	milestones_clear(f);
 	cdm_journal_reader_close(&f->reader);
 	content_cache_forget(s->content_cache);

@@ -81,6 +81,9 @@ struct follow {
 	size_t milestone_count;
 	uint64_t since_milestone;
 	int64_t kept_ms;
+	struct cdm_timer *pause;   /* records come one after the other: they are read again then */
+	int64_t woken_ms;
+	unsigned wakes;            /* in a row, each at once after the one before */
 	bool stepping, started;
 };
 

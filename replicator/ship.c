@@ -337,6 +337,21 @@ static size_t batch_size(struct ship *ship, bool all_read)
 	return n - 1;
 }
 
+static bool is_below(const struct cdm_change *c, const struct cdm_change *dir)
+{
+	return c->path_len > dir->path_len && c->path[dir->path_len] == '/' && memcmp(c->path, dir->path, dir->path_len) == 0;
+}
+
+/* A new directory that is still being filled goes at the head of the next batch, so that most of what comes into it is published with
+ * it as one. It waits once: at the head it is sent as far as it is there. */
+static size_t leave_open_directory(const struct ship *ship, size_t n)
+{
+	for (size_t k = n; n >= SHIP_BURST && --k > 0;)
+		if (ship->queue[k]->change.op == CDM_OP_MKDIR && is_below(&ship->queue[n - 1]->change, &ship->queue[k]->change))
+			return k;
+	return n;
+}
+
 static bool start_batch(struct ship *ship, bool all_read)
 {
 	uint64_t in_flight = ship->batch_number - ship->batch_acked;
@@ -345,7 +360,7 @@ static bool start_batch(struct ship *ship, bool all_read)
 	if ((in_flight || ship->gather) && ship->queue_count < SHIP_NEXT_CHANGES && ship->queue_bytes < SHIP_NEXT_BYTES)
 		return false; /* gather while the last one is on its way */
 	fold_queue(ship);
-	size_t n = ship->queue_count ? batch_size(ship, all_read) : 0;
+	size_t n = ship->queue_count ? leave_open_directory(ship, batch_size(ship, all_read)) : 0;
 	if (!n)
 		return false;
 	ship->batch = calloc(n, sizeof *ship->batch);

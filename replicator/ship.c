@@ -405,19 +405,34 @@ static void level_vectors(struct ship *ship)
 	}
 }
 
+static bool has_all(const struct ship *ship)
+{
+	return !ship->queue_count && !ship->batch && ship->batch_number == ship->batch_acked;
+}
+
+static void forget_contents(struct set *s)
+{
+	for (const struct peer *p = s->peers; p; p = p->next)
+		if (!has_all(p->ship))
+			return;
+	content_cache_forget(s->content_cache);
+}
+
 static void run_stream(struct ship *ship)
 {
 	for (;;) {
 		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM || unsure_waits(ship_set(ship)))
 			return;
 		bool all_read = ship->compare_due || ship_gather(ship);
-		bool all_there = all_read && !ship->queue_count && ship->batch_number == ship->batch_acked;
+		bool all_there = all_read && has_all(ship);
 		if (ship->phase == SHIP_STREAM && ship->compare_due && all_there)
 			start_resync(ship);
 		if (ship->phase != SHIP_STREAM)
 			return;
-		if (all_there)
+		if (all_there) {
+			forget_contents(ship_set(ship));
 			level_vectors(ship);
+		}
 		if (all_there && !ship->queue_count && doubt_begin_verify(ship->peer))
 			return;
 		if (!start_batch(ship, all_read)) {

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,6 +68,21 @@ static void die_or_hang(const char *wanted)
 		pause();
 }
 
+static void wait_at(const char *name)
+{
+	char fifo[512], byte;
+	int fd;
+	snprintf(fifo, sizeof fifo, "%s.%s", from_file, name);
+	do
+		fd = open(fifo, O_RDONLY | O_CLOEXEC);
+	while (fd < 0 && errno == EINTR);
+	if (fd < 0)
+		return;
+	while (read(fd, &byte, 1) < 0 && errno == EINTR)
+		;
+	close(fd);
+}
+
 void cdm_faultpoint_pass(const char *name)
 {
 	int saved = errno;
@@ -77,6 +93,8 @@ void cdm_faultpoint_pass(const char *name)
 	if (from_file && read_wanted(from_file, wanted, sizeof wanted) && is_due(&file_count, wanted, name) && unlink(from_file) == 0)
 		die_or_hang(wanted);
 	pthread_mutex_unlock(&lock);
+	if (from_file)
+		wait_at(name);
 	errno = saved;
 }
 

@@ -7,6 +7,8 @@
  *   CDMFS_FAULTPOINT_FILE=PATH      the file holds "NAME[:N]" and may appear, change or go while the process runs; passes
  *                                   count from then on. It is removed by the process that dies of it: it kills once.
  * With "!" behind it ("NAME!", "NAME:N!") the thread that passes hangs for good instead, with the locks that it holds.
+ * While there is a FIFO "PATH.NAME" (the PATH of CDMFS_FAULTPOINT_FILE) each thread that passes NAME waits, with the locks that it holds, until
+ * somebody has opened the other end, which says that it is there, and closed it again.
  * Any thread. Names are "module.what_was_done_what_was_not"; each is used at one place only.
  *
  * The Nth system call fails by a library that tests preload (tests/fault/nth_call.h); what is submitted to io_uring is shown to it here. */

@@ -55,6 +55,7 @@ struct look { /* one directory, in the walker */
 	struct todo *dir;
 	struct listing theirs;
 	bool gone;
+	int error; /* not 0: it could not be looked at */
 	struct counts counts;
 	struct todo *subdirs;
 	struct lone *only_here;
@@ -190,7 +191,10 @@ static bool only_here(struct look *l, char *path, size_t len, const struct entry
 	struct listing below;
 	lone->next = l->only_here;
 	l->only_here = lone;
-	if (lone->directory && listing_read(l->adopt->set, path, len, &below) == 0) {
+	int r = lone->directory ? listing_read(l->adopt->set, path, len, &below) : -ENOTDIR;
+	if (!listing_is_gone(r))
+		l->error = r < 0 ? r : l->error;
+	if (r == 0) {
 		lone->stays = count_foreign(l, path, len);
 		for (size_t i = 0; i < below.count; i++) {
 			size_t n;
@@ -263,11 +267,14 @@ static void look_work(void *arg)
 	struct listing ours;
 	if (l->gone)
 		return;
-	if (listing_read(l->adopt->set, l->dir->path, l->dir->len, &ours) < 0)
-		ours = (struct listing){0};
+	int r = listing_read(l->adopt->set, l->dir->path, l->dir->len, &ours);
+	if (r < 0 && !listing_is_gone(r)) {
+		l->error = r;
+		return;
+	}
 	for (size_t i = 0, k = 0; i < l->theirs.count || k < ours.count;) {
 		const struct entry *t = i < l->theirs.count ? &l->theirs.entries[i] : NULL, *o = k < ours.count ? &ours.entries[k] : NULL;
-		int r = !t ? 1 : !o ? -1 : order(t, o);
+		r = !t ? 1 : !o ? -1 : order(t, o);
 		if (l->adopt->rescan) {
 			look_for_strangers(l, r <= 0 ? t : NULL, r >= 0 ? o : NULL);
 		} else if (r > 0) {
@@ -404,6 +411,13 @@ static void note_only_here(struct adopt *a, struct look *l)
 	}
 }
 
+static void fail_look(struct adopt *a, int error)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	cdm_fail(&err, -error, "look at a directory of this node's store");
+	fail(a, err.text, "try again; the kernel's log tells more where a disk fails");
+}
+
 static void add_counts(struct counts *to, const struct counts *c)
 {
 	to->same += c->same;
@@ -430,10 +444,13 @@ static void look_done(void *arg)
 		t->next = a->stack;
 		a->stack = t;
 	}
+	int error = l->error;
 	listing_free(&l->theirs);
 	todo_free(l->dir);
 	free(l);
-	if (a->serial)
+	if (a->serial && error)
+		fail_look(a, error);
+	else if (a->serial)
 		pump(a);
 	else
 		adopt_free(a);

@@ -46,14 +46,14 @@ struct list_job { /* walker */
 	uint64_t peer_serial;
 	char *path;
 	size_t len;
-	bool gone;
+	int result;
 	struct listing listing;
 };
 
 static void list_work(void *arg)
 {
 	struct list_job *job = arg;
-	job->gone = listing_read(job->set, job->path, job->len, &job->listing) < 0;
+	job->result = listing_read(job->set, job->path, job->len, &job->listing);
 }
 
 static void queue_frame(struct resync *r, struct bytes *payload)
@@ -65,6 +65,14 @@ static void queue_frame(struct resync *r, struct bytes *payload)
 	}
 	r->frames[r->frame_count++] = *payload;
 	*payload = (struct bytes){0};
+}
+
+void resync_unlooked(struct set *s, const char *path, size_t len, int error)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	cdm_fail(&err, -error, "look at directory %.*s to compare trees", len ? (int)(len < 200 ? len : 200) : 1, len ? path : "/");
+	cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+	doubt_raise(s);
 }
 
 /* A queued frame starts with its flags byte. */
@@ -105,10 +113,12 @@ static void list_done(void *arg)
 			}
 			entry_encode(&job->listing.entries[i], &frame);
 		}
-		frame.data[0] = DIR_LAST | (job->gone ? DIR_GONE : 0);
+		frame.data[0] = DIR_LAST | (job->result < 0 ? DIR_GONE : 0);
 		queue_frame(p->resync, &frame);
 		resync_drained(p);
 	}
+	if (job->result < 0 && !listing_is_gone(job->result) && !s->stopping)
+		resync_unlooked(s, job->path, job->len, job->result);
 	listing_free(&job->listing);
 	free(job->path);
 	free(job);

@@ -36,6 +36,7 @@ struct listing { /* sorted by name, bytewise */
 void listing_free(struct listing *l);
 /* Walker thread: a directory of the store; excluded and local paths are left out. 0 or -errno. */
 int listing_read(struct set *s, const char *path, size_t len, struct listing *ret);
+bool listing_is_gone(int r); /* there is no such directory (any more); every other error says nothing about what is there */
 /* The entry of one path itself ("" = the root). */
 int entry_read(struct set *s, const char *path, size_t len, struct entry *ret);
 

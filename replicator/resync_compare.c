@@ -280,8 +280,11 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	if (!S_ISDIR(e->mode))
 		return;
 	struct listing below;
-	if (listing_read(c->set, path, len, &below) < 0)
+	int r = listing_read(c->set, path, len, &below);
+	if (r < 0) {
+		c->error = listing_is_gone(r) ? c->error : r;
 		return;
+	}
 	for (size_t i = 0; i < below.count; i++)
 		only_here(c, path, len, &below.entries[i], !goes);
 	listing_free(&below);
@@ -471,8 +474,11 @@ static void settle_directory(struct compare *c)
 	const struct directory *theirs = &d->theirs;
 	struct entry ours, want = {.mode = theirs->mode, .uid = theirs->uid, .gid = theirs->gid, .stamp = theirs->stamp, .user = theirs->user,
 		.user_len = strlen(theirs->user), .owner_group = theirs->group, .owner_group_len = strlen(theirs->group)};
-	if (entry_read(c->set, d->path, d->len, &ours) < 0)
+	int r = entry_read(c->set, d->path, d->len, &ours);
+	if (r < 0) {
+		c->error = listing_is_gone(r) ? c->error : r;
 		return;
+	}
 	if (!compare_directory(c->shared, theirs, &ours, c->stays, &want.mtime_ns))
 		return;
 	bool stamp = cdm_dot_is_none(ours.stamp.content.dot) && !cdm_dot_is_none(theirs->stamp.content.dot);
@@ -491,13 +497,16 @@ void compare_work(void *arg)
 	const struct todo *d = c->dir;
 	if (c->gone)
 		return; /* removed since: the stream will tell */
-	if (listing_read(c->set, d->path, d->len, &c->ours) < 0)
-		c->ours = (struct listing){0}; /* it is on its way */
+	int r = listing_read(c->set, d->path, d->len, &c->ours); /* gone: it is on its way */
+	if (r < 0 && !listing_is_gone(r)) {
+		c->error = r;
+		return;
+	}
 	size_t i = 0, k = 0;
 	while (i < c->theirs.count || k < c->ours.count) {
 		const struct entry *theirs = i < c->theirs.count ? &c->theirs.entries[i] : NULL;
 		const struct entry *ours = k < c->ours.count ? &c->ours.entries[k] : NULL;
-		int r = !theirs ? 1 : !ours ? -1 : order(theirs, ours);
+		r = !theirs ? 1 : !ours ? -1 : order(theirs, ours);
 		if (r > 0) {
 			only_here(c, d->path, d->len, ours, true);
 			k++;
@@ -514,4 +523,6 @@ void compare_work(void *arg)
 	}
 	if (d->both)
 		settle_directory(c);
+	if (!c->error)
+		c->error = unseen_error(c->shared->unseen);
 }

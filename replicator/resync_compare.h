@@ -56,6 +56,8 @@ void unseen_free(struct unseen **u);
 bool unseen_went(struct unseen *u, const char *path, size_t len);
 /* The same, but only where the journal tells. */
 bool unseen_surely_went(struct unseen *u, const char *path, size_t len);
+/* 0, or why the journal could not be read: then nothing of what was answered counts. */
+int unseen_error(const struct unseen *u);
 /* Did it get this name, or a content, here (rename, link, save)? */
 bool unseen_came(struct unseen *u, const char *path, size_t len);
 
@@ -87,6 +89,7 @@ struct compare { /* one directory */
 	bool gone; /* the sender has no such directory any more */
 	bool stays; /* something of ours is on its way to the sender, and moves the directory's mtime there */
 	/* results */
+	int error; /* not 0: it could not be looked at here, nothing else counts */
 	struct todo *subdirs;
 	struct want *wants, **wants_tail;
 	struct removal *removals, **removals_tail; /* a directory before what is in it */

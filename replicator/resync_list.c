@@ -62,21 +62,36 @@ static int compare_names(const void *x, const void *y)
 	return r ? r : a->name_len < b->name_len ? -1 : a->name_len > b->name_len;
 }
 
+bool listing_is_gone(int r)
+{
+	return r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
+}
+
+/* Else the object has no such attribute, or cannot have any. */
+static bool is_fault(int number)
+{
+	return number == EIO || number == ENOMEM || number == EINTR;
+}
+
 /* Order must not matter: the hashes of all are added up. */
-static uint64_t hash_xattrs(const char *proc)
+static int hash_xattrs(const char *proc, uint64_t *ret)
 {
 	char names[8192];
-	uint64_t sum = 0;
 	ssize_t n = listxattr(proc, names, sizeof names);
+	*ret = 0;
+	if (n < 0 && is_fault(errno))
+		return -errno;
 	for (char *name = names; n > 0 && name < names + n; name += strlen(name) + 1) {
 		char value[CDM_VALUE_MAX];
 		if (!content_xattr_replicates(name))
 			continue;
 		ssize_t len = getxattr(proc, name, value, sizeof value);
+		if (len < 0 && is_fault(errno))
+			return -errno;
 		if (len >= 0)
-			sum += XXH3_64bits_withSeed(value, (size_t)len, XXH3_64bits(name, strlen(name)));
+			*ret += XXH3_64bits_withSeed(value, (size_t)len, XXH3_64bits(name, strlen(name)));
 	}
-	return sum;
+	return 0;
 }
 
 static int fill_entry(struct set *s, int dir_fd, const char *name, struct entry *e)
@@ -90,6 +105,8 @@ static int fill_entry(struct set *s, int dir_fd, const char *name, struct entry 
 	/* First: a stamp is set after the attributes, so what is seen then is never older than it says. */
 	snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
 	ssize_t n = getxattr(proc, CDM_XATTR_VERSION, stamp, sizeof stamp);
+	if (n < 0 && is_fault(errno))
+		return -errno;
 	if (n <= 0 || cdm_stamp_decode(stamp, (size_t)n, &e->stamp) < 0)
 		e->stamp = (struct cdm_stamp){0};
 	int r = publisher_stat(s->publisher, fd, &st);
@@ -103,10 +120,12 @@ static int fill_entry(struct set *s, int dir_fd, const char *name, struct entry 
 	e->rdev = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode) ? st.st_rdev : 0;
 	e->group = st.st_ino;
 	e->mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
-	if (S_ISLNK(st.st_mode) && (n = readlinkat(dir_fd, name, target, sizeof target)) > 0)
-		e->extra = XXH3_64bits(target, (size_t)n);
-	else if (!S_ISLNK(st.st_mode))
-		e->extra = hash_xattrs(proc);
+	if (!S_ISLNK(st.st_mode))
+		return hash_xattrs(proc, &e->extra);
+	n = readlinkat(dir_fd, name, target, sizeof target);
+	if (n < 0)
+		return -errno;
+	e->extra = XXH3_64bits(target, (size_t)n);
 	return 0;
 }
 
@@ -147,18 +166,31 @@ int listing_read(struct set *s, const char *path, size_t len, struct listing *re
 			close(fd);
 		return -e;
 	}
-	for (struct dirent *de; (de = readdir(d)) && ret->count < LISTING_ENTRIES_MAX;) {
+	int r = 0;
+	while (r == 0 && ret->count < LISTING_ENTRIES_MAX) {
+		errno = 0;
+		const struct dirent *de = readdir(d);
+		if (!de) {
+			r = -errno;
+			break;
+		}
 		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0 || !belongs(s, path, len, de->d_name))
 			continue;
 		struct entry *e = listing_add(ret);
-		if (fill_entry(s, fd, de->d_name, e) < 0) {
+		int seen = fill_entry(s, fd, de->d_name, e);
+		if (seen < 0) {
 			ret->count--;
+			r = listing_is_gone(seen) ? 0 : seen;
 			continue;
 		}
 		e->name_len = strlen(de->d_name);
 		e->name = keep_text(ret, de->d_name, e->name_len);
 	}
 	closedir(d);
+	if (r < 0) {
+		listing_free(ret);
+		return r;
+	}
 	listing_settle(ret);
 	if (ret->count)
 		qsort(ret->entries, ret->count, sizeof *ret->entries, compare_names);

@@ -55,6 +55,7 @@ struct resync_in {
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
+	bool unlooked;               /* some of it could not be looked at here: trees are compared again */
 	bool orphan;
 };
 
@@ -172,6 +173,13 @@ static void compare_finished(void *arg)
 		compare_free(c);
 		if (!in->comparing && !in->jobs)
 			really_free(in);
+		return;
+	}
+	if (c->error) { /* as if the sender had no such directory */
+		in->unlooked = true;
+		resync_unlooked(in->set, c->dir->path, c->dir->len, c->error);
+		compare_free(c);
+		pump(in);
 		return;
 	}
 	if (!c->dir->len)
@@ -353,6 +361,22 @@ static void submit(struct resync_in *in, struct job *job, void (*done)(struct jo
 	publisher_submit(job);
 }
 
+static void journal_unread(struct resync_in *in, int error)
+{
+	if (!in->unlooked)
+		resync_unlooked(in->set, "", 0, error);
+	in->unlooked = true;
+}
+
+/* Was it removed here since the comparison began? Or that cannot be known. */
+static bool is_to_stay_away(struct resync_in *in, struct unseen *since, const struct want *w)
+{
+	bool went = unseen_surely_went(since, w->path, w->len);
+	if (unseen_error(since))
+		journal_unread(in, unseen_error(since));
+	return went || unseen_error(since);
+}
+
 /* In the order found: a directory before what is in it, a file before its other names. */
 static void submit_ready(struct resync_in *in)
 {
@@ -367,7 +391,7 @@ static void submit_ready(struct resync_in *in)
 			if (!in->wants)
 				in->wants_tail = &in->wants;
 			in->want_count--;
-			if (w->in && since && unseen_surely_went(since, w->path, w->len)) {
+			if (w->in && since && is_to_stay_away(in, since, w)) {
 				incoming_free(w->in, in->set->staging_fd);
 				w->in = NULL;
 			}
@@ -418,7 +442,12 @@ static bool settle_root(struct resync_in *in)
 	struct cdm_attr *attr = &root->carried.change.attr;
 	struct directory theirs = {.mtime_ns = attr->mtime_ns, .stamp = {.attr_clock = root->carried.change.clock > 1 ? root->carried.change.clock : 0,
 		.attr_origin = root->carried.change.base.origin}};
-	bool found = entry_read(in->set, "", 0, &ours) == 0;
+	int r = entry_read(in->set, "", 0, &ours);
+	bool found = r == 0;
+	if (!found) {
+		in->unlooked = true;
+		resync_unlooked(in->set, "", 0, r);
+	}
 	if (found && p && is_set_later(&ours.stamp, &theirs.stamp)) {
 		incoming_free(root, in->set->staging_fd);
 		ship_root(p, true);
@@ -575,7 +604,10 @@ static void submit_removals(struct resync_in *in)
 	while (in->removals) {
 		struct removal *r = in->removals;
 		in->removals = r->next;
-		if (unseen_came(since, r->path, r->len)) {
+		bool came = unseen_came(since, r->path, r->len);
+		if (unseen_error(since))
+			journal_unread(in, unseen_error(since));
+		if (came || unseen_error(since)) {
 			free(r->path);
 			free(r);
 			continue;
@@ -628,7 +660,7 @@ static void finish(struct resync_in *in)
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
 		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed || in->removed;
-		if (!incomplete && !changed && !in->ahead)
+		if (!incomplete && !changed && !in->ahead && !in->unlooked)
 			doubt_none_is_ahead(s, in->taken_ahead);
 		resync_in_free(&p->resync->in);
 		p->root_due = p->towards_parent; /* take_end */

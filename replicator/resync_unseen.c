@@ -2,6 +2,7 @@
 /* resync_unseen.c — what a version alone does not tell when trees are compared: a file that is only on one side, under a version both know, was
  * removed by one side, or got its name from the other by a rename or a link, or was saved. Our own journal knows what we did. Paths are kept as
  * hashes, 64 bits each, and at most so many. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ struct unseen {
 	struct cdm_vector sender;
 	uint64_t from;          /* position in our journal; what the sender lacks comes after it */
 	bool nothing, looked, complete;
+	int error;              /* the journal could not be read: what is said then says nothing */
 	struct paths went, came;
 };
 
@@ -134,7 +136,7 @@ static void look(struct unseen *u)
 	if (u->nothing)
 		return;
 	_cleanup_close_ int dir = openat(u->set->store_fd, ".cdmfs/journal", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int r = dir < 0 ? -1 : cdm_journal_reader_open(dir, u->set->run_dir, &reader, &err);
+	int r = dir < 0 ? -errno : cdm_journal_reader_open(dir, u->set->run_dir, &reader, &err);
 	if (r == 0)
 		r = cdm_journal_reader_seek(reader, u->from);
 	bool first = !u->from;
@@ -142,10 +144,16 @@ static void look(struct unseen *u)
 		if (first && c.sequence > 1)
 			u->complete = false;
 		first = false;
-		r = take_record(u, &c) ? 0 : -1;
+		r = take_record(u, &c) ? 0 : -E2BIG;
 	}
 	u->complete &= r == 0;
+	u->error = r == -E2BIG || r == -ESTALE ? 0 : r; /* more than is remembered, or than the journal reaches back to */
 	cdm_journal_reader_close(&reader);
+}
+
+int unseen_error(const struct unseen *u)
+{
+	return u->error;
 }
 
 bool unseen_went(struct unseen *u, const char *path, size_t len)

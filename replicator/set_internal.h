@@ -276,6 +276,8 @@ void barrier_fail_all(struct set *s, int error);
 #define RESYNC_INCOMPLETE 2 /* the sender has set changes aside: what it lacks may be there for all that its vector says */
 #define RESYNC_VERIFY 1 /* flag of RESYNC_START: nothing is missing, but trees may have come out differently */
 void resync_begin(struct peer *p, uint8_t flags); /* as the sender: the journal cannot serve this peer, or VERIFY */
+/* A directory could not be looked at, here: that is said, and trees are compared again later. */
+void resync_unlooked(struct set *s, const char *path, size_t len, int error);
 int resync_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
 void resync_drained(struct peer *p);
 void resync_free(struct peer *p);

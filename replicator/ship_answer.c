@@ -31,6 +31,17 @@ static bool is_unsaved(const struct ship *ship, struct cdm_dot version)
 	return !cdm_vector_covers(&f->visible, version) && !cdm_vector_covers(&ship->passed, version);
 }
 
+/* What cannot be looked at is not what is not there: it is said, as content that cannot be read. */
+static struct item *nothing_to_say(struct ship *ship, const struct need *need, const struct cdm_change *c, int r)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (r < 0 && !listing_is_gone(r) && r != -ENAMETOOLONG) {
+		cdm_fail(&err, -r, "look at %.*s", (int)(need->path_len < 200 ? need->path_len : 200), need->path);
+		unreadable_said(ship->peer, need->path, need->path_len, &err);
+	}
+	return item_new(c, cdm_now_ms());
+}
+
 static struct item *need_item(struct ship *ship, const struct need *need, bool look)
 {
 	struct set *s = ship_set(ship);
@@ -41,12 +52,18 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 	size_t len = (size_t)(need->path + need->path_len - name);
 	struct stat st;
 	if (dir < 0 || len > CDM_NAME_LEN_MAX || set_leaves_out(s, need->path, need->path_len))
-		return item_new(&c, cdm_now_ms());
+		return nothing_to_say(ship, need, &c, dir < 0 ? dir : 0);
 	memcpy(component, name, len);
 	component[len] = 0;
 	_cleanup_close_ int object = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (object < 0 || publisher_stat(s->publisher, object, &st) < 0 || cdm_handle_get(dir, component, &c.handle) < 0)
-		return item_new(&c, cdm_now_ms());
+	struct cdm_stamp stamp = {0};
+	int r = object < 0 ? -errno : publisher_stat(s->publisher, object, &st);
+	if (r == 0)
+		r = cdm_handle_get(dir, component, &c.handle);
+	if (r == 0)
+		r = cdm_stamp_get(object, &stamp);
+	if (r < 0 && r != -ENODATA && r != -ENOTSUP && r != -EPERM && r != -EBADMSG)
+		return nothing_to_say(ship, need, &c, r);
 	char target[CDM_VALUE_MAX];
 	c.attr = (struct cdm_attr){.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
 		.gid = st.st_gid, .rdev = st.st_rdev, .mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec};
@@ -58,10 +75,7 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 		c.value = target;
 		c.value_len = n > 0 ? (size_t)n : 0;
 	}
-	_cleanup_close_ int fd = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	struct cdm_stamp stamp;
-	if (fd >= 0 && cdm_stamp_get(fd, &stamp) == 0)
-		c.version = stamp.content;
+	c.version = stamp.content;
 	c.flags = CDM_CH_WHOLE;
 	if (c.op == CDM_OP_SAVE && is_unsaved(ship, c.version.dot))
 		c.op = CDM_OP_SKIP;

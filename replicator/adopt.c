@@ -29,6 +29,7 @@ struct lone { /* a name that only we have */
 	struct lone *next;
 	char *path;
 	size_t len;
+	struct cdm_version version;
 	bool directory, stays; /* stays: a directory that holds what does not belong to the set */
 };
 
@@ -189,6 +190,7 @@ static bool only_here(struct look *l, char *path, size_t len, const struct entry
 	struct lone *lone = lone_new(path, len, S_ISDIR(e->mode));
 	bool known = !cdm_dot_is_none(dot) && cdm_vector_covers(&l->adopt->theirs, dot); /* the others had it and removed it */
 	struct listing below;
+	lone->version = e->stamp.content;
 	lone->next = l->only_here;
 	l->only_here = lone;
 	int r = lone->directory ? listing_read(l->adopt->set, path, len, &below) : -ENOTDIR;
@@ -303,7 +305,7 @@ static void remove_only_here(struct adopt *a)
 {
 	struct job *job = job_new(a->set, a->serial, 0);
 	for (const struct lone *l = a->only_here; l; l = l->next) {
-		struct removal r = {.path = l->path, .len = l->len, .directory = l->directory};
+		struct removal r = {.path = l->path, .len = l->len, .directory = l->directory, .version = l->version};
 		job_add(job, removal_incoming(&r, &a->theirs));
 	}
 	job->done = removed;

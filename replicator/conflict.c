@@ -27,6 +27,14 @@ static struct cdm_version incoming_version(const struct incoming *in)
 	return change_version(&k->change);
 }
 
+bool conflict_saved_by(struct publisher *pub, struct cdm_dot version, struct cdm_dot *ret)
+{
+	if (!publisher_read_up(pub))
+		return false;
+	*ret = history_saved_by(pub->history, version);
+	return true;
+}
+
 /* A version is the dot of the last write in it; others know it only from its SAVE on, and may know what lies between. */
 enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found)
 {
@@ -39,7 +47,9 @@ enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const 
 		return SEEN;
 	if (at.origin == here.origin)
 		return here.number < at.number ? SEEN : AHEAD;
-	struct cdm_dot saved_by = history_saved_by(pub->history, here);
+	struct cdm_dot saved_by;
+	if (!conflict_saved_by(pub, here, &saved_by))
+		return UNSEEN;
 	return cdm_vector_covers(&in->context, cdm_dot_is_none(saved_by) ? here : saved_by) ? SEEN : UNSEEN;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <fcntl.h>
 #include <unistd.h>
+#include "common/faultpoint.h"
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/content_cache.h"
@@ -186,6 +187,7 @@ static void reopen(struct set *s)
 {
 	struct follow *f = &s->follow;
 	follow_stop(s);
+	f->asked = 0;
 	cdm_vector_fini(&f->visible);
 	cdm_vector_fini(&s->durable.vector);
 	f->visible = s->durable.vector = (struct cdm_vector){0};
@@ -223,6 +225,23 @@ static void step_again(void *arg)
 	follow_step(s);
 }
 
+static void tell_who_asked(struct set *s)
+{
+	struct follow *f = &s->follow;
+	if (!f->asked || !f->reader || !s->ready || cdm_journal_reader_position(f->reader) < f->asked_to)
+		return;
+	publisher_was_read(s->publisher, f->asked);
+	f->asked = 0;
+}
+
+void follow_read_up(struct set *s, uint64_t number)
+{
+	struct follow *f = &s->follow;
+	f->asked = number;
+	f->asked_to = f->reader ? cdm_journal_reader_head(f->reader) : 0;
+	follow_step(s);
+}
+
 void follow_step(struct set *s)
 {
 	struct follow *f = &s->follow;
@@ -252,6 +271,7 @@ void follow_step(struct set *s)
 	}
 	if (r == 0 && !s->ready)
 		set_ready(s);
+	tell_who_asked(s);
 	for (struct peer *p = s->peers, *next; p; p = next) {
 		next = p->next;
 		ship_kick(p);
@@ -275,6 +295,7 @@ static void on_wake(void *arg, int result)
 	char drain[4096];
 	while (read(cdm_journal_reader_wake_fd(s->follow.reader), drain, sizeof drain) == (ssize_t)sizeof drain)
 		;
+	cdm_faultpoint("follow.woken_not_read");
 	follow_step(s);
 }
 

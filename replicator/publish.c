@@ -33,9 +33,9 @@
 
 struct note { /* applier to loop */
 	struct set *set;
-	enum { NOTE_PAUSE, NOTE_NEED } kind;
+	enum { NOTE_PAUSE, NOTE_NEED, NOTE_READ } kind;
 	char code[32], reason[256];
-	uint64_t peer_serial;
+	uint64_t peer_serial, number;
 	char *path;
 	struct need need;
 };
@@ -46,6 +46,8 @@ static void note_arrives(void *arg)
 	struct set *s = note->set;
 	if (note->kind == NOTE_PAUSE) {
 		set_pause_reason(s, note->code, note->reason);
+	} else if (note->kind == NOTE_READ) {
+		follow_read_up(s, note->number);
 	} else {
 		struct peer *p = s->peers;
 		while (p && p->serial != note->peer_serial)
@@ -150,6 +152,32 @@ void publisher_peer_gone(struct publisher *pub, uint64_t peer_serial)
 	pthread_mutex_unlock(&pub->lock);
 }
 
+bool publisher_read_up(struct publisher *pub)
+{
+	struct note *note = calloc(1, sizeof *note);
+	if (!note)
+		abort();
+	note->set = pub->set;
+	note->kind = NOTE_READ;
+	cdm_faultpoint("publish.found_not_read_up");
+	pthread_mutex_lock(&pub->lock);
+	note->number = ++pub->read_asked;
+	cdm_loop_post(pub->set->node->loop, note_arrives, note);
+	while (pub->read < pub->read_asked && !pub->stopping && !pub->forget)
+		pthread_cond_wait(&pub->wake, &pub->lock);
+	bool all = pub->read == pub->read_asked;
+	pthread_mutex_unlock(&pub->lock);
+	return all;
+}
+
+void publisher_was_read(struct publisher *pub, uint64_t number)
+{
+	pthread_mutex_lock(&pub->lock);
+	pub->read = number;
+	pthread_cond_broadcast(&pub->wake);
+	pthread_mutex_unlock(&pub->lock);
+}
+
 void publisher_stop(struct publisher *pub)
 {
 	pthread_mutex_lock(&pub->lock);
@@ -203,6 +231,7 @@ void publisher_unseed(struct publisher *pub)
 	pub->seeded = false;
 	pub->forget = true;
 	pub->forgotten = pub->set->peer_serial;
+	pthread_cond_broadcast(&pub->wake);
 	pthread_mutex_unlock(&pub->lock);
 }
 

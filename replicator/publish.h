@@ -32,6 +32,7 @@ struct incoming { /* one received change with what came along */
 	bool torn;                    /* a piece of it could not be written: it never becomes complete, its link ends */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
 	bool decisive;                /* from a walk: the sender knew all of our changes, so what he has counts */
+	uint64_t began_clock;         /* decisive: but for attributes that were set here since */
 	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
 	int64_t mtime_was_ns;         /* a comparison saw this mtime: set another one only if it is still that, or earlier; 0 = do not look */
 	bool mends;                   /* in place of the same version here, whose bytes are wrong (scrub.h), and of nothing else … */
@@ -79,6 +80,8 @@ void publisher_stop(struct publisher *pub);
 void publisher_seed(struct publisher *pub, const struct cdm_vector *visible, struct cdm_dot own_raw);
 /* Loop: a change that is in the journal now. */
 void publisher_note(struct publisher *pub, const struct cdm_change *c);
+/* Loop: all that was in the journal when the applier asked (number) was noted. */
+void publisher_was_read(struct publisher *pub, uint64_t number);
 void publisher_unseed(struct publisher *pub); /* the journal is another one: forget what is applied, wait for a new seed */
 
 /* Any thread: as fstat in the store. The mount sets a directory's mtime back after each call of the applier in it: what it is in between is
@@ -127,6 +130,7 @@ struct publisher {
 	struct cdm_vector seen_at_start; /* becomes history_since */
 	bool seeded, forget, begin_asked;
 	uint64_t forgotten;          /* peers up to this serial began with what is forgotten */
+	uint64_t read_asked, read;   /* numbers of publisher_read_up: asked for last, done */
 	uint64_t ticket;             /* waited for; 0 = none */
 	uint64_t ticket_peer;
 	struct incoming *answer;
@@ -144,6 +148,9 @@ int publisher_open(struct publisher *pub, struct cdm_error *err);
 void publisher_close(struct publisher *pub);
 /* Fetch what the sender has at this path; with a base it may come as a delta. NULL: it has nothing there, or is gone (*ret_gone). */
 struct incoming *publisher_need(struct publisher *pub, const struct need *need, bool *ret_gone);
+
+/* Wait until the history knows all that is in the journal at this moment: the applier may be ahead of follow.c. False: that will not be soon. */
+bool publisher_read_up(struct publisher *pub);
 
 /* Directory fd (borrowed) of path's parent, in the mount; name points into a static-per-publisher buffer. -ENOENT … */
 int publisher_parent(struct publisher *pub, const char *path, size_t len, char ret_name[CDM_NAME_LEN_MAX + 1]);
@@ -190,6 +197,8 @@ enum seen { UNSEEN, SEEN, AHEAD };
  * compared it gives way, and must be kept. */
 bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struct cdm_dot here);
 enum seen conflict_seen(struct publisher *pub, const struct incoming *in, const struct cdm_announcement *found);
+/* The change that told others of this version, which was found here as saved (none: not known any more). False: it cannot be known now. */
+bool conflict_saved_by(struct publisher *pub, struct cdm_dot version, struct cdm_dot *ret);
 /* conflict_room.c: count what is there already; keep conflicts/ within its limit (after a job). */
 void conflict_begin(struct publisher *pub);
 void conflict_tidy(struct publisher *pub);

@@ -97,16 +97,13 @@ static int open_subject(struct publisher *pub, const struct cdm_change *c, struc
 	if (call->fd < 0)
 		return -errno;
 	snprintf(call->proc, sizeof call->proc, "/proc/self/fd/%d", call->fd);
-	_cleanup_close_ int in_store = c->path_len ? cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_PATH | O_NOFOLLOW, 0)
-						   : openat(pub->set->store_fd, ".", O_PATH | O_CLOEXEC);
-	if (in_store < 0 || cdm_stamp_get(in_store, stamp) < 0)
-		*stamp = (struct cdm_stamp){0};
-	return 0;
-}
-
-static bool is_gone(int r)
-{
-	return r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
+	_cleanup_close_ int in_store = c->path_len ? cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_PATH | O_NOFOLLOW, 0) : -1;
+	int r = c->path_len && in_store < 0 ? in_store : stamp_of(c->path_len ? in_store : pub->set->store_fd, stamp);
+	if (r < 0) {
+		close(call->fd);
+		call->fd = -1;
+	}
+	return r;
 }
 
 /* Attributes that a later change of another node set already stay. */
@@ -165,7 +162,9 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	_cleanup_close_ int fd = call.fd;
 	struct stat st;
 	pub->odd |= !cdm_dot_equal(stamp.content.dot, c->version.dot);
-	if (fstat(fd, &st) < 0 || (!in->decisive && attributes_are_newer(&stamp, c))) {
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (in->decisive ? stamp.attr_clock > in->began_clock : attributes_are_newer(&stamp, c)) {
 		pub->odd = true; /* one clock for all attributes: the later change may have been of another one */
 		return APPLY_NOTHING;
 	}
@@ -208,22 +207,33 @@ static bool is_carried(const struct incoming *in, const char *name)
 	return false;
 }
 
+/* Not one that this object cannot have, or does not have. */
+static bool is_fault(int r)
+{
+	return r < 0 && r != -ENODATA && r != -ENOTSUP && r != -EPERM && r != -EACCES && r != -ENOENT && r != -ERANGE && r != -E2BIG && r != -EINVAL;
+}
+
 /* Those that the sender does not have. */
-static void remove_other_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
+static int remove_other_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
 {
 	char names[8192];
 	ssize_t n = listxattr(call->proc, names, sizeof names);
+	if (n < 0 && is_fault(-errno))
+		return -errno;
 	for (const char *name = names; n > 0 && name < names + n; name += strlen(name) + 1) {
 		struct step step;
 		if (!content_xattr_replicates(name) || is_carried(in, name))
 			continue;
 		step_init(&step, CDM_CALL_REMOVEXATTR, in, NULL);
 		call->name = name;
-		publisher_call(pub, &step, call_remove_xattr, call, NULL);
+		int r = publisher_call(pub, &step, call_remove_xattr, call, NULL);
+		if (is_fault(r))
+			return r;
 	}
+	return 0;
 }
 
-static void set_all_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
+static int set_all_xattrs(struct publisher *pub, struct incoming *in, struct attr_call *call)
 {
 	for (size_t i = 0; i < in->carried.xattr_count; i++) {
 		const struct carried_xattr *x = &in->carried.xattrs[i];
@@ -234,8 +244,11 @@ static void set_all_xattrs(struct publisher *pub, struct incoming *in, struct at
 		call->name = x->name;
 		call->data = x->value;
 		call->len = x->value_len;
-		publisher_call(pub, &step, call_one_xattr, call, NULL);
+		int r = publisher_call(pub, &step, call_one_xattr, call, NULL);
+		if (is_fault(r))
+			return r;
 	}
+	return 0;
 }
 
 int apply_directory_attributes(struct publisher *pub, struct incoming *in)
@@ -250,7 +263,7 @@ int apply_directory_attributes(struct publisher *pub, struct incoming *in)
 	_cleanup_close_ int fd = call.fd;
 	struct stat st;
 	if (fstat(fd, &st) < 0)
-		return APPLY_RETRY;
+		return -errno;
 	raise_parent(pub, in, c->path, c->path_len, c->parent_mtime_ns);
 	bool wins = in->resync || cdm_dot_is_none(stamp.content.dot) || cdm_version_compare(&mine, &stamp.content) > 0;
 	int64_t here_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
@@ -258,9 +271,11 @@ int apply_directory_attributes(struct publisher *pub, struct incoming *in)
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME | (wins ? CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID : 0), .mode = k->mode,
 		.uid = k->uid, .gid = k->gid, .mtime_ns = in->resync || k->mtime_ns > here_ns ? k->mtime_ns : here_ns};
 	if (in->resync)
-		set_all_xattrs(pub, in, &call);
-	if (in->decisive)
-		remove_other_xattrs(pub, in, &call);
+		r = set_all_xattrs(pub, in, &call);
+	if (r == 0 && in->decisive)
+		r = remove_other_xattrs(pub, in, &call);
+	if (r < 0)
+		return r;
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);
@@ -311,15 +326,18 @@ void raise_parent(struct publisher *pub, struct incoming *in, const char *path, 
 {
 	char name[CDM_NAME_LEN_MAX + 1];
 	struct stat st;
-	int parent = mtime_ns && len ? publisher_parent(pub, path, len, name) : -1;
-	if (parent < 0 || fstat(parent, &st) < 0 || st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= mtime_ns)
+	int parent = mtime_ns && len ? publisher_parent(pub, path, len, name) : -ENOENT;
+	int r = parent < 0 ? parent : fstat(parent, &st) < 0 ? -errno : 0;
+	pub->job->odd_surely |= r < 0 && !is_gone(r); /* trees will tell */
+	if (r < 0 || st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= mtime_ns)
 		return;
 	struct attr_call call = {.fd = parent};
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mtime_ns = mtime_ns};
 	struct step step;
 	set_times(&call, &attr);
 	step_init(&step, CDM_CALL_SETATTR, in, NULL);
-	publisher_call(pub, &step, call_utimens, &call, NULL);
+	r = publisher_call(pub, &step, call_utimens, &call, NULL);
+	pub->job->odd_surely |= r < 0 && !is_gone(r);
 }
 
 /* --- content in place --- */
@@ -416,25 +434,31 @@ static int write_inline(struct in_place *to)
 }
 
 /* The stamp and the xattrs of what is here, from the store: has somebody set attributes since those that came, and if not, do ours differ? */
-static void look_at_attributes(struct publisher *pub, const struct incoming *in, bool *ret_newer, bool *ret_xattrs_differ)
+static int look_at_attributes(struct publisher *pub, const struct incoming *in, bool *ret_newer, bool *ret_xattrs_differ)
 {
 	const struct carried *k = &in->carried;
 	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, k->change.path, k->change.path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
 	struct cdm_stamp stamp = {0};
 	char names[8192];
 	uint8_t value[4096];
-	ssize_t n = fd < 0 ? -1 : flistxattr(fd, names, sizeof names);
-	if (fd >= 0 && cdm_stamp_get(fd, &stamp) < 0)
-		stamp = (struct cdm_stamp){0};
+	int r = fd < 0 ? fd : stamp_of(fd, &stamp);
+	if (r < 0)
+		return r;
+	ssize_t n = flistxattr(fd, names, sizeof names);
+	if (n < 0 && is_fault(-errno))
+		return -errno;
 	*ret_newer = stamp.attr_clock != k->stamp.attr_clock ? stamp.attr_clock > k->stamp.attr_clock : stamp.attr_origin > k->stamp.attr_origin;
 	*ret_xattrs_differ = false;
 	for (const char *name = names; n > 0 && name < names + n; name += strlen(name) + 1)
 		*ret_xattrs_differ |= content_xattr_replicates(name) && !is_carried(in, name);
-	for (size_t i = 0; fd >= 0 && i < k->xattr_count; i++) {
+	for (size_t i = 0; i < k->xattr_count; i++) {
 		const struct carried_xattr *x = &k->xattrs[i];
 		ssize_t len = fgetxattr(fd, x->name, value, sizeof value);
+		if (len < 0 && is_fault(-errno))
+			return -errno;
 		*ret_xattrs_differ |= len != (ssize_t)x->value_len || memcmp(value, x->value, x->value_len) != 0;
 	}
+	return 0;
 }
 
 int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err)
@@ -444,7 +468,7 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	_cleanup_close_ int fd = cdm_open_beneath(pub->content_fd, c->path, c->path_len, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0);
 	struct stat st;
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return fd < 0 && !is_gone(fd) ? fd : APPLY_RETRY;
+		return fd >= 0 ? -errno : is_gone(fd) ? APPLY_RETRY : fd;
 	struct in_place to = {.pub = pub, .in = in, .fd = fd, .expect = c->base};
 	int r = in->staging[0] ? write_spooled(&to) : write_inline(&to);
 	struct attr_call call = {.fd = fd, .size = (off_t)k->size};
@@ -452,12 +476,16 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	step_init(&step, CDM_CALL_SETATTR, in, NULL);
 	step.a.expect = CDM_EXPECT_VERSION;
 	step.a.expect_version = c->base;
-	if (r == 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size != k->size)
+	if (r == 0 && fstat(fd, &st) < 0)
+		r = -errno;
+	if (r == 0 && (uint64_t)st.st_size != k->size)
 		r = publisher_call(pub, &step, call_truncate, &call, NULL);
 	if (r < 0)
 		return r == -ESTALE ? APPLY_RETRY : cdm_fail(err, -r, "write into %.*s", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
 	bool ours_newer, xattrs_differ;
-	look_at_attributes(pub, in, &ours_newer, &xattrs_differ);
+	r = look_at_attributes(pub, in, &ours_newer, &xattrs_differ);
+	if (r < 0)
+		return is_gone(r) ? APPLY_RETRY : r;
 	pub->odd |= ours_newer;
 	pub->job->odd_surely |= ours_newer; /* if he knows all there is, these were lost on their way to him: their subject had another name there */
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mode = k->mode, .uid = k->uid, .gid = k->gid, .mtime_ns = k->mtime_ns};
@@ -466,10 +494,12 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 	if (!ours_newer && (st.st_mode & 07777) != (k->mode & 07777))
 		attr.mask |= CDM_ATTR_MODE;
 	snprintf(call.proc, sizeof call.proc, "/proc/self/fd/%d", fd);
-	if (!ours_newer && xattrs_differ) {
-		set_all_xattrs(pub, in, &call);
-		remove_other_xattrs(pub, in, &call);
-	}
+	if (!ours_newer && xattrs_differ)
+		r = set_all_xattrs(pub, in, &call);
+	if (r == 0 && !ours_newer && xattrs_differ)
+		r = remove_other_xattrs(pub, in, &call);
+	if (r < 0)
+		return r;
 	struct cdm_change record = record_of(pub, in);
 	step_init(&step, CDM_CALL_SETATTR, in, &record);
 	step.a.expect = CDM_EXPECT_VERSION; /* nobody has written since the first piece, or what is here is his */
@@ -494,31 +524,67 @@ static int call_remove(void *arg)
 	return unlinkat(r->dir, r->name, r->flags);
 }
 
-static void remove_entry(struct publisher *pub, struct incoming *in, int dir, const char *name, bool directory)
+/* Others say what was found, or that it stays. */
+static bool is_unlooked(int r)
 {
-	struct removal removal = {dir, name, directory ? AT_REMOVEDIR : 0};
-	struct step step;
-	if (directory)
-		remove_below(pub, in, dir, name);
-	step_init(&step, directory ? CDM_CALL_RMDIR : CDM_CALL_UNLINK, in, NULL);
-	publisher_call(pub, &step, call_remove, &removal, NULL);
+	return r < 0 && !is_gone(r) && r != -ESTALE && r != -ENOTEMPTY && r != -EEXIST && r != -EISDIR && r != -EPERM && r != -EACCES;
 }
 
-void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name)
+/* What the author of the removal had not seen stays, and its directory with it. */
+static int remove_file(struct publisher *pub, struct incoming *in, struct removal *removal)
+{
+	struct cdm_announcement found;
+	struct step step;
+	step_init(&step, CDM_CALL_UNLINK, in, NULL);
+	step.a.expect = CDM_EXPECT_ABSENT; /* what is there? */
+	int r = publisher_call(pub, &step, call_remove, removal, &found);
+	if (r != -ESTALE || !found.found_exists)
+		return r;
+	if (!cdm_dot_is_none(found.found.dot) && conflict_seen(pub, in, &found) != SEEN) {
+		pub->odd = true;
+		return 0;
+	}
+	step.a.flags = CDM_AN_SAVED;
+	step.a.expect = CDM_EXPECT_VERSION;
+	step.a.expect_version = found.found.dot;
+	return publisher_call(pub, &step, call_remove, removal, NULL);
+}
+
+static int remove_directory(struct publisher *pub, struct incoming *in, struct removal *removal)
+{
+	struct step step;
+	int r = remove_below(pub, in, removal->dir, removal->name);
+	step_init(&step, CDM_CALL_RMDIR, in, NULL);
+	return r < 0 ? r : publisher_call(pub, &step, call_remove, removal, NULL);
+}
+
+static int remove_entry(struct publisher *pub, struct incoming *in, int dir, const char *name)
+{
+	struct removal removal = {.dir = dir, .name = name};
+	struct stat st;
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	removal.flags = S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0;
+	return removal.flags ? remove_directory(pub, in, &removal) : remove_file(pub, in, &removal);
+}
+
+int remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name)
 {
 	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
 	if (!d) {
+		int r = -errno;
 		if (fd >= 0)
 			close(fd);
-		return;
+		return is_unlooked(r) ? r : 0;
 	}
-	for (struct dirent *e; (e = readdir(d));) {
-		struct stat st;
-		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-			continue;
-		if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-			remove_entry(pub, in, fd, e->d_name, S_ISDIR(st.st_mode));
-	}
+	int r = 0;
+	errno = 0;
+	for (struct dirent *e; !is_unlooked(r) && (e = readdir(d)); errno = 0)
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			r = remove_entry(pub, in, fd, e->d_name);
+	if (!is_unlooked(r))
+		r = -errno;
 	closedir(d);
+	return is_unlooked(r) ? r : 0;
 }

@@ -28,17 +28,13 @@ void moved_end(struct publisher *pub, struct incoming *in)
 	pub->given = pub->given2 = NULL;
 }
 
-static bool has_parent(const struct publisher *pub, const char *path, size_t len)
+/* Is there a directory that holds `path`, and is `dir` one? 1, 0, or -errno. */
+static int are_directories(const struct publisher *pub, const char *path, size_t len, const char *dir, size_t dir_len)
 {
 	const char *name;
-	_cleanup_close_ int dir = cdm_open_parent(pub->set->store_fd, path, len, &name);
-	return dir >= 0;
-}
-
-static bool is_directory(const struct publisher *pub, const char *path, size_t len)
-{
-	_cleanup_close_ int dir = cdm_open_beneath(pub->set->store_fd, path, len, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
-	return dir >= 0;
+	_cleanup_close_ int parent = cdm_open_parent(pub->set->store_fd, path, len, &name);
+	_cleanup_close_ int fd = parent < 0 ? parent : cdm_open_beneath(pub->set->store_fd, dir, dir_len, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+	return fd >= 0 ? 1 : is_gone(fd) ? 0 : fd;
 }
 
 /* Did the author know all that history was not told of? */
@@ -77,12 +73,14 @@ static void read_history(struct publisher *pub)
 	pub->history_since = (struct cdm_vector){0};
 }
 
-/* Only where the directory is still found: a rename may have been undone, or the directory removed. */
-static char *map(struct publisher *pub, struct incoming *in, const char *path, size_t len, size_t *ret_len, struct history_rename *last)
+/* Only where the directory is still found: a rename may have been undone, or the directory removed. NULL: it is not, or cannot be looked at (*ret_r). */
+static char *map(struct publisher *pub, struct incoming *in, const char *path, size_t len, size_t *ret_len, struct history_rename *last, int *ret_r)
 {
 	struct history_rename newest = {0};
 	char *mapped = len ? history_map(pub->history, path, len, in->carried.change.dot.origin, &in->context, ret_len, &newest) : NULL;
-	if (mapped && !(has_parent(pub, mapped, *ret_len) && is_directory(pub, newest.to, newest.to_len))) {
+	int found = mapped ? are_directories(pub, mapped, *ret_len, newest.to, newest.to_len) : 0;
+	*ret_r = found < 0 ? found : *ret_r;
+	if (mapped && found <= 0) {
 		free(mapped);
 		mapped = NULL;
 	}
@@ -150,11 +148,12 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 	struct cdm_change *c = &in->carried.change;
 	struct history_rename last = {0};
 	size_t len;
+	int r = 0;
 	if (in->resync)
 		return 0;
 	if (pub->history_since.count && !knew_the_rest(pub, in))
 		read_history(pub);
-	pub->mapped = map(pub, in, c->path, c->path_len, &len, NULL);
+	pub->mapped = map(pub, in, c->path, c->path_len, &len, NULL, &r);
 	if (pub->mapped) {
 		pub->given = c->path;
 		pub->odd = true;
@@ -162,7 +161,7 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 		c->path = pub->mapped;
 		c->path_len = len;
 	}
-	pub->mapped2 = map(pub, in, c->path2, c->path2_len, &len, &last);
+	pub->mapped2 = map(pub, in, c->path2, c->path2_len, &len, &last, &r);
 	if (pub->mapped2) {
 		pub->given2 = c->path2;
 		pub->odd = true;
@@ -170,7 +169,8 @@ int moved_begin(struct publisher *pub, struct incoming *in)
 		c->path2 = pub->mapped2;
 		c->path2_len = len;
 	}
-	int r = pub->mapped2 && c->op == CDM_OP_RENAME && is_inside(c) ? break_cycle(pub, in, &last) : 0;
+	if (r == 0 && pub->mapped2 && c->op == CDM_OP_RENAME && is_inside(c))
+		r = break_cycle(pub, in, &last);
 	history_rename_fini(&last);
 	return r;
 }
@@ -195,37 +195,44 @@ static int call_remove(void *arg)
 	return unlinkat(c->from, c->name, c->flags);
 }
 
-static void merge_child(struct publisher *pub, struct incoming *in, struct child *c)
+static int merge_child(struct publisher *pub, struct incoming *in, struct child *c)
 {
 	struct stat from, to;
 	struct step step;
 	if (fstatat(c->from, c->name, &from, AT_SYMLINK_NOFOLLOW) < 0)
-		return;
-	bool there = fstatat(c->to, c->name, &to, AT_SYMLINK_NOFOLLOW) == 0, directory = S_ISDIR(from.st_mode);
+		return is_gone(-errno) ? 0 : -errno;
+	int r = fstatat(c->to, c->name, &to, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (r < 0 && !is_gone(r))
+		return r;
+	bool there = r == 0, directory = S_ISDIR(from.st_mode);
 	step_init(&step, CDM_CALL_RENAME, in, NULL);
 	if (!there && publisher_call(pub, &step, call_move, c, NULL) == 0)
-		return;
-	if (there && directory && S_ISDIR(to.st_mode))
-		moved_merge(pub, in, c->from, c->name, c->to, c->name);
+		return 0;
+	r = there && directory && S_ISDIR(to.st_mode) ? moved_merge(pub, in, c->from, c->name, c->to, c->name) : 0;
+	if (r < 0)
+		return r;
 	bool same = there && from.st_size == to.st_size && from.st_mtim.tv_sec == to.st_mtim.tv_sec && from.st_mtim.tv_nsec == to.st_mtim.tv_nsec;
 	c->flags = directory ? AT_REMOVEDIR : 0;
 	step_init(&step, directory ? CDM_CALL_RMDIR : CDM_CALL_UNLINK, in, NULL);
 	step.a.flags = same || directory ? 0 : CDM_AN_KEEP_OLD;
-	publisher_call(pub, &step, call_remove, c, NULL);
+	publisher_call(pub, &step, call_remove, c, NULL); /* what stays keeps the directory */
+	return 0;
 }
 
-void moved_merge(struct publisher *pub, struct incoming *in, int from_dir, const char *from_name, int to_dir, const char *to_name)
+int moved_merge(struct publisher *pub, struct incoming *in, int from_dir, const char *from_name, int to_dir, const char *to_name)
 {
 	int from = openat(from_dir, from_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	_cleanup_close_ int to = openat(to_dir, to_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	DIR *d = from < 0 || to < 0 ? NULL : fdopendir(from);
+	int r = d || is_gone(-errno) ? 0 : -errno;
 	if (!d) {
 		if (from >= 0)
 			close(from);
-		return;
+		return r;
 	}
-	for (struct dirent *e; (e = readdir(d));)
+	for (struct dirent *e; r == 0 && (e = readdir(d));)
 		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			merge_child(pub, in, &(struct child){.from = from, .to = to, .name = e->d_name});
+			r = merge_child(pub, in, &(struct child){.from = from, .to = to, .name = e->d_name});
 	closedir(d);
+	return r;
 }

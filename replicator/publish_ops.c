@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include "common/faultpoint.h"
 #include "common/io.h"
 #include "replicator/content.h"
 #include "replicator/publish.h"
@@ -91,8 +92,10 @@ static int revive_one(struct publisher *pub, struct incoming *in, const char *pa
 		struct step step;
 		struct two_names n = {pub->staging_fd, parent, staged, name, RENAME_NOREPLACE};
 		struct stat st;
-		if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(st.st_mode))
+		r = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+		if (r == 0 && !S_ISDIR(st.st_mode))
 			r = keep_away(pub, in, parent, name);
+		r = is_gone(r) ? 0 : r;
 		step_init(&step, CDM_CALL_RENAME, dir, NULL);
 		if (r == 0)
 			r = publisher_call(pub, &step, call_rename, &n, NULL);
@@ -109,7 +112,7 @@ int parent_for(struct publisher *pub, struct incoming *in, const char *path, siz
 {
 	for (int tries = 0; tries < REVIVE_DEPTH; tries++) {
 		int fd = publisher_parent(pub, path, len, name);
-		if (fd >= 0 || (fd != -ENOENT && fd != -ENOTDIR && fd != -ELOOP))
+		if (fd >= 0 || !is_gone(fd))
 			return fd;
 		size_t at = 0, end = len; /* the topmost ancestor that is not there */
 		for (;;) {
@@ -118,6 +121,8 @@ int parent_for(struct publisher *pub, struct incoming *in, const char *path, siz
 				return -ENOENT;
 			end = (size_t)(slash - path);
 			int probe = cdm_open_beneath(pub->content_fd, path, end, O_PATH | O_DIRECTORY, 0);
+			if (probe < 0 && !is_gone(probe))
+				return probe;
 			if (probe < 0)
 				break;
 			close(probe);
@@ -354,7 +359,10 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	_cleanup_close_ int base = cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
 	struct cdm_stamp stamp = {0};
 	struct stat st = {0};
-	bool there = base >= 0 && fstat(base, &st) == 0 && S_ISREG(st.st_mode) && cdm_stamp_get(base, &stamp) == 0;
+	r = base < 0 ? base : fstat(base, &st) < 0 ? -errno : stamp_of(base, &stamp);
+	if (r < 0 && !is_gone(r) && r != -ENXIO) /* a fifo or socket that nobody has open */
+		return r;
+	bool there = r == 0 && S_ISREG(st.st_mode) && !cdm_dot_is_none(stamp.content.dot);
 	if (in->carried.kind == CONTENT_WHOLE)
 		return there && st.st_nlink > 1 && cdm_dot_equal(stamp.content.dot, c->base) ? apply_in_place(pub, in, err) : apply_staged(pub, in, err);
 	if (there && cdm_dot_equal(stamp.content.dot, in->carried.stamp.content.dot))
@@ -377,13 +385,43 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 /* --- names --- */
 
 /* What a comparison would remove for the sender knows its version, the dot of the last write: was he told of it, too, by a SAVE? */
-static bool is_told(struct publisher *pub, const struct incoming *in)
+static bool is_told(struct publisher *pub, const struct incoming *in, struct cdm_dot here)
 {
-	struct cdm_dot saved_by = history_saved_by(pub->history, in->carried.change.version.dot);
-	return cdm_dot_is_none(saved_by) || cdm_vector_covers(&in->context, saved_by);
+	struct cdm_dot saved_by;
+	if (!cdm_vector_covers(&in->context, here))
+		return true; /* nor does it go for that */
+	return conflict_saved_by(pub, here, &saved_by) && (cdm_dot_is_none(saved_by) || cdm_vector_covers(&in->context, saved_by));
 }
 
-/* One name goes; what the origin had not seen stays (an update wins over a concurrent removal). */
+/* What is found where a name is to go: AGAIN, as *step says now, or APPLY_NOTHING: it stays. */
+static int after_refused_removal(struct publisher *pub, struct incoming *in, struct step *step, const struct cdm_announcement *found)
+{
+	const struct cdm_change *c = &in->carried.change;
+	bool meant = cdm_dot_equal(found->found.dot, c->version.dot);
+	pub->odd = found->found_exists;
+	if (!found->found_exists || found->found_is_dir)
+		return APPLY_NOTHING;
+	if (in->resync && (found->found_unsaved || !is_told(pub, in, found->found.dot)))
+		return APPLY_NOTHING; /* it ships, when it is saved */
+	enum seen seen = meant ? SEEN : conflict_seen(pub, in, found);
+	if (seen == AHEAD)
+		return APPLY_NOTHING;
+	bool none = !meant && cdm_dot_is_none(found->found.dot);
+	if (none || (seen == UNSEEN && cdm_version_compare(&found->found, &c->version) > 0)) {
+		conflict_report(pub, c->path, c->path_len, c->version, "removal");
+		return APPLY_NOTHING;
+	}
+	bool lost = seen == UNSEEN || conflict_is_refused(pub, in, found->found.dot);
+	step->a.flags = (lost ? CDM_AN_KEEP_OLD : 0) | (in->resync ? CDM_AN_SAVED : 0);
+	if (lost)
+		conflict_report(pub, c->path, c->path_len, found->found, "version here");
+	step->a.expect = CDM_EXPECT_VERSION;
+	step->a.expect_version = found->found.dot;
+	return AGAIN;
+}
+
+/* One name goes; what the origin had not seen stays (an update wins over a concurrent removal). A comparison looks first what is there (nothing
+ * removes what is expected to be absent): only what is saved when it is looked at can be judged by what the journal says then. */
 static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -391,19 +429,14 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 	struct cdm_announcement found;
 	struct cdm_change record = record_of(pub, in);
 	struct step step;
-	if (in->resync && !is_told(pub, in))
-		return APPLY_NOTHING;
 	int parent = publisher_parent(pub, c->path, c->path_len, name);
 	if (parent < 0)
-		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
+		return is_gone(parent) ? APPLY_NOTHING : parent;
 	struct two_names n = {.dir = parent, .name = name};
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
-	expect_version(&step, c->version.dot);
-	step.a.flags = in->resync ? CDM_AN_SAVED : 0;
-	if (conflict_is_refused(pub, in, c->version.dot)) {
-		conflict_report(pub, c->path, c->path_len, c->version, "version here");
-		step.a.flags |= CDM_AN_KEEP_OLD;
-	}
+	step.a.expect = in->resync ? CDM_EXPECT_ABSENT : CDM_EXPECT_VERSION;
+	step.a.expect_version = c->version.dot; /* none: what never had one */
+	cdm_faultpoint("publish.removal_came_not_looked");
 	/* What is gone already, or stays because it is newer, is so by changes that the others get, too: they decide the same way. */
 	for (int tries = 0; tries < PLACE_TRIES; tries++) {
 		int r = publisher_call(pub, &step, call_unlink, &n, &found);
@@ -412,56 +445,48 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 		pub->odd |= r != -ENOENT; /* what is gone already went by a change that the others get, too, or never left its author */
 		if (r == -ENOENT || r == -EISDIR || r == -EPERM)
 			return APPLY_NOTHING;
-		if (r != -ESTALE)
+		if (r == -ESTALE)
+			r = after_refused_removal(pub, in, &step, &found);
+		if (r != AGAIN)
 			return r;
-		pub->odd = found.found_exists;
-		if (!found.found_exists || found.found_is_dir)
-			return APPLY_NOTHING;
-		if (in->resync && found.found_unsaved)
-			return APPLY_NOTHING; /* it ships when it is saved */
-		enum seen seen = conflict_seen(pub, in, &found);
-		if (seen == AHEAD)
-			return APPLY_NOTHING;
-		bool none = cdm_dot_is_none(found.found.dot);
-		if (none || (seen == UNSEEN && cdm_version_compare(&found.found, &c->version) > 0)) {
-			conflict_report(pub, c->path, c->path_len, c->version, "removal");
-			return APPLY_NOTHING;
-		}
-		step.a.flags = (seen ? 0 : CDM_AN_KEEP_OLD) | (in->resync ? CDM_AN_SAVED : 0);
-		if (seen == UNSEEN)
-			conflict_report(pub, c->path, c->path_len, found.found, "version here");
-		expect_version(&step, found.found.dot);
 	}
 	return APPLY_RETRY;
 }
 
-bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st)
+int stamp_of(int fd, struct cdm_stamp *ret)
+{
+	int r = cdm_stamp_get(fd, ret);
+	if (r == 0)
+		return 0;
+	*ret = (struct cdm_stamp){0};
+	return r == -ENODATA || r == -ENOTSUP || r == -EPERM || r == -EBADMSG ? 0 : r;
+}
+
+int stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st)
 {
 	*ret = (struct cdm_stamp){0};
 	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, path, len, O_PATH | O_NOFOLLOW, 0);
-	if (fd < 0 || fstat(fd, st) < 0)
-		return false;
-	if (cdm_stamp_get(fd, ret) < 0)
-		*ret = (struct cdm_stamp){0};
-	return true;
+	int r = fd < 0 ? fd : fstat(fd, st) < 0 ? -errno : stamp_of(fd, ret);
+	return r == 0 ? 1 : is_gone(r) ? 0 : r;
 }
 
-/* A directory of this name that the origin had not seen, and that was made later than his, is not what he removed. */
-static bool another_stays(struct publisher *pub, const struct incoming *in)
+/* A directory of this name that the origin had not seen, and that was made later than his, is not what he removed: 1. 0, or -errno. */
+static int another_stays(struct publisher *pub, const struct incoming *in)
 {
 	const struct cdm_change *c = &in->carried.change;
 	struct cdm_announcement found = {.found_exists = true, .found_is_dir = true};
 	struct cdm_stamp here;
 	struct stat st;
-	if (!stamp_here(pub, c->path, c->path_len, &here, &st) || cdm_dot_is_none(c->version.dot) || cdm_dot_equal(here.content.dot, c->version.dot))
-		return false;
+	int r = stamp_here(pub, c->path, c->path_len, &here, &st);
+	if (r <= 0 || cdm_dot_is_none(c->version.dot) || cdm_dot_equal(here.content.dot, c->version.dot))
+		return r < 0 ? r : 0;
 	found.found = here.content;
 	pub->odd = true;
 	enum seen seen = cdm_dot_is_none(here.content.dot) ? SEEN : conflict_seen(pub, in, &found);
 	if (seen == SEEN || (seen == UNSEEN && cdm_version_compare(&here.content, &c->version) <= 0))
-		return false;
+		return 0;
 	conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is another one here");
-	return true;
+	return 1;
 }
 
 static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_error *err)
@@ -472,23 +497,55 @@ static int apply_rmdir(struct publisher *pub, struct incoming *in, struct cdm_er
 	struct step step;
 	int parent = publisher_parent(pub, c->path, c->path_len, name);
 	if (parent < 0)
-		return parent == -ENOENT || parent == -ENOTDIR || parent == -ELOOP ? APPLY_NOTHING : parent;
-	if (another_stays(pub, in))
-		return APPLY_NOTHING;
+		return is_gone(parent) ? APPLY_NOTHING : parent;
+	int r = another_stays(pub, in);
+	if (r != 0)
+		return r < 0 ? r : APPLY_NOTHING;
 	struct two_names n = {.dir = parent, .name = name, .flags = AT_REMOVEDIR};
 	step_init(&step, CDM_CALL_RMDIR, in, &record);
 	if (c->flags & CDM_CH_WHOLE)
-		remove_below(pub, in, parent, name);
+		r = remove_below(pub, in, parent, name);
+	if (r < 0)
+		return r;
 	publisher_forget_dirs(pub);
 	parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0)
+		return is_gone(parent) ? APPLY_NOTHING : parent;
 	n.dir = parent;
-	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
+	r = publisher_call(pub, &step, call_unlink, &n, NULL);
 	if (r == -ENOTEMPTY || r == -EEXIST) {
 		conflict_report(pub, c->path, c->path_len, change_version(c), "removal of a directory that is in use here");
 		return APPLY_SKIP;
 	}
 	pub->odd |= r == -ENOTDIR;
 	return r == -ENOENT || r == -ENOTDIR ? APPLY_NOTHING : r < 0 ? r : APPLIED;
+}
+
+/* Another name of the subject, whose version is `subject`, takes the place of what is there. */
+static int replace_by_link(struct publisher *pub, struct incoming *in, struct two_names *n, struct cdm_dot subject)
+{
+	const struct cdm_change *c = &in->carried.change;
+	struct cdm_change record = record_of(pub, in);
+	struct cdm_announcement found;
+	struct step step;
+	step_init(&step, CDM_CALL_RENAME, in, &record);
+	step.a.expect = CDM_EXPECT_ABSENT;
+	for (int tries = 0; tries < PLACE_TRIES; tries++) {
+		int r = publisher_call(pub, &step, call_rename, n, &found);
+		if (r != -ESTALE)
+			return r < 0 ? r : APPLIED;
+		if (found.found_is_dir)
+			return APPLY_RETRY;
+		bool same = !found.found_unsaved && cdm_dot_equal(found.found.dot, subject);
+		bool seen = !found.found_exists || same || conflict_seen(pub, in, &found) != UNSEEN;
+		pub->odd |= !seen;
+		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
+		step.a.expect = found.found_exists ? CDM_EXPECT_VERSION : CDM_EXPECT_ABSENT;
+		step.a.expect_version = found.found.dot;
+		if (!seen)
+			conflict_report(pub, c->path2, c->path2_len, found.found, "version here");
+	}
+	return APPLY_RETRY;
 }
 
 static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_error *err)
@@ -503,13 +560,18 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	if (r == 0 && fstatat(parent, name, &subject, AT_SYMLINK_NOFOLLOW) < 0)
 		r = -errno;
 	if (r < 0) /* a file that only cannot be looked at is not one that is not here */
-		return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? apply_instead(pub, in, c->path2, c->path2_len, err) : r;
+		return is_gone(r) ? apply_instead(pub, in, c->path2, c->path2_len, err) : r;
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {parent, parent2, name, name2, 0};
 	struct step step;
 	struct cdm_stamp here;
-	pub->odd |= !stamp_here(pub, c->path, c->path_len, &here, &subject) || !cdm_dot_equal(here.content.dot, c->version.dot);
+	r = stamp_here(pub, c->path, c->path_len, &here, &subject);
+	if (r < 0)
+		return r;
+	pub->odd |= r == 0 || !cdm_dot_equal(here.content.dot, c->version.dot);
 	if (fstatat(parent2, name2, &other, AT_SYMLINK_NOFOLLOW) < 0) {
+		if (!is_gone(-errno))
+			return -errno;
 		step_init(&step, CDM_CALL_LINK, in, &record);
 		step.a.expect = CDM_EXPECT_ABSENT;
 		r = publisher_call(pub, &step, call_link, &n, NULL);
@@ -527,18 +589,10 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	if (r < 0)
 		return r;
 	n = (struct two_names){pub->staging_fd, parent2, staged, name2, 0};
-	step_init(&step, CDM_CALL_RENAME, in, &record);
-	struct cdm_announcement found = {.found_exists = true};
-	struct cdm_stamp from, to;
-	bool known = stamp_here(pub, c->path, c->path_len, &from, &subject) && stamp_here(pub, c->path2, c->path2_len, &to, &other);
-	found.found = known ? to.content : found.found;
-	bool seen = known && (cdm_dot_equal(from.content.dot, to.content.dot) || conflict_seen(pub, in, &found) != UNSEEN);
-	pub->odd |= !seen;
-	step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
-	r = publisher_call(pub, &step, call_rename, &n, NULL);
-	if (!seen)
-		conflict_report(pub, c->path2, c->path2_len, found.found, "version here");
-	return r < 0 ? r : APPLIED;
+	r = replace_by_link(pub, in, &n, here.content.dot);
+	if (r != APPLIED)
+		unlinkat(pub->set->staging_fd, staged, 0);
+	return r;
 }
 
 static int apply_operation(struct publisher *pub, struct incoming *in, struct cdm_error *err)

@@ -4,6 +4,7 @@
 #ifndef REPLICATOR_PUBLISH_OPS_H
 #define REPLICATOR_PUBLISH_OPS_H
 
+#include <errno.h>
 #include "replicator/publish.h"
 
 struct cdm_change record_of(struct publisher *pub, struct incoming *in);
@@ -24,8 +25,15 @@ int call_unlink(void *arg);
 int keep_away(struct publisher *pub, struct incoming *in, int dir, const char *name);
 /* Descriptor of a path's parent; parents that are missing here are brought back. */
 int parent_for(struct publisher *pub, struct incoming *in, const char *path, size_t len, char *name, struct cdm_error *err);
-/* The version of what is at a path here, from the store. False: nothing there. */
-bool stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st);
+/* These say that nothing is at a name; every other error that nothing is known of it. */
+static inline bool is_gone(int r)
+{
+	return r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
+}
+/* The stamp of what is open; zeros: it has none. 0 or -errno: it cannot be told. */
+int stamp_of(int fd, struct cdm_stamp *ret);
+/* The version of what is at a path here, from the store. 1; 0: nothing there; -errno: it cannot be told. */
+int stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st);
 int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 
 /* Publish a staged tree at parent/name with all its records; 0 or -errno, nothing is visible then. */
@@ -49,9 +57,9 @@ void raise_parent(struct publisher *pub, struct incoming *in, const char *path, 
 int moved_begin(struct publisher *pub, struct incoming *in);
 void moved_end(struct publisher *pub, struct incoming *in);
 /* What is in one directory goes into another that is the same one in a later state: what that lacks is moved, the rest is there and goes (a different
- * file is kept in conflicts/). */
-void moved_merge(struct publisher *pub, struct incoming *in, int from_dir, const char *from_name, int to_dir, const char *to_name);
-/* Everything below dir/name goes, as far as it can; local paths stay. */
-void remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name);
+ * file is kept in conflicts/). 0; -errno: something could not be looked at. */
+int moved_merge(struct publisher *pub, struct incoming *in, int from_dir, const char *from_name, int to_dir, const char *to_name);
+/* Everything below dir/name goes, as far as it can; local paths stay. 0; -errno: something could not be looked at. */
+int remove_below(struct publisher *pub, struct incoming *in, int dir, const char *name);
 
 #endif

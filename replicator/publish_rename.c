@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 #include "replicator/publish_ops.h"
 
-/* The subject does not come to its new name, for something newer is there, or a directory: it goes, too. kept: in conflicts/. */
-static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name, bool kept)
+/* The subject, of version `here`, does not come to its new name, for something newer is there, or a directory: it goes, too. kept: in conflicts/. */
+static int rename_lost(struct publisher *pub, struct incoming *in, int parent, const char *name, struct cdm_dot here, bool kept)
 {
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {.dir = parent, .name = name};
@@ -18,22 +18,27 @@ static int rename_lost(struct publisher *pub, struct incoming *in, int parent, c
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
 	step.a.parent2_mtime_ns = 0;
 	step.a.flags = kept ? CDM_AN_KEEP_OLD : 0;
+	step.a.expect = CDM_EXPECT_VERSION;
+	step.a.expect_version = here;
 	if (kept)
 		conflict_report(pub, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.version, "renamed version");
 	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
-	return r == -ENOENT ? APPLY_SKIP : r < 0 ? r : APPLIED;
+	return r == -ENOENT ? APPLY_SKIP : r == -ESTALE ? APPLY_RETRY : r < 0 ? r : APPLIED;
 }
 
-/* Done by an earlier run, whose record a power cut took: the subject is at its new name and no more at the old one. */
-static bool is_renamed_already(struct publisher *pub, const struct cdm_change *c)
+/* Done by an earlier run, whose record a power cut took: the subject is at its new name and no more at the old one: 1. 0, or -errno. */
+static int is_renamed_already(struct publisher *pub, const struct cdm_change *c)
 {
 	struct cdm_stamp from, to;
 	struct stat st, st2;
 	bool exchange = c->rename_flags & RENAME_EXCHANGE;
-	if (cdm_dot_is_none(c->version.dot) || !stamp_here(pub, c->path2, c->path2_len, &to, &st2) || !cdm_dot_equal(to.content.dot, c->version.dot))
-		return false;
-	bool there = stamp_here(pub, c->path, c->path_len, &from, &st);
-	return exchange ? there && !cdm_dot_is_none(c->victim) && cdm_dot_equal(from.content.dot, c->victim) : !there;
+	if (cdm_dot_is_none(c->version.dot))
+		return 0;
+	int there = stamp_here(pub, c->path2, c->path2_len, &to, &st2);
+	if (there <= 0 || !cdm_dot_equal(to.content.dot, c->version.dot))
+		return there < 0 ? there : 0;
+	there = stamp_here(pub, c->path, c->path_len, &from, &st);
+	return there < 0 ? there : exchange ? there && !cdm_dot_is_none(c->victim) && cdm_dot_equal(from.content.dot, c->victim) : !there;
 }
 
 /* What the sender has at the other name of an exchange now is put at `name`, where nothing is, so that both sides are there to be
@@ -68,30 +73,42 @@ static int call_exchange(struct publisher *pub, struct incoming *in, struct two_
 	return r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
 }
 
+/* Is there something at both names? 0 or -errno. */
+static int look_at_both(struct publisher *pub, const struct cdm_change *c, bool *ret_there, bool *ret_there2)
+{
+	struct cdm_stamp stamp;
+	struct stat st;
+	int r = stamp_here(pub, c->path, c->path_len, &stamp, &st), r2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
+	*ret_there = r > 0;
+	*ret_there2 = r2 > 0;
+	return r < 0 ? r : r2 < 0 ? r2 : 0;
+}
+
 /* Both sides stay, so nothing can be lost, whatever is there. A side that is missing here was never shipped (it was written again,
  * or removed after the exchange). */
 static int apply_exchange(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
 	char name[CDM_NAME_LEN_MAX + 1], name2[CDM_NAME_LEN_MAX + 1];
-	struct cdm_stamp stamp;
-	struct stat st;
+	bool there, there2;
 	int parent2 = parent_for(pub, in, c->path2, c->path2_len, name2, err), parent = parent_for(pub, in, c->path, c->path_len, name, err);
 	if (parent < 0 || parent2 < 0)
 		return parent == -ENOENT || parent2 == -ENOENT ? APPLY_SKIP : parent < 0 ? parent : parent2;
 	pub->odd = true;
-	bool there = stamp_here(pub, c->path, c->path_len, &stamp, &st), there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
-	int r = 0;
-	if (!there)
+	int r = look_at_both(pub, c, &there, &there2);
+	if (r == 0 && !there)
 		r = fetch_side(pub, in, c->path2, c->path2_len, c->path, c->path_len, err);
 	if (r == 0 && !there2)
 		r = fetch_side(pub, in, c->path, c->path_len, c->path2, c->path2_len, err);
 	if (r != 0 && r != APPLY_SKIP)
 		return r;
-	there = stamp_here(pub, c->path, c->path_len, &stamp, &st);
-	there2 = stamp_here(pub, c->path2, c->path2_len, &stamp, &st);
+	r = look_at_both(pub, c, &there, &there2);
+	if (r < 0)
+		return r;
 	parent2 = publisher_parent(pub, c->path2, c->path2_len, name2);
 	parent = publisher_parent(pub, c->path, c->path_len, name);
+	if (parent < 0 || parent2 < 0)
+		return is_gone(parent) || is_gone(parent2) ? APPLY_RETRY : parent < 0 ? parent : parent2;
 	struct two_names forth = {parent, parent2, name, name2, there2 ? RENAME_EXCHANGE : 0}, back = {parent2, parent, name2, name, 0};
 	if (!there && !there2)
 		return APPLY_NOTHING;
@@ -103,7 +120,7 @@ static bool is_same_directory(struct publisher *pub, const struct cdm_change *c)
 {
 	struct cdm_stamp to;
 	struct stat st;
-	return !cdm_dot_is_none(c->version.dot) && stamp_here(pub, c->path2, c->path2_len, &to, &st) && S_ISDIR(st.st_mode) &&
+	return !cdm_dot_is_none(c->version.dot) && stamp_here(pub, c->path2, c->path2_len, &to, &st) > 0 && S_ISDIR(st.st_mode) &&
 		cdm_dot_equal(to.content.dot, c->version.dot);
 }
 
@@ -120,8 +137,8 @@ static int gives_way(struct publisher *pub, struct incoming *in, int parent, con
 }
 
 /* The rename failed with r. AGAIN: once more, as *step says now; else what comes of it, with *is_lost the end of the change. */
-static int make_way(struct publisher *pub, struct incoming *in, struct two_names *n, bool directory, int r, const struct cdm_announcement *found,
-	struct step *step, bool *is_lost)
+static int make_way(struct publisher *pub, struct incoming *in, struct two_names *n, bool directory, struct cdm_dot here, int r,
+	const struct cdm_announcement *found, struct step *step, bool *is_lost)
 {
 	bool refused = r == -ESTALE, over_file = refused ? found->found_exists && !found->found_is_dir : r == -ENOTDIR;
 	if (!refused && r != (directory ? -ENOTDIR : -EISDIR))
@@ -132,7 +149,7 @@ static int make_way(struct publisher *pub, struct incoming *in, struct two_names
 	enum verdict verdict = refused ? conflict_decide(pub, in, found) : TYPE_CLASH;
 	*is_lost = !directory && (verdict == LOCAL_WINS || verdict == SAME || verdict == TYPE_CLASH);
 	if (*is_lost)
-		return rename_lost(pub, in, n->dir, n->name, verdict == TYPE_CLASH || conflict_seen(pub, in, found) != AHEAD);
+		return rename_lost(pub, in, n->dir, n->name, here, verdict == TYPE_CLASH || conflict_seen(pub, in, found) != AHEAD);
 	step->a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
 	step->a.expect = directory ? CDM_EXPECT_ANY : CDM_EXPECT_ABSENT; /* an empty directory is replaced */
 	if (!directory && verdict != ABSENT)
@@ -149,7 +166,9 @@ static int become_one(struct publisher *pub, struct incoming *in, struct two_nam
 	pub->odd = true;
 	if (!is_same_directory(pub, c))
 		conflict_report(pub, c->path2, c->path2_len, change_version(c), "renamed to a directory that is in use here");
-	moved_merge(pub, in, n->dir, n->name, n->dir2, n->name2);
+	int r = moved_merge(pub, in, n->dir, n->name, n->dir2, n->name2);
+	if (r < 0)
+		return r;
 	struct two_names left = {.dir = n->dir, .name = n->name, .flags = AT_REMOVEDIR};
 	step_init(&step, CDM_CALL_RMDIR, in, &record);
 	return publisher_call(pub, &step, call_unlink, &left, NULL);
@@ -173,12 +192,14 @@ int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *e
 	struct cdm_announcement found;
 	struct cdm_stamp here;
 	struct stat st;
-	if (is_renamed_already(pub, c))
-		return APPLY_NOTHING;
+	int r = is_renamed_already(pub, c);
+	if (r != 0)
+		return r < 0 ? r : APPLY_NOTHING;
 	if (c->rename_flags & RENAME_EXCHANGE)
 		return apply_exchange(pub, in, err);
-	if (!stamp_here(pub, c->path, c->path_len, &here, &st))
-		return apply_instead(pub, in, c->path2, c->path2_len, err);
+	r = stamp_here(pub, c->path, c->path_len, &here, &st);
+	if (r <= 0)
+		return r < 0 ? r : apply_instead(pub, in, c->path2, c->path2_len, err);
 	bool directory = S_ISDIR(st.st_mode);
 	pub->odd |= !cdm_dot_equal(here.content.dot, c->version.dot);
 	if (!directory && is_another_file(pub, in, &here.content)) /* that stays, the rest is a copy */
@@ -196,12 +217,12 @@ int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *e
 	expect_version(&step, c->victim);
 	if (!directory && cdm_dot_is_none(c->victim))
 		step.a.expect = CDM_EXPECT_ABSENT;
-	int r = AGAIN;
+	r = AGAIN;
 	for (int tries = 0; r == AGAIN && tries < PLACE_TRIES; tries++) {
 		r = publisher_call(pub, &step, call_rename, &n, &found);
 		bool is_lost = false;
 		if (r < 0)
-			r = make_way(pub, in, &n, directory, r, &found, &step, &is_lost);
+			r = make_way(pub, in, &n, directory, here.content.dot, r, &found, &step, &is_lost);
 		if (is_lost)
 			return r;
 	}

@@ -398,6 +398,7 @@ static void submit_ready(struct resync_in *in)
 			if (w->in) {
 				w->in->resync = true;
 				w->in->decisive = in->shared.decisive;
+				w->in->began_clock = in->shared.began_clock;
 				in->changed++;
 				job_add(job, w->in);
 				w->in = NULL;

@@ -84,6 +84,7 @@ struct follow {
 	struct cdm_timer *pause;   /* records come one after the other: they are read again then */
 	int64_t woken_ms;
 	unsigned wakes;            /* in a row, each at once after the one before */
+	uint64_t asked, asked_to;  /* follow_read_up: its number, 0 = none; up to this position */
 	bool stepping, started;
 };
 
@@ -210,6 +211,8 @@ bool change_ships(const struct cdm_change *c);
 void follow_start(struct set *s);
 void follow_stop(struct set *s);
 void follow_step(struct set *s);
+/* publisher_was_read(number) once all that is in the journal now was noted. */
+void follow_read_up(struct set *s, uint64_t number);
 void follow_keep(struct set *s); /* tell the journal what no known member needs any more */
 /* Is this version, of a file that this node wrote, saved content (as far as the ring of recent changes tells)? */
 bool follow_knows_saved(const struct set *s, struct cdm_dot version);

@@ -9,17 +9,18 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/deltas.h"
-#include "replicator/publish.h"
+#include "replicator/publish_ops.h"
 
-/* What is at a path in the store, if it has this content version. fd or -ESTALE. */
+/* What is at a path in the store, if it has this content version. fd; -ESTALE: it has not; -errno: it cannot be told. */
 static int open_version(struct publisher *pub, const char *path, size_t len, struct cdm_dot version)
 {
 	struct cdm_stamp stamp;
 	struct stat st;
 	_cleanup_close_ int fd = cdm_open_beneath(pub->set->store_fd, path, len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
-	bool is = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && cdm_stamp_get(fd, &stamp) == 0 &&
-		cdm_dot_equal(stamp.content.dot, version);
-	return is ? cdm_take_fd(&fd) : -ESTALE;
+	int r = fd < 0 ? fd : fstat(fd, &st) < 0 ? -errno : stamp_of(fd, &stamp);
+	if (r < 0)
+		return is_gone(r) || r == -ENXIO ? -ESTALE : r;
+	return S_ISREG(st.st_mode) && !cdm_dot_is_none(version) && cdm_dot_equal(stamp.content.dot, version) ? cdm_take_fd(&fd) : -ESTALE;
 }
 
 static int open_base(struct publisher *pub, const struct incoming *in, struct cdm_error *err)
@@ -27,7 +28,7 @@ static int open_base(struct publisher *pub, const struct incoming *in, struct cd
 	const struct carried_delta *d = &in->carried.delta;
 	const struct cdm_change *c = &in->carried.change;
 	int fd = open_version(pub, d->path_len ? d->path : c->path, d->path_len ? d->path_len : c->path_len, d->base);
-	return fd < 0 ? cdm_fail_plain(err, ESTALE, "the base of a delta is not here") : fd;
+	return fd == -ESTALE ? cdm_fail_plain(err, ESTALE, "the base of a delta is not here") : fd < 0 ? cdm_fail(err, -fd, "open the base of a delta") : fd;
 }
 
 /* Its file in staging, with the pieces that came. Kept where a full disk makes the change wait: it is tried again. */
@@ -87,8 +88,8 @@ int stage_delta(struct publisher *pub, struct incoming *in, struct cdm_error *er
 {
 	struct carried *k = &in->carried;
 	_cleanup_close_ int done = open_version(pub, k->change.path, k->change.path_len, k->stamp.content.dot);
-	if (done >= 0)
-		return APPLY_NOTHING;
+	if (done != -ESTALE)
+		return done < 0 ? cdm_fail(err, -done, "look whether a delta's content is here") : APPLY_NOTHING;
 	_cleanup_close_ int base = open_base(pub, in, err);
 	_cleanup_close_ int staged = base < 0 ? -1 : open_staged(pub, in, err);
 	int r = base < 0 ? base : staged < 0 ? staged : put_together(pub, in, base, staged, err);

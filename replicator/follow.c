@@ -181,9 +181,9 @@ static void wait_for_records(struct set *s)
 		f->wake = cdm_loop_poll(s->node->loop, cdm_journal_reader_wake_fd(f->reader), POLLIN, on_wake, s);
 }
 
-/* The writer began anew: what its journal says now counts, not what we remember (the store may be a restored or another one).
- * Links begin anew, too, with the vector that comes out. */
-static void reopen(struct set *s)
+/* The journal will be read anew from its last mark on: what it says then counts, not what we remember (the store may be a restored or
+ * another one). Links begin anew, too, with the vector that comes out. */
+static void forget(struct set *s)
 {
 	struct follow *f = &s->follow;
 	follow_stop(s);
@@ -200,22 +200,22 @@ static void reopen(struct set *s)
 	for (struct peer *p = s->peers, *next; p; p = next) {
 		next = p->next;
 		if (p->told)
-			link_fail(p->link, EAGAIN, "set %s has a new journal, subscribing again", set_name(s));
+			link_fail(p->link, EAGAIN, "the journal of set %s is read anew, subscribing again", set_name(s));
 	}
-	follow_start(s);
-	follow_step(s);
 }
 
 static void follow_failed(struct set *s, int r)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
-	if (r == -ENODATA || r == -ESTALE) {
-		reopen(s);
-		return;
+	forget(s);
+	if (r == -ENODATA || r == -ESTALE) { /* the writer began anew, as far as can be seen: what follows may fail */
+		follow_start(s);
+		follow_step(s);
+	} else {
+		cdm_fail(&err, -r, "read the journal of set %s", set_name(s));
+		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
 	}
-	cdm_fail(&err, -r, "read the journal of set %s", set_name(s));
-	cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
-	follow_stop(s);
+	set_mount_follow_later(s);
 }
 
 static void step_again(void *arg)

@@ -192,6 +192,8 @@ struct set {
 /* set_mount.c */
 void set_mount_begin(struct set *s);
 void set_mount_reload(struct set *s); /* the mount reads its policy again */
+/* The mount is there, but what stands between the set and work did not open or cannot be read: nobody else would try that again. */
+void set_mount_follow_later(struct set *s);
 void set_mount_stop(struct set *s);   /* mounts_io's callback comes yet */
 
 /* set.c */

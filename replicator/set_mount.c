@@ -64,8 +64,7 @@ static void on_probe_timer(void *arg)
 		probe_start(s, false);
 }
 
-/* The mount is there, but what stands between the set and work did not open: nobody else would try that again. */
-static void probe_later(struct set *s)
+void set_mount_follow_later(struct set *s)
 {
 	if (!s->probe_timer && !s->stopping && (!s->mounted || !s->follow.reader))
 		s->probe_timer = cdm_loop_after(s->node->loop, PROBE_AGAIN_MS, on_probe_timer, s);
@@ -75,7 +74,7 @@ static void follow_or_later(struct set *s)
 {
 	follow_start(s);
 	follow_step(s);
-	probe_later(s);
+	set_mount_follow_later(s);
 }
 
 static void probe_done(void *arg)
@@ -97,7 +96,7 @@ static void probe_done(void *arg)
 		return;
 	s->mounted = mounted && open_store(s);
 	if (mounted && !s->mounted)
-		probe_later(s);
+		set_mount_follow_later(s);
 	cdm_log(set_mounted, cdm_str("set", set_name(s)), cdm_str("state", s->mounted ? "mounted" : "not mounted"));
 	if (s->mounted)
 		follow_or_later(s);

@@ -456,6 +456,29 @@ static void direct_writes_are_refused(void **state)
 	remove_file("n1", "direct");
 }
 
+static bool reading_has_failed(void *arg, char *seen)
+{
+	int status = shell_status("n2", NULL, "grep -q 'event=failed.*read the journal' %s/logs/n2-replicator.log", lab_dir(lab));
+	snprintf(seen, 512, "nothing is said of it, after %lu calls", (unsigned long)nth_control->fired);
+	return status == 0;
+}
+
+/* For as long as a replicator can look at nothing it cannot read its journal; then it goes on by itself. */
+static void a_journal_that_cannot_be_looked_at_is_read_later(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	nth_armed("n2", LAB_REPLICATOR, NTH_LOOK, EIO, 1, true);
+	save("n1", "looked-at", "in the end");
+	save("n2", "by-itself", "in the end");
+	int r = lab_wait_for(reading_has_failed, NULL, STORY_MS, "the journal cannot be read", &err);
+	nth_disarmed();
+	if (r < 0)
+		fail_msg("%s", err.text);
+	everywhere_equal();
+	has_text("n2", "looked-at", "in the end");
+	has_text("n1", "by-itself", "in the end");
+}
+
 static bool is_for_every_day(const struct row *row)
 {
 	static const int numbers[NTH_KINDS] = {[NTH_READ] = EIO, [NTH_WRITE] = ENOSPC, [NTH_OPEN] = EMFILE, [NTH_NAME] = EIO, [NTH_ATTR] = EIO, [NTH_MEMORY] = ENOMEM,
@@ -466,7 +489,7 @@ static bool is_for_every_day(const struct row *row)
 int main(void)
 {
 	enum { ROWS = sizeof rows / sizeof *rows };
-	static struct CMUnitTest stories[ROWS + 1];
+	static struct CMUnitTest stories[ROWS + 2];
 	static char names[ROWS][80];
 	static const char *const programs[LAB_PROGRAMS] = {"holder", "server", "watcher", "replicator", "master"};
 	size_t count = 0;
@@ -479,6 +502,7 @@ int main(void)
 		stories[count++] = (struct CMUnitTest){names[i], row_story, NULL, NULL, (void *)row};
 	}
 	stories[count++] = (struct CMUnitTest)cmocka_unit_test(direct_writes_are_refused);
+	stories[count++] = (struct CMUnitTest)cmocka_unit_test(a_journal_that_cannot_be_looked_at_is_read_later);
 	nth_prepare();
 	int status = story_tell("nth", (struct lab_options){.nodes = 2}, stories, count);
 	nth_forget();

@@ -3,7 +3,12 @@
 #include "tests/unit/link_rig.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <openssl/crypto.h>
 
 static void frames_read_back_and_every_cut_is_refused(void **state)
 {
@@ -260,9 +265,25 @@ static void when_both_dial_one_link_is_left(void **state)
 	node_end(&n[0]);
 }
 
+/* It would go on without, and never be able to greet anybody again. */
+static void what_the_tls_library_does_not_get_ends_the_program(void **state)
+{
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		setrlimit(RLIMIT_CORE, &(struct rlimit){0});
+		CRYPTO_malloc(SIZE_MAX / 2, __FILE__, __LINE__);
+		_exit(0);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_the_tls_library_does_not_get_ends_the_program),
 		cmocka_unit_test(frames_read_back_and_every_cut_is_refused),
 		cmocka_unit_test(child_dials_parent_and_both_carry_the_set),
 		cmocka_unit_test(a_paused_receiver_stops_the_sender_and_nothing_is_lost),

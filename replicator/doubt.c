@@ -8,6 +8,7 @@
  * What an answer brought ahead of the stream is nobody's when its author loses it with his power: no vector tells of it. So whoever took
  * such a thing, until a comparison sees none any more (a second empty file), compares trees when an author begins a new incarnation (resync_compare.c).
  * Loop thread, but for doubt_note and doubt_note_ahead. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,12 @@ static void remember(const struct set *s, const char *name)
 	int fd = openat(s->store_fd, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0) /* else a kill in the next moments costs a comparison */
 		close(fd);
+}
+
+/* Also where that cannot be told. */
+static bool is_remembered(const struct set *s, const char *name)
+{
+	return faccessat(s->store_fd, name, F_OK, 0) == 0 || errno != ENOENT;
 }
 
 static void forget_if_over(const struct set *s)
@@ -130,9 +137,9 @@ void doubt_raise(struct set *s)
 
 void doubt_ready(struct set *s)
 {
-	if (faccessat(s->store_fd, AHEAD_NAME, F_OK, 0) == 0)
+	if (is_remembered(s, AHEAD_NAME))
 		s->doubt.ahead = 1; /* and maybe an author began anew, and nobody had read that yet */
-	if (s->doubt.ahead || faccessat(s->store_fd, FILE_NAME, F_OK, 0) == 0)
+	if (s->doubt.ahead || is_remembered(s, FILE_NAME))
 		doubt_raise(s);
 }
 

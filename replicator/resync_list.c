@@ -270,8 +270,9 @@ bool set_has_unstamped(struct set *s)
 {
 	struct listing l;
 	bool found = false;
-	if (listing_read(s, "", 0, &l) < 0)
-		return false;
+	int r = listing_read(s, "", 0, &l);
+	if (r < 0)
+		return !listing_is_gone(r); /* trees are compared rather once too often */
 	for (size_t i = 0; i < l.count && !found; i++)
 		found = cdm_dot_is_none(l.entries[i].stamp.content.dot);
 	listing_free(&l);

@@ -16,6 +16,7 @@
 struct probe {
 	struct set *set;
 	bool mounted;
+	bool unknown; /* the mount could not be asked: that says nothing */
 	bool reload; /* and tell it to read its policy again */
 };
 
@@ -25,7 +26,9 @@ static void probe_work(void *arg)
 	char path[512], status[65536];
 	struct statfs fs;
 	snprintf(path, sizeof path, "%s/full", probe->set->run_dir);
+	errno = 0;
 	probe->mounted = statfs(path, &fs) == 0 && fs.f_type == FUSE_MAGIC && getxattr(path, "trusted.cdmfs.status", status, sizeof status) >= 0;
+	probe->unknown = !probe->mounted && (errno == EIO || errno == ENOMEM || errno == EINTR);
 	if (probe->mounted && probe->reload)
 		setxattr(path, "trusted.cdmfs.policy", "", 0, 0);
 }
@@ -64,6 +67,13 @@ static void on_probe_timer(void *arg)
 		probe_start(s, false);
 }
 
+static void ask_again(void *arg)
+{
+	struct set *s = arg;
+	s->probe_timer = NULL;
+	probe_start(s, false);
+}
+
 void set_mount_follow_later(struct set *s)
 {
 	if (!s->probe_timer && !s->stopping && (!s->mounted || !s->follow.reader))
@@ -81,7 +91,7 @@ static void probe_done(void *arg)
 {
 	struct probe *probe = arg;
 	struct set *s = probe->set;
-	bool mounted = probe->mounted;
+	bool mounted = probe->mounted, unknown = probe->unknown;
 	free(probe);
 	s->posted--;
 	s->probing = false;
@@ -92,7 +102,9 @@ static void probe_done(void *arg)
 		probe_start(s, false);
 		return;
 	}
-	if (mounted == s->mounted)
+	if (unknown && !s->probe_timer)
+		s->probe_timer = cdm_loop_after(s->node->loop, PROBE_AGAIN_MS, ask_again, s);
+	if (unknown || mounted == s->mounted)
 		return;
 	s->mounted = mounted && open_store(s);
 	if (mounted && !s->mounted)

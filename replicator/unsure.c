@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/base.h"
+#include "replicator/resync.h"
 
 #define FILE_NAME ".cdmfs/unsure"
 #define PATHS_MAX 4096
@@ -93,15 +94,14 @@ static bool counts(const struct peer *p)
 	return p->towards_parent || (p->set->route && !p->set->route->parent);
 }
 
-/* Is this newer than what lies here by now? Nothing there: it was removed meanwhile. */
+/* Is this newer than what lies here by now? Nothing there: it was removed meanwhile. What cannot be looked at: the applier will know. */
 static bool is_newer_than_here(const struct set *s, const struct unsure_path *path, const struct cdm_version *version)
 {
 	struct cdm_stamp stamp = {0};
 	_cleanup_close_ int fd = cdm_open_beneath(s->store_fd, path->path, path->len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
-	if (fd < 0 || cdm_dot_is_none(version->dot))
+	if (cdm_dot_is_none(version->dot) || listing_is_gone(fd))
 		return false;
-	cdm_stamp_get(fd, &stamp);
-	return cdm_version_compare(version, &stamp.content) > 0;
+	return fd < 0 || cdm_stamp_get(fd, &stamp) < 0 || cdm_version_compare(version, &stamp.content) > 0;
 }
 
 static void ask(struct peer *p, size_t index, bool content)
@@ -250,7 +250,7 @@ static void step(struct set *s)
 void unsure_ready(struct set *s)
 {
 	struct stat st;
-	if (!s->unsure && fstatat(s->store_fd, FILE_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0)
+	if (!s->unsure && (fstatat(s->store_fd, FILE_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT))
 		unsure_of(s)->compare = true; /* an earlier run knew the names */
 	if (!s->unsure)
 		return;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "common/faultpoint.h"
@@ -26,11 +27,8 @@ static int pass(int argc, char **argv)
 	return 0;
 }
 
-/* How many of a, b, a, b were passed; *ret_killed: by SIGKILL at the next. */
-static size_t run(const char *variable, const char *value, bool *ret_killed)
+static pid_t begin(const char *variable, const char *value, int out[2])
 {
-	int out[2];
-	char passed[16];
 	assert_int_equal(pipe(out), 0);
 	pid_t pid = fork();
 	if (pid == 0) {
@@ -41,6 +39,15 @@ static size_t run(const char *variable, const char *value, bool *ret_killed)
 		execl("/proc/self/exe", "test_faultpoint", "pass", "a", "b", "a", "b", NULL);
 		_exit(99);
 	}
+	return pid;
+}
+
+/* How many of a, b, a, b were passed; *ret_killed: by SIGKILL at the next. */
+static size_t run(const char *variable, const char *value, bool *ret_killed)
+{
+	int out[2];
+	char passed[16];
+	pid_t pid = begin(variable, value, out);
 	int status;
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	close(out[1]);
@@ -79,6 +86,27 @@ static void a_file_kills_once(void **state)
 	assert_false(killed);
 }
 
+static void who_passes_waits_for_a_fifo_to_be_closed(void **state)
+{
+	char path[64], fifo[80], passed[16];
+	int out[2], status;
+	snprintf(path, sizeof path, "/tmp/cdm-test-faultpoint-%d", getpid());
+	snprintf(fifo, sizeof fifo, "%s.b", path);
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	pid_t pid = begin("CDMFS_FAULTPOINT_FILE", path, out);
+	int fd = open(fifo, O_WRONLY | O_CLOEXEC);
+	unlink(fifo);
+	assert_true(fd >= 0);
+	assert_int_equal(read(out[0], passed, sizeof passed), 1);
+	assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+	close(fd);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(read(out[0], passed, sizeof passed), 3);
+	close(out[0]);
+	close(out[1]);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc > 1 && strcmp(argv[1], "pass") == 0)
@@ -86,6 +114,7 @@ int main(int argc, char **argv)
 #ifndef CDM_FAULTPOINTS
 	return 77; /* skipped: not compiled in */
 #endif
-	const struct CMUnitTest tests[] = {cmocka_unit_test(only_the_named_pass_kills), cmocka_unit_test(a_file_kills_once)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(only_the_named_pass_kills), cmocka_unit_test(a_file_kills_once),
+		cmocka_unit_test(who_passes_waits_for_a_fifo_to_be_closed)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

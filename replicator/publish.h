@@ -87,6 +87,8 @@ void publisher_unseed(struct publisher *pub); /* the journal is another one: for
 /* Any thread: as fstat in the store. The mount sets a directory's mtime back after each call of the applier in it: what it is in between is
  * not told. (Waits for such a call, a tenth of a second at most.) */
 int publisher_stat(struct publisher *pub, int fd, struct stat *ret);
+/* Any thread: the stamp of what is open; zeros: it has none. 0, or -errno: it cannot be told. */
+int stamp_of(int fd, struct cdm_stamp *ret);
 
 /* --- shared by publish*.c, stage.c and conflict.c; applier thread --- */
 struct dir_entry { /* a directory of the mount, by path, kept during one batch */

@@ -30,8 +30,6 @@ static inline bool is_gone(int r)
 {
 	return r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
 }
-/* The stamp of what is open; zeros: it has none. 0 or -errno: it cannot be told. */
-int stamp_of(int fd, struct cdm_stamp *ret);
 /* The version of what is at a path here, from the store. 1; 0: nothing there; -errno: it cannot be told. */
 int stamp_here(struct publisher *pub, const char *path, size_t len, struct cdm_stamp *ret, struct stat *st);
 int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err);

@@ -61,8 +61,8 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 	if (r == 0)
 		r = cdm_handle_get(dir, component, &c.handle);
 	if (r == 0)
-		r = cdm_stamp_get(object, &stamp);
-	if (r < 0 && r != -ENODATA && r != -ENOTSUP && r != -EPERM && r != -EBADMSG)
+		r = stamp_of(object, &stamp);
+	if (r < 0)
 		return nothing_to_say(ship, need, &c, r);
 	char target[CDM_VALUE_MAX];
 	c.attr = (struct cdm_attr){.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,
@@ -127,16 +127,21 @@ static void answer_add(struct ship *ship, struct answer *a)
 	ship->answer_tail = &a->next;
 }
 
-/* The root is nobody's creation: no change tells its attributes. */
+/* The root is nobody's creation: no change tells its attributes. Who waits for them subscribes again where they cannot be looked at. */
 void ship_root(struct peer *p, bool always)
 {
 	struct stat st;
 	bool ours_counts = always || !p->towards_parent || (p->is_empty && !p->was_empty);
-	struct cdm_stamp stamp = {0};
-	if (cdm_stamp_get(p->set->store_fd, &stamp) < 0) /* first: it is set after the attributes, so they are never older than it says */
-		stamp = (struct cdm_stamp){0};
-	if (!ours_counts || publisher_stat(p->set->publisher, p->set->store_fd, &st) < 0)
+	struct cdm_stamp stamp;
+	if (!ours_counts)
 		return;
+	int r = stamp_of(p->set->store_fd, &stamp); /* first: it is set after the attributes, so they are never older than it says */
+	if (r == 0)
+		r = publisher_stat(p->set->publisher, p->set->store_fd, &st);
+	if (r < 0) {
+		link_fail(p->link, -r, "the root of set %s cannot be looked at", set_name(p->set));
+		return;
+	}
 	struct cdm_change c = {.op = CDM_OP_SETATTR, .dot = {ANSWER_ORIGIN, RESYNC_TICKET}, .clock = stamp.attr_clock ? stamp.attr_clock : 1,
 		.base = {stamp.attr_origin, stamp.attr_origin ? 1 : 0},
 		.attr = {.mask = CDM_ATTR_MODE | CDM_ATTR_UID | CDM_ATTR_GID | CDM_ATTR_MTIME, .mode = st.st_mode, .uid = st.st_uid,

@@ -73,7 +73,7 @@ static int refuse(struct act *a, const struct object *o, const struct cdm_stamp 
 	atomic_store(&an->state, CDM_AN_REFUSED);
 	cdm_lane_taken(a->lane, an);
 	a->an = NULL;
-	return -ESTALE;
+	return -EBUSY; /* the caller reads the lane; ESTALE would make the kernel look up everything and call once more, without an announcement */
 }
 
 /* Are the attributes here of a later change than the announced one? */

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
@@ -12,7 +14,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x80
+#endif
 
 struct cdm_io_table cdm_io_table = {
 	.pwrite = pwrite,
@@ -40,11 +47,12 @@ int cdm_pwrite_all(int fd, const void *buf, size_t len, off_t offset)
 	return 0;
 }
 
-int cdm_pread_all(int fd, void *buf, size_t len, off_t offset)
+static int pread_all(int fd, void *buf, size_t len, off_t offset, int flags)
 {
 	char *p = buf;
 	while (len > 0) {
-		ssize_t n = pread(fd, p, len, offset);
+		struct iovec iov = {p, len};
+		ssize_t n = flags ? preadv2(fd, &iov, 1, offset, flags) : pread(fd, p, len, offset);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -56,6 +64,21 @@ int cdm_pread_all(int fd, void *buf, size_t len, off_t offset)
 		offset += n;
 	}
 	return 0;
+}
+
+int cdm_pread_all(int fd, void *buf, size_t len, off_t offset)
+{
+	return pread_all(fd, buf, len, offset, 0);
+}
+
+int cdm_pread_passing(int fd, void *buf, size_t len, off_t offset)
+{
+	static atomic_bool cannot;
+	int r = atomic_load(&cannot) ? -EOPNOTSUPP : pread_all(fd, buf, len, offset, RWF_DONTCACHE);
+	if (r != -EOPNOTSUPP && r != -EINVAL)
+		return r;
+	atomic_store(&cannot, true);
+	return pread_all(fd, buf, len, offset, 0);
 }
 
 /* A sync that was interrupted has not reported anything yet: asking again is not a retry of a failed one. */

@@ -21,6 +21,8 @@ extern struct cdm_io_table cdm_io_table; /* the system's calls unless a test put
 int cdm_pwrite_all(int fd, const void *buf, size_t len, off_t offset);
 /* Read exactly len; -ENODATA at a premature end. */
 int cdm_pread_all(int fd, void *buf, size_t len, off_t offset);
+/* The same; where the kernel can do that, what is not in the page cache does not stay there. */
+int cdm_pread_passing(int fd, void *buf, size_t len, off_t offset);
 int cdm_fdatasync(int fd);
 int cdm_fsync(int fd);
 int cdm_syncfs(int fd);

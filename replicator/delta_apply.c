@@ -22,7 +22,7 @@ int delta_part(int fd, uint64_t at, uint64_t end, uint64_t *ret_end)
 
 int delta_pread(int fd, void *buf, size_t len, uint64_t offset, struct cdm_error *err)
 {
-	int r = cdm_pread_all(fd, buf, len, (off_t)offset);
+	int r = cdm_pread_passing(fd, buf, len, (off_t)offset);
 	if (r == -ENODATA)
 		return cdm_fail_plain(err, ESTALE, "a file became shorter while it was read");
 	return r < 0 ? cdm_fail(err, -r, "read a file") : 0;

@@ -217,6 +217,14 @@ struct cdm_io *cdm_loop_write(struct cdm_loop *loop, int fd, const void *buf, si
 	return io;
 }
 
+struct cdm_io *cdm_loop_writev(struct cdm_loop *loop, int fd, const struct iovec *iov, unsigned count, uint64_t offset, cdm_io_fn *fn,
+	void *arg)
+{
+	struct cdm_io *io = io_new(loop, fn, arg);
+	io_uring_prep_writev(&io->sqe, fd, iov, count, offset);
+	return io;
+}
+
 struct cdm_io *cdm_loop_fsync(struct cdm_loop *loop, int fd, bool data_only, cdm_io_fn *fn, void *arg)
 {
 	struct cdm_io *io = io_new(loop, fn, arg);

@@ -10,15 +10,25 @@
 #include <string.h>
 #include <unistd.h>
 #include "common/buffer.h"
+#include "replicator/chunk.h"
 #include "replicator/pace.h"
 #include "replicator/plain.h"
 
 #define CONN_MAGIC 0xc0117ec7u
-#define SEAL_BYTES PLAIN_RECORD_MAX /* bytes protected per send */
+#define SEND_BYTES (240u << 10)    /* protected at once, and sent at once: with what that adds it fits into 256 KiB */
+#define PLAIN_RECORDS (SEND_BYTES / PLAIN_RECORD_MAX + 1)
 #define IN_STEP (32u << 10)        /* free room wanted before plain bytes are read */
-#define OUT_KEEP (256u << 10)      /* an empty send queue larger than this is given back */
+#define OUT_KEEP (256u << 10)      /* the memory of a queue that became empty is kept, if it is no larger */
 #define FINISH_MS 1000
 #define USER_TIMEOUT_MS 15000
+
+struct part { /* of the send queue */
+	struct part *next;
+	struct cdm_buffer own;   /* its bytes, or … */
+	struct chunk *chunk;     /* … where they are */
+	const uint8_t *bytes;
+	size_t len;
+};
 
 enum conn_state { CONN_CONNECTING, CONN_HANDSHAKE, CONN_OPEN, CONN_FINISHING, CONN_CLOSED };
 
@@ -39,13 +49,17 @@ struct conn {
 	struct plain *plain_out, *plain_in; /* the records' keys; NULL until first used */
 	bool server, sends_plain, receives_plain, switched_in;
 	bool switching;              /* sends_plain changes … */
-	size_t switch_after;         /* … after so many more bytes of `out` */
+	size_t switch_after;         /* … after so many more bytes of the queue */
 	struct pace pace;
 	bool limited;                /* when `pace` was asked last */
 	struct cdm_timer *pace_timer;
 	struct cdm_io *connect_io, *recv_io, *send_io;
-	struct cdm_buffer in, out;
+	struct part *out, *out_last; /* what waits to be protected … */
+	size_t out_bytes;            /* … together */
+	struct cdm_buffer in;
 	size_t need;
+	uint8_t *fill;               /* where the next `fill_left` plain bytes go; NULL: to `in` */
+	size_t fill_left;
 	unsigned pauses;
 	bool flush_posted, advance_posted, shut;
 	struct cdm_timer *finish_timer;
@@ -66,6 +80,58 @@ static void *must(void *p)
 	return p;
 }
 
+/* --- the send queue --- */
+
+static const uint8_t *part_bytes(const struct part *p, size_t *ret_len)
+{
+	*ret_len = p->chunk ? p->len : cdm_buffer_len(&p->own);
+	return p->chunk ? p->bytes : p->own.mem + p->own.start;
+}
+
+static void part_free(struct part *p)
+{
+	chunk_unref(p->chunk);
+	cdm_buffer_fini(&p->own);
+	free(p);
+}
+
+static struct part *queue_add(struct conn *c)
+{
+	struct part *p = must(calloc(1, sizeof *p));
+	if (c->out_last)
+		c->out_last->next = p;
+	else
+		c->out = p;
+	c->out_last = p;
+	return p;
+}
+
+static void queue_drop_first(struct conn *c)
+{
+	struct part *p = c->out;
+	c->out = p->next;
+	if (!c->out)
+		c->out_last = NULL;
+	part_free(p);
+}
+
+/* The first `len` bytes, all of the first part, are done with. The last part's memory stays for what comes next. */
+static void queue_consume(struct conn *c, size_t len)
+{
+	struct part *p = c->out;
+	c->out_bytes -= len;
+	if (p->chunk) {
+		p->bytes += len;
+		p->len -= len;
+	} else {
+		cdm_buffer_consume(&p->own, len);
+	}
+	size_t left;
+	part_bytes(p, &left);
+	if (left == 0 && (p->chunk || p->next || p->own.room > OUT_KEEP))
+		queue_drop_first(c);
+}
+
 /* --- life --- */
 
 static void conn_unref(struct conn *c)
@@ -77,7 +143,8 @@ static void conn_unref(struct conn *c)
 		close(c->fd);
 	cdm_tls_free(&c->tls);
 	cdm_buffer_fini(&c->in);
-	cdm_buffer_fini(&c->out);
+	while (c->out)
+		queue_drop_first(c);
 	free(c->plain_buf);
 	plain_free(&c->plain_out);
 	plain_free(&c->plain_in);
@@ -226,15 +293,37 @@ static void post_flush(struct conn *c)
 	cdm_loop_post(c->loop, flush_post, c);
 }
 
+static bool takes_bytes(const struct conn *c)
+{
+	return c->state != CONN_CLOSED && c->state != CONN_FINISHING;
+}
+
 uint8_t *conn_room(struct conn *c, size_t len)
 {
-	return c->state == CONN_CLOSED || c->state == CONN_FINISHING ? NULL : cdm_buffer_reserve(&c->out, len);
+	if (!takes_bytes(c))
+		return NULL;
+	struct part *p = c->out_last && !c->out_last->chunk ? c->out_last : queue_add(c);
+	return cdm_buffer_reserve(&p->own, len);
 }
 
 void conn_added(struct conn *c, size_t len)
 {
-	assert(len <= c->out.room - c->out.end);
-	c->out.end += len;
+	struct cdm_buffer *own = &c->out_last->own;
+	assert(len <= own->room - own->end);
+	own->end += len;
+	c->out_bytes += len;
+	post_flush(c);
+}
+
+void conn_send_chunk(struct conn *c, struct chunk *chunk, const uint8_t *bytes, size_t len)
+{
+	if (!takes_bytes(c) || len == 0)
+		return;
+	struct part *p = queue_add(c);
+	p->chunk = chunk_ref(chunk);
+	p->bytes = bytes;
+	p->len = len;
+	c->out_bytes += len;
 	post_flush(c);
 }
 
@@ -304,41 +393,61 @@ static int key_get(struct conn *c, bool of_server, struct plain **ret, struct cd
 	return r;
 }
 
+/* As many records as `len` bytes take, behind each other in plain_buf. */
 static int seal_plain(struct conn *c, size_t len, struct cdm_error *err)
 {
 	int r = key_get(c, c->server, &c->plain_out, err);
-	if (r < 0)
-		return r;
 	if (!c->plain_buf)
-		c->plain_buf = must(malloc(PLAIN_RECORD_MAX + PLAIN_OVERHEAD));
+		c->plain_buf = must(malloc(SEND_BYTES + PLAIN_RECORDS * PLAIN_OVERHEAD));
+	uint8_t *record = c->plain_buf;
+	while (r == 0 && len > 0) {
+		size_t size = len < PLAIN_RECORD_MAX ? len : PLAIN_RECORD_MAX;
+		for (size_t got = 0, n; got < size; got += n) {
+			const uint8_t *from = part_bytes(c->out, &n);
+			n = n < size - got ? n : size - got;
+			memcpy(record + PLAIN_HEAD + got, from, n);
+			queue_consume(c, n);
+		}
+		r = plain_seal(c->plain_out, record, size, err);
+		record += size + PLAIN_OVERHEAD;
+		len -= size;
+	}
 	c->send_at = c->plain_buf;
-	c->send_len = len + PLAIN_OVERHEAD;
-	return plain_seal(c->plain_out, c->out.mem + c->out.start, len, c->plain_buf, err);
+	c->send_len = (size_t)(record - c->plain_buf);
+	return r;
+}
+
+static int seal_tls(struct conn *c, size_t len, struct cdm_error *err)
+{
+	int r = 0;
+	for (size_t n; r == 0 && len > 0; len -= n) {
+		const uint8_t *from = part_bytes(c->out, &n);
+		n = n < len ? n : len;
+		r = cdm_tls_write(c->tls, from, n, err);
+		queue_consume(c, n);
+	}
+	c->send_len = cdm_tls_out_take(c->tls, &c->send_at);
+	return r;
 }
 
 /* Protect some of what is queued. Afterwards send_at and send_len tell what goes out, maybe nothing. */
 static int seal_some(struct conn *c, struct cdm_error *err)
 {
-	size_t len = cdm_buffer_len(&c->out);
+	size_t len = c->out_bytes;
 	if (len == 0 || (c->state != CONN_OPEN && c->state != CONN_FINISHING) || c->pace_timer)
 		return 0;
-	if (len > SEAL_BYTES)
-		len = SEAL_BYTES;
+	if (len > SEND_BYTES)
+		len = SEND_BYTES;
 	if (c->switching && len > c->switch_after)
 		len = c->switch_after;
 	len = paced(c, len);
 	if (len == 0)
 		return 0;
-	int r = c->sends_plain ? seal_plain(c, len, err) : cdm_tls_write(c->tls, c->out.mem + c->out.start, len, err);
+	int r = c->sends_plain ? seal_plain(c, len, err) : seal_tls(c, len, err);
 	if (r < 0)
 		return r;
-	if (!c->sends_plain)
-		c->send_len = cdm_tls_out_take(c->tls, &c->send_at);
 	if (c->limited)
 		pace_used(&c->pace, c->send_len);
-	cdm_buffer_consume(&c->out, len);
-	if (cdm_buffer_len(&c->out) == 0 && c->out.room > OUT_KEEP)
-		cdm_buffer_fini(&c->out);
 	if (c->switching && (c->switch_after -= len) == 0) {
 		c->switching = false;
 		c->sends_plain = !c->sends_plain;
@@ -364,19 +473,19 @@ static void conn_flush(struct conn *c)
 	}
 	if (c->send_len > 0)
 		send_rest(c);
-	else if (c->state == CONN_FINISHING && !c->shut && cdm_buffer_len(&c->out) == 0) {
+	else if (c->state == CONN_FINISHING && !c->shut && c->out_bytes == 0) {
 		c->shut = true;
 		shutdown(c->fd, SHUT_WR);
 	}
 	if (c->state == CONN_OPEN && c->ops->drained)
-		c->ops->drained(c->arg, cdm_buffer_len(&c->out));
+		c->ops->drained(c->arg, c->out_bytes);
 }
 
 void conn_send_plain(struct conn *c, bool on)
 {
-	assert(!c->switching && cdm_buffer_len(&c->out) > 0);
+	assert(!c->switching && c->out_bytes > 0);
 	c->switching = on != c->sends_plain;
-	c->switch_after = cdm_buffer_len(&c->out);
+	c->switch_after = c->out_bytes;
 }
 
 bool conn_sends_plain(const struct conn *c)
@@ -392,13 +501,13 @@ bool conn_switching(const struct conn *c)
 void conn_rate_changed(struct conn *c)
 {
 	cdm_timer_cancel(&c->pace_timer);
-	if (cdm_buffer_len(&c->out) > 0)
+	if (c->out_bytes > 0)
 		post_flush(c);
 }
 
 size_t conn_queued(const struct conn *c)
 {
-	return cdm_buffer_len(&c->out) + (c->send_len - c->send_done);
+	return c->out_bytes + (c->send_len - c->send_done);
 }
 
 /* --- receiving --- */
@@ -441,27 +550,51 @@ static void handshake_step(struct conn *c)
 	post_flush(c);
 }
 
+/* What is to be filled first, the rest behind the bytes in `in`. */
+static void take_plain_bytes(struct conn *c, const uint8_t *bytes, size_t len)
+{
+	size_t n = len < c->fill_left ? len : c->fill_left;
+	if (n > 0) {
+		memcpy(c->fill, bytes, n);
+		c->fill += n;
+		c->fill_left -= n;
+	}
+	if (len > n) {
+		memcpy(cdm_buffer_reserve(&c->in, len - n), bytes + n, len - n);
+		c->in.end += len - n;
+	}
+}
+
+/* One plain record, if it is there: > 0, 0 it is not, -errno broken. */
 static ssize_t read_record(struct conn *c, struct cdm_error *err)
 {
 	size_t have, len;
 	const uint8_t *from = cdm_tls_unread(c->tls, &have);
 	int r = key_get(c, !c->server, &c->plain_in, err);
 	ssize_t n = r < 0 ? r : plain_open(c->plain_in, from, have, &len, err);
-	if (n <= 0)
-		return n;
-	memcpy(cdm_buffer_reserve(&c->in, len), from + PLAIN_HEAD, len);
-	cdm_tls_skip(c->tls, (size_t)n);
-	return (ssize_t)len;
+	if (n > 0) {
+		take_plain_bytes(c, from + PLAIN_HEAD, len);
+		cdm_tls_skip(c->tls, (size_t)n);
+	}
+	return n;
 }
 
-/* Some more plain bytes behind those in `in`: > 0 that many, 0 none now, -errno broken. */
-static ssize_t read_some(struct conn *c, struct cdm_error *err)
+static ssize_t read_tls(struct conn *c, struct cdm_error *err)
 {
-	if (c->receives_plain)
-		return read_record(c, err);
+	if (c->fill_left > 0) {
+		ssize_t n = cdm_tls_read(c->tls, c->fill, c->fill_left, err);
+		if (n > 0) {
+			c->fill += n;
+			c->fill_left -= (size_t)n;
+		}
+		return n;
+	}
 	size_t len = cdm_buffer_len(&c->in), want = c->need > len && c->need - len > IN_STEP ? c->need - len : IN_STEP;
 	uint8_t *to = cdm_buffer_reserve(&c->in, want);
-	return cdm_tls_read(c->tls, to, c->in.room - c->in.end, err);
+	ssize_t n = cdm_tls_read(c->tls, to, c->in.room - c->in.end, err);
+	if (n > 0)
+		c->in.end += (size_t)n;
+	return n;
 }
 
 /* The protection changed with the last byte that was consumed, and with the last one of a record. */
@@ -475,27 +608,53 @@ static int check_switch(struct conn *c, struct cdm_error *err)
 	return c->receives_plain ? cdm_tls_between_records(c->tls, err) : 0;
 }
 
+/* What the owner asked for is there, or some bytes are: hand them over. False: more must come first. */
+static bool deliver(struct conn *c)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (c->fill && c->fill_left == 0) {
+		c->fill = NULL;
+		c->ops->filled(c->arg);
+		return true;
+	}
+	size_t len = cdm_buffer_len(&c->in);
+	if (c->fill || len == 0 || len < c->need)
+		return false;
+	c->need = 0;
+	size_t used = c->ops->bytes(c->arg, c->in.mem + c->in.start, len);
+	cdm_buffer_consume(&c->in, used);
+	if (c->fill_left > 0) {
+		size_t have = cdm_buffer_len(&c->in), n = have < c->fill_left ? have : c->fill_left;
+		memcpy(c->fill, c->in.mem + c->in.start, n);
+		cdm_buffer_consume(&c->in, n);
+		c->fill += n;
+		c->fill_left -= n;
+	}
+	if (c->state == CONN_OPEN && check_switch(c, &err) < 0)
+		conn_abort(c, &err);
+	return used > 0 || c->fill;
+}
+
 /* Hand plain bytes to the owner until there are no more or it paused. */
 static void decrypt_and_deliver(struct conn *c)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	while (c->state == CONN_OPEN && c->pauses == 0) {
-		if (cdm_buffer_len(&c->in) > 0 && cdm_buffer_len(&c->in) >= c->need) {
-			c->need = 0;
-			size_t used = c->ops->bytes(c->arg, c->in.mem + c->in.start, cdm_buffer_len(&c->in));
-			cdm_buffer_consume(&c->in, used);
-			if (c->state == CONN_OPEN && check_switch(c, &err) < 0)
-				conn_abort(c, &err);
-			if (c->state != CONN_OPEN || c->pauses > 0)
-				return;
-		}
-		ssize_t n = read_some(c, &err);
+		if (deliver(c))
+			continue;
+		ssize_t n = c->state == CONN_OPEN && c->pauses == 0 ? (c->receives_plain ? read_record(c, &err) : read_tls(c, &err)) : 0;
 		if (n < 0)
 			conn_abort(c, &err);
 		if (n <= 0)
 			return;
-		c->in.end += (size_t)n;
 	}
+}
+
+void conn_fill(struct conn *c, uint8_t *to, size_t len)
+{
+	assert(!c->fill && len > 0);
+	c->fill = to;
+	c->fill_left = len;
 }
 
 void conn_receive_plain(struct conn *c, bool on)

@@ -15,12 +15,14 @@
 #include "common/loop.h"
 #include "common/tls.h"
 
+struct chunk;
 struct conn;
 struct conn_ops {
 	void (*ready)(void *arg); /* handshake done: conn_peer tells who it is */
 	/* Plain bytes from the last consumed one on. Returns how many were consumed; the rest comes again with more behind it. When a
 	 * frame needs `n` bytes in all, say conn_need(n) before returning. */
 	size_t (*bytes)(void *arg, const uint8_t *bytes, size_t len);
+	void (*filled)(void *arg); /* what conn_fill asked for is there; may be NULL where that is not called */
 	void (*drained)(void *arg, size_t queued); /* after each step of sending; what is still queued */
 	void (*closed)(void *arg, const struct cdm_error *why);
 	uint64_t (*rate)(void *arg); /* may be NULL: bytes a second that may be sent now (0 = no limit); asked again at each step */
@@ -35,6 +37,8 @@ void conn_send(struct conn *c, const void *bytes, size_t len); /* copied; goes o
  * else is done with the conn. NULL: it takes nothing any more. */
 uint8_t *conn_room(struct conn *c, size_t len);
 void conn_added(struct conn *c, size_t len);
+/* The same with bytes that stay where they are, in a chunk: it is kept until they are protected. Nobody may change them before. */
+void conn_send_chunk(struct conn *c, struct chunk *chunk, const uint8_t *bytes, size_t len);
 size_t conn_queued(const struct conn *c);
 /* Everything sent from now on goes out as plain records, or as TLS again. What was queued last must tell the peer; until that went out
  * (conn_switching) there may be no second change. */
@@ -46,6 +50,9 @@ void conn_receive_plain(struct conn *c, bool on);
 /* The rate has changed: look again. */
 void conn_rate_changed(struct conn *c);
 void conn_need(struct conn *c, size_t len);
+/* From within `bytes`: what comes behind the consumed bytes goes to `to`, `len` bytes of it, which must stay until `filled` or `closed`. No
+ * `bytes` before that. */
+void conn_fill(struct conn *c, uint8_t *to, size_t len);
 void conn_pause(struct conn *c); /* counted: no more `bytes` until as many conn_resume */
 void conn_resume(struct conn *c);
 bool conn_paused(const struct conn *c);

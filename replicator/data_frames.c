@@ -416,6 +416,11 @@ void piece_encode_head(uint64_t offset, uint32_t len, struct bytes *out)
 	bytes_put_u32(out, len);
 }
 
+static bool piece_is_good(const struct piece *p)
+{
+	return p->len > 0 && p->len <= FRAME_PIECE_MAX && p->offset <= (uint64_t)INT64_MAX - p->len;
+}
+
 int piece_next(const uint8_t *pieces, size_t len, size_t *at, struct piece *ret)
 {
 	if (*at == len)
@@ -424,7 +429,7 @@ int piece_next(const uint8_t *pieces, size_t len, size_t *at, struct piece *ret)
 	ret->offset = reading_u64(&r);
 	ret->len = reading_u32(&r);
 	ret->data = reading_bytes(&r, ret->len);
-	if (r.bad || !ret->len || ret->len > FRAME_PIECE_MAX || ret->offset > (uint64_t)INT64_MAX - ret->len)
+	if (r.bad || !piece_is_good(ret))
 		return -EBADMSG;
 	*at = r.at;
 	return 1;
@@ -584,6 +589,16 @@ int fed_piece_decode(const uint8_t *in, size_t len, struct fed_piece *ret)
 	struct reading r = {in, len, 0, false};
 	ret->request = reading_u32(&r);
 	return r.bad ? -EBADMSG : piece_decode(in + r.at, len - r.at, &ret->piece);
+}
+
+int fed_piece_decode_apart(const uint8_t *head, size_t head_len, const uint8_t *data, size_t len, struct fed_piece *ret)
+{
+	struct reading r = {head, head_len, 0, false};
+	ret->request = reading_u32(&r);
+	ret->piece.offset = reading_u64(&r);
+	ret->piece.len = reading_u32(&r);
+	ret->piece.data = data;
+	return reading_done(&r) && ret->piece.len == len && piece_is_good(&ret->piece) ? 0 : -EBADMSG;
 }
 
 void fed_end_encode(const struct fed_end *e, struct bytes *out)

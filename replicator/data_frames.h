@@ -178,6 +178,8 @@ struct fed_piece { /* FED */
 };
 void fed_piece_encode_head(uint32_t request, uint64_t offset, uint32_t len, struct bytes *out);
 int fed_piece_decode(const uint8_t *in, size_t len, struct fed_piece *ret);
+/* The same where the bytes of the piece are elsewhere. */
+int fed_piece_decode_apart(const uint8_t *head, size_t head_len, const uint8_t *data, size_t len, struct fed_piece *ret);
 
 enum fed_result {
 	FED_WHOLE = 0,   /* all of it was sent; digest of the whole content (blocks.h) */

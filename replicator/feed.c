@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/blocks.h"
+#include "replicator/chunk.h"
 #include "replicator/content.h"
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
@@ -51,7 +52,8 @@ struct feed_read {
 	struct feed *feed;
 	uint32_t len;
 	unsigned tries;
-	uint8_t data[BLOCK];
+	int direct_fd; /* past the page cache, which does not have it; -1: as ever */
+	struct chunk *chunk;
 };
 
 /* --- where the content is --- */
@@ -150,15 +152,19 @@ static void feed_end(struct feed *f, enum fed_result result, const uint8_t diges
 
 static void feed_link(struct node *node, struct link *l);
 
-static void send_run(void *arg, uint64_t offset, const uint8_t *data, uint32_t len)
+static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint32_t len, struct chunk *chunk)
 {
-	struct feed *f = arg;
 	struct bytes head = {0};
 	fed_piece_encode_head(f->request, offset, len, &head);
-	link_send_bare(f->link, f->set, FRAME_FED, head.data, head.len, data, len);
+	link_send_chunk(f->link, f->set, FRAME_FED, head.data, head.len, data, len, chunk);
 	bytes_fini(&head);
 	count_up(&f->set->counters.content_sent_bytes, len);
 	count_up(&f->set->counters.fed_bytes, len);
+}
+
+static void send_piece(void *arg, uint64_t offset, uint32_t len, struct chunk *chunk)
+{
+	send_run(arg, offset, chunk->data, len, chunk);
 }
 
 /* For those who take it from elsewhere and want to know whether that is slow. */
@@ -173,10 +179,11 @@ static void note_progress(struct feed *f)
 		o->first_ms = o->last_ms;
 }
 
-static void send_block(struct feed *f, const uint8_t *data, uint32_t len)
+static void send_block(struct feed *f, struct chunk *chunk, uint32_t len)
 {
+	const uint8_t *data = chunk->data;
 	for (uint32_t at = 0, run; block_next_run(data, len, &at, &run); at += run) {
-		send_run(f, f->at + at, data + at, run);
+		send_run(f, f->at + at, data + at, run, chunk);
 		if (f->hashed)
 			block_hash_piece(&f->hash, f->at + at, data + at, run);
 	}
@@ -187,7 +194,7 @@ static void send_block(struct feed *f, const uint8_t *data, uint32_t len)
 /* What has just come goes on from memory. */
 static bool send_kept(struct feed *f)
 {
-	if (!fetch_each_kept(f->from, f->at, send_run, f))
+	if (!fetch_each_kept(f->from, f->at, send_piece, f))
 		return false;
 	f->at = f->at + BLOCK < f->size ? f->at + BLOCK : f->size;
 	note_progress(f);
@@ -203,12 +210,25 @@ static void read_failed(struct feed *f, int error)
 		unreadable_said(p, f->path, f->path_len, &err);
 }
 
+static void block_was_read(void *arg, int result);
+
+static void read_block(struct feed_read *read)
+{
+	struct feed *f = read->feed;
+	int fd = read->direct_fd >= 0 ? read->direct_fd : f->from ? fetch_fd(f->from) : f->fd;
+	uint32_t len = read->direct_fd >= 0 ? (read->len + BLOCK_PAGE - 1) / BLOCK_PAGE * BLOCK_PAGE : read->len;
+	cdm_loop_read(f->node->loop, fd, read->chunk->data, len, f->at, block_was_read, read);
+}
+
 static void block_was_read(void *arg, int result)
 {
 	struct feed_read *read = arg;
 	struct feed *f = read->feed;
-	if (f->link && content_again(result, read->len, &read->tries)) {
-		cdm_loop_read(f->node->loop, f->from ? fetch_fd(f->from) : f->fd, read->data, read->len, f->at, block_was_read, read);
+	bool refused = read->direct_fd >= 0 && result == -EINVAL;
+	if (f->link && (refused || content_again(result, read->len, &read->tries))) {
+		if (refused)
+			read->direct_fd = -1;
+		read_block(read);
 		return;
 	}
 	f->busy = false;
@@ -221,20 +241,22 @@ static void block_was_read(void *arg, int result)
 	} else {
 		struct node *node = f->node;
 		struct link *l = f->link;
-		send_block(f, read->data, read->len);
+		send_block(f, read->chunk, read->len);
 		feed_link(node, l);
 	}
+	chunk_unref(read->chunk);
 	free(read);
 }
 
 /* What is in the page cache goes at once. */
 static void next_block(struct feed *f, uint32_t len)
 {
-	static uint8_t block[BLOCK]; /* loop thread */
-	int fd = f->from ? fetch_fd(f->from) : f->fd;
-	struct iovec iov = {block, len};
-	if (preadv2(fd, &iov, 1, (off_t)f->at, RWF_NOWAIT) == (ssize_t)len) {
-		send_block(f, block, len);
+	int fd = f->from ? fetch_fd(f->from) : f->fd, direct_fd = f->from ? fetch_direct_fd(f->from) : -1;
+	struct chunk *chunk = chunk_new(len);
+	struct iovec iov = {chunk->data, len};
+	if (direct_fd < 0 && preadv2(fd, &iov, 1, (off_t)f->at, RWF_NOWAIT) == (ssize_t)len) {
+		send_block(f, chunk, len);
+		chunk_unref(chunk);
 		return;
 	}
 	struct feed_read *read = malloc(sizeof *read);
@@ -243,8 +265,10 @@ static void next_block(struct feed *f, uint32_t len)
 	read->feed = f;
 	read->len = len;
 	read->tries = 0;
+	read->direct_fd = direct_fd;
+	read->chunk = chunk;
 	f->busy = true;
-	cdm_loop_read(f->node->loop, fd, read->data, len, f->at, block_was_read, read);
+	read_block(read);
 }
 
 /* --- all was sent --- */

@@ -57,6 +57,11 @@ int fetch_fd(const struct fetch *f)
 	return f->fd;
 }
 
+int fetch_direct_fd(const struct fetch *f)
+{
+	return f->no_direct ? -1 : f->direct_fd;
+}
+
 uint64_t fetch_size(const struct fetch *f)
 {
 	return f->size;
@@ -386,6 +391,7 @@ void fetch_link_gone(struct node *node, struct link *l)
 				continue;
 			f->feeder = NULL;
 			f->paused = false;
+			fetch_flush_pieces(f);
 			f->used_ms = cdm_now_ms();
 			mark(f);
 			fetch_step(f);

@@ -21,6 +21,7 @@
 #define FEEDS_MAX 1024
 
 struct cdm_dot;
+struct chunk;
 struct cdm_handle;
 struct coming;
 struct fetch;
@@ -43,6 +44,9 @@ void fetch_peer_gone(struct peer *p);
 
 /* --- link.c --- */
 int fetch_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err);
+/* A FED whose content is in a chunk (borrowed), and what came before it. */
+#define FED_HEAD 16u
+int fetch_fed(struct node *node, struct link *l, const uint8_t head[FED_HEAD], struct chunk *chunk, size_t len, struct cdm_error *err);
 void fetch_link_gone(struct node *node, struct link *l);
 void feed_link_drained(struct node *node, struct link *l);
 
@@ -60,12 +64,13 @@ struct fetch *fetch_find(struct set *s, struct cdm_dot version);
 void fetch_ref(struct fetch *f);
 void fetch_unref(struct fetch *f);
 int fetch_fd(const struct fetch *f);
+int fetch_direct_fd(const struct fetch *f); /* for reads past the page cache, -1: there is none */
 uint64_t fetch_size(const struct fetch *f);
 uint64_t fetch_readable(const struct fetch *f);
 uint64_t fetch_came(const struct fetch *f);
 bool fetch_is_fed(const struct fetch *f); /* or whole */
 /* The pieces of the block that begins at `at`, if all of it came and is still in memory (what is not told is a hole). False: see what can be read. */
-typedef void fetch_piece_fn(void *arg, uint64_t offset, const uint8_t *data, uint32_t len);
+typedef void fetch_piece_fn(void *arg, uint64_t offset, uint32_t len, struct chunk *chunk /* at its begin */);
 bool fetch_each_kept(const struct fetch *f, uint64_t at, fetch_piece_fn *fn, void *arg);
 bool fetch_is_whole(const struct fetch *f, uint8_t ret_digest[16]);
 bool fetch_is_gone(const struct fetch *f); /* it will not become whole */

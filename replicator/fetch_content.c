@@ -11,6 +11,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/chunk.h"
 
 #define DAMAGES_MAX 3
 #define DAMAGED_PAUSE_MS 10000
@@ -73,7 +74,6 @@ static void became_whole(struct fetch *f)
 	struct set *s = f->set;
 	f->whole = true;
 	f->used_ms = cdm_now_ms();
-	fetch_end_writing(f);
 	count_up(&f->set->counters.fetched, 1);
 	feed_kick(f->set);
 	fetch_settle_waiters(f);
@@ -164,15 +164,13 @@ static void heard(struct node *node, const struct link *l)
 				f->heard_ms = now;
 }
 
-static int take_piece(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+/* chunk: where its bytes are, NULL = they must be copied. */
+static int take_piece(struct node *node, struct link *l, const struct fed_piece *fed, struct chunk *chunk, struct cdm_error *err)
 {
-	struct fed_piece fed;
-	if (fed_piece_decode(payload, len, &fed) < 0)
-		return cdm_fail_plain(err, EBADMSG, "malformed FED");
-	struct fetch *f = fetch_find_request(node, l, fed.request);
+	struct fetch *f = fetch_find_request(node, l, fed->request);
 	if (!f)
 		return 0; /* sent before it saw our FETCH_STOP */
-	const struct piece *p = &fed.piece;
+	const struct piece *p = &fed->piece;
 	bool whole_pages = p->offset % BLOCK_PAGE == 0 && (p->len % BLOCK_PAGE == 0 || p->offset + p->len == f->size); /* each piece takes its pages of memory */
 	if (p->offset < f->came || p->offset + p->len > f->size || p->offset / BLOCK != (p->offset + p->len - 1) / BLOCK || !whole_pages)
 		return cdm_fail_plain(err, EBADMSG, "a piece of a fetched content is not where it may be");
@@ -183,10 +181,26 @@ static int take_piece(struct node *node, struct link *l, const uint8_t *payload,
 	heard(node, l);
 	count_up(&f->set->counters.content_received_bytes, p->len);
 	count_up(&f->set->counters.fetched_bytes, p->len);
-	fetch_write_piece(f, p);
+	fetch_write_piece(f, p, chunk);
 	if (next_block)
 		feed_kick(f->set);
 	return 0;
+}
+
+int fetch_fed(struct node *node, struct link *l, const uint8_t head[FED_HEAD], struct chunk *chunk, size_t len, struct cdm_error *err)
+{
+	struct fed_piece fed;
+	if (fed_piece_decode_apart(head, FED_HEAD, chunk->data, len, &fed) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FED");
+	return take_piece(node, l, &fed, chunk, err);
+}
+
+static int take_fed(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct fed_piece fed;
+	if (fed_piece_decode(payload, len, &fed) < 0)
+		return cdm_fail_plain(err, EBADMSG, "malformed FED");
+	return take_piece(node, l, &fed, NULL, err);
 }
 
 static int take_end(struct node *node, struct link *l, const uint8_t *payload, size_t len, struct cdm_error *err)
@@ -198,6 +212,7 @@ static int take_end(struct node *node, struct link *l, const uint8_t *payload, s
 	if (!f)
 		return 0;
 	fetch_resume_feeder(f);
+	fetch_flush_pieces(f);
 	f->feeder = NULL;
 	if (end.result == FED_WHOLE) {
 		f->ended = true;
@@ -218,7 +233,7 @@ static int take_end(struct node *node, struct link *l, const uint8_t *payload, s
 int fetch_frame(struct node *node, struct link *l, enum frame_type type, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	if (type == FRAME_FED)
-		return take_piece(node, l, payload, len, err);
+		return take_fed(node, l, payload, len, err);
 	if (type == FRAME_FED_END)
 		return take_end(node, l, payload, len, err);
 	if (type == FRAME_FETCH_AT)

@@ -36,6 +36,7 @@ void fetch_stop_asking(struct fetch *f)
 	if (!f->feeder)
 		return;
 	fetch_resume_feeder(f);
+	fetch_flush_pieces(f);
 	fetch_stop_encode(f->request, &frame);
 	link_send_bare(f->feeder, f->set, FRAME_FETCH_STOP, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
@@ -253,6 +254,8 @@ static void tick(void *arg)
 			fetch_drop(f);
 			continue;
 		}
+		if (now - f->heard_ms >= TICK_MS)
+			fetch_flush_pieces(f);
 		look_at_silence(f, now);
 		look_at_ring(f);
 		look_at_pace(f, now);

@@ -32,10 +32,13 @@ struct fetch {
 	int fd;
 	char name[STAGING_NAME_MAX]; /* in staging; "" = it was handed over */
 	uint64_t came;               /* all before this came (or is a hole) */
-	int direct_fd;               /* for writes past the page cache; -1: none */
+	int direct_fd;               /* past the page cache; -1: none */
 	bool no_direct;              /* it does not take them */
 	struct fetch_piece *kept, **pieces_tail; /* in the order they came */
-	struct fetch_piece *writes;  /* from here on they are on their way to the disk */
+	struct fetch_piece *writes;  /* from here on they are on their way to the disk, … */
+	struct fetch_piece *gathered; /* … and from here on that is still to begin … */
+	unsigned gathered_count;
+	uint64_t gathered_end;       /* … and ends there */
 	uint64_t kept_from;          /* all that came behind this is among them, or a hole */
 	size_t writing;              /* bytes on their way */
 	struct block_hash hash;
@@ -76,7 +79,9 @@ void fetch_begin_writing(struct fetch *f);
 void fetch_end_writing(struct fetch *f); /* nothing is on its way */
 /* For what comes from its begin on. 0 or -errno. */
 int fetch_empty_file(struct fetch *f);
-void fetch_write_piece(struct fetch *f, const struct piece *piece);
+void fetch_write_piece(struct fetch *f, const struct piece *piece, struct chunk *chunk /* where it is, NULL: copied */);
+/* Pieces are written several at once: those that came do not wait for more. */
+void fetch_flush_pieces(struct fetch *f);
 uint64_t fetch_written(const struct fetch *f); /* all before this */
 void fetch_forget_pieces(struct fetch *f); /* but those on their way */
 

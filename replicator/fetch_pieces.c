@@ -12,7 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/chunk.h"
 
+#define RUN_PIECES 8            /* written together: a store takes one large write with much less work than many small ones */
 #define DIRECT_MIN (32u << 20)  /* a content of so many bytes goes past the page cache */
 #define WRITES_HIGH (8u << 20)
 #define WRITES_LOW (2u << 20)
@@ -21,11 +23,20 @@
 
 struct fetch_piece {
 	struct fetch_piece *next;
-	struct fetch *fetch;
 	uint64_t offset;
 	uint32_t len;
 	bool direct, done;
-	uint8_t *data;
+	struct chunk *chunk;
+};
+
+struct write_run { /* pieces that adjoin each other, on their way */
+	struct fetch *fetch;
+	struct fetch_piece *first;
+	unsigned count;
+	bool direct;
+	uint64_t offset;
+	uint32_t len;
+	struct iovec iov[RUN_PIECES];
 };
 
 /* --- kept ones --- */
@@ -40,7 +51,7 @@ static bool forget_oldest(struct fetch *f)
 		f->pieces_tail = &f->kept;
 	f->kept_from = oldest->offset + oldest->len;
 	f->set->kept_bytes -= oldest->len;
-	free(oldest->data);
+	chunk_unref(oldest->chunk);
 	free(oldest);
 	return true;
 }
@@ -70,7 +81,7 @@ bool fetch_each_kept(const struct fetch *f, uint64_t at, fetch_piece_fn *fn, voi
 		return false;
 	for (const struct fetch_piece *p = f->kept; p && p->offset < end; p = p->next)
 		if (p->offset >= at)
-			fn(arg, p->offset, p->data, p->len);
+			fn(arg, p->offset, p->len, p->chunk);
 	return true;
 }
 
@@ -79,7 +90,7 @@ bool fetch_each_kept(const struct fetch *f, uint64_t at, fetch_piece_fn *fn, voi
 void fetch_begin_writing(struct fetch *f)
 {
 	f->pieces_tail = &f->kept;
-	f->direct_fd = f->size < DIRECT_MIN ? -1 : openat(f->set->staging_fd, f->name, O_WRONLY | O_DIRECT | O_NOFOLLOW | O_CLOEXEC);
+	f->direct_fd = f->size < DIRECT_MIN ? -1 : openat(f->set->staging_fd, f->name, O_RDWR | O_DIRECT | O_NOFOLLOW | O_CLOEXEC);
 }
 
 void fetch_end_writing(struct fetch *f)
@@ -110,50 +121,64 @@ static void write_failed(struct fetch *f, int error)
 		fetch_drop(f);
 }
 
-static void piece_written(void *arg, int result);
+static void run_written(void *arg, int result);
 
-static void write_it(struct fetch_piece *p)
+static void write_run(struct write_run *w)
 {
-	struct fetch *f = p->fetch;
-	cdm_loop_write(f->set->node->loop, p->direct ? f->direct_fd : f->fd, p->data, p->len, p->offset, piece_written, p);
+	struct fetch *f = w->fetch;
+	cdm_loop_writev(f->set->node->loop, w->direct ? f->direct_fd : f->fd, w->iov, w->count, w->offset, run_written, w);
 }
 
 /* A store that opens a file for writes past its cache, and then does not take them. The descriptor stays: others may be on their way to it. */
-static bool is_refused(const struct fetch_piece *p, int result)
+static bool is_refused(const struct write_run *w, int result)
 {
-	return p->direct && result == -EINVAL;
+	return w->direct && result == -EINVAL;
 }
 
 /* Short: the rest by hand, it is rare. */
-static int finish_write(struct fetch_piece *p, int result)
+static int finish_write(struct write_run *w, int result)
 {
-	struct fetch *f = p->fetch;
-	if (result < 0 || result >= (int)p->len)
-		return result;
-	int r = cdm_pwrite_all(f->fd, p->data + result, p->len - (uint32_t)result, (off_t)(p->offset + (uint32_t)result));
-	return r < 0 ? r : (int)p->len;
+	uint32_t done = result < 0 ? 0 : (uint32_t)result, begin = 0;
+	for (unsigned i = 0; result >= 0 && i < w->count; begin += (uint32_t)w->iov[i++].iov_len) {
+		uint32_t end = begin + (uint32_t)w->iov[i].iov_len, from = done > begin ? done : begin;
+		if (from >= end)
+			continue;
+		int r = cdm_pwrite_all(w->fetch->fd, (uint8_t *)w->iov[i].iov_base + (from - begin), end - from, (off_t)(w->offset + from));
+		if (r < 0)
+			return r;
+	}
+	return result;
 }
 
-static void piece_written(void *arg, int result)
+static void run_is_done(struct write_run *w)
 {
-	struct fetch_piece *p = arg;
-	struct fetch *f = p->fetch;
-	struct set *s = f->set;
-	uint64_t offset = p->offset;
-	if (is_refused(p, result)) {
-		f->no_direct = true;
-		p->direct = false;
-		write_it(p);
-		return;
-	}
-	result = finish_write(p, result);
-	p->done = true;
-	f->writing -= p->len;
-	s->writing--;
-	s->kept_bytes += p->len;
+	struct fetch *f = w->fetch;
+	struct fetch_piece *p = w->first;
+	for (unsigned i = 0; i < w->count; i++, p = p->next)
+		p->done = true;
+	f->writing -= w->len;
+	f->set->kept_bytes += w->len;
 	while (f->writes && f->writes->done)
 		f->writes = f->writes->next;
 	keep_within(f);
+}
+
+static void run_written(void *arg, int result)
+{
+	struct write_run *w = arg;
+	struct fetch *f = w->fetch;
+	struct set *s = f->set;
+	if (is_refused(w, result)) {
+		f->no_direct = true;
+		w->direct = false;
+		write_run(w);
+		return;
+	}
+	result = finish_write(w, result);
+	uint64_t offset = w->offset;
+	s->writing--;
+	run_is_done(w);
+	free(w);
 	if (f->writing < WRITES_LOW)
 		fetch_resume_feeder(f);
 	if (result < 0 && !f->gone) {
@@ -174,37 +199,67 @@ static void piece_written(void *arg, int result)
 	set_let_go(s);
 }
 
+void fetch_flush_pieces(struct fetch *f)
+{
+	if (!f->gathered)
+		return;
+	struct write_run *w = calloc(1, sizeof *w);
+	if (!w)
+		abort();
+	w->fetch = f;
+	w->first = f->gathered;
+	w->direct = w->first->direct && !f->no_direct;
+	w->offset = w->first->offset;
+	for (const struct fetch_piece *p = f->gathered; p; p = p->next) {
+		w->iov[w->count++] = (struct iovec){p->chunk->data, p->len};
+		w->len += p->len;
+	}
+	f->gathered = NULL;
+	f->gathered_count = 0;
+	f->set->writing++;
+	fetch_ref(f);
+	write_run(w);
+}
+
 uint64_t fetch_written(const struct fetch *f)
 {
 	return f->writes && f->writes->offset < f->came ? f->writes->offset : f->came;
 }
 
-static struct fetch_piece *piece_new(struct fetch *f, const struct piece *piece)
+static struct chunk *copy_of(const struct piece *piece)
+{
+	struct chunk *chunk = chunk_new(piece->len);
+	memcpy(chunk->data, piece->data, piece->len);
+	return chunk;
+}
+
+static struct fetch_piece *piece_new(struct fetch *f, const struct piece *piece, struct chunk *chunk)
 {
 	struct fetch_piece *p = malloc(sizeof *p);
-	size_t pages = (piece->len + BLOCK_PAGE - 1) / BLOCK_PAGE * BLOCK_PAGE;
-	uint8_t *data = aligned_alloc(BLOCK_PAGE, pages);
-	if (!p || !data)
+	if (!p)
 		abort();
-	memcpy(data, piece->data, piece->len);
-	*p = (struct fetch_piece){.fetch = f, .offset = piece->offset, .len = piece->len, .data = data};
-	p->direct = f->direct_fd >= 0 && !f->no_direct && piece->len % BLOCK_PAGE == 0 && piece->offset % BLOCK_PAGE == 0;
+	*p = (struct fetch_piece){.offset = piece->offset, .len = piece->len, .chunk = chunk ? chunk_ref(chunk) : copy_of(piece)};
+	p->direct = f->direct_fd >= 0 && piece->len % BLOCK_PAGE == 0 && piece->offset % BLOCK_PAGE == 0;
 	return p;
 }
 
-void fetch_write_piece(struct fetch *f, const struct piece *piece)
+void fetch_write_piece(struct fetch *f, const struct piece *piece, struct chunk *chunk)
 {
-	struct fetch_piece *p = piece_new(f, piece);
+	struct fetch_piece *p = piece_new(f, piece, chunk);
+	if (f->gathered && (f->gathered_end != p->offset || f->gathered->direct != p->direct))
+		fetch_flush_pieces(f);
 	*f->pieces_tail = p;
 	f->pieces_tail = &p->next;
 	if (!f->writes)
 		f->writes = p;
+	if (!f->gathered)
+		f->gathered = p;
+	f->gathered_end = p->offset + p->len;
 	f->writing += p->len;
-	f->set->writing++;
-	fetch_ref(f);
 	if (f->writing > WRITES_HIGH && !f->paused) {
 		f->paused = true;
 		link_pause(f->feeder);
 	}
-	write_it(p);
+	if (++f->gathered_count == RUN_PIECES)
+		fetch_flush_pieces(f);
 }

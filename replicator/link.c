@@ -8,6 +8,7 @@
 #include "common/cursor.h"
 #include "common/log.h"
 #include "common/tls.h"
+#include "replicator/chunk.h"
 #include "replicator/fetch.h"
 #include "replicator/renew.h"
 #include "replicator/route.h"
@@ -24,8 +25,8 @@ static const struct conn_ops link_conn_ops;
 
 /* --- sending --- */
 
-size_t link_send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
-	const void *body, size_t body_len)
+static size_t send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len, const void *body,
+	size_t body_len, struct chunk *chunk)
 {
 	assert(head_len + body_len <= FRAME_PAYLOAD_MAX);
 	if (!l->conn || l->state == LINK_DIAL)
@@ -33,7 +34,7 @@ size_t link_send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set
 	bool data = type >= FRAME_SUBSCRIBE;
 	unsigned level = data ? link_section(l)->compression : 0;
 	struct wire_header h = {.payload = (uint32_t)(head_len + body_len), .type = type, .flags = flags, .set = set};
-	size_t sent = link_pack_send(&l->pack, level, l->features, l->conn, &h, head, head_len, body, body_len);
+	size_t sent = link_pack_send(&l->pack, level, l->features, l->conn, &h, head, head_len, body, body_len, chunk);
 	if (conn_queued(l->conn) >= LINK_QUEUE_LOW)
 		l->busy_queue = true;
 	if (data && sent > 0) {
@@ -43,11 +44,23 @@ size_t link_send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set
 	return sent;
 }
 
-void link_send_bare(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len)
+size_t link_send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len, const void *body,
+	size_t body_len)
 {
-	size_t sent = l->state == LINK_UP ? link_send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len) : 0;
+	return send_frame(l, type, flags, set, head, head_len, body, body_len, NULL);
+}
+
+void link_send_chunk(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len,
+	struct chunk *chunk)
+{
+	size_t sent = l->state == LINK_UP ? send_frame(l, (uint8_t)type, 0, 0, head, head_len, body, body_len, chunk) : 0;
 	if (set && sent)
 		set_sent(set, WIRE_HEADER + sent);
+}
+
+void link_send_bare(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len)
+{
+	link_send_chunk(l, set, type, head, head_len, body, body_len, NULL);
 }
 
 static void send_error(struct link *l, int errnum, const char *text)
@@ -124,6 +137,7 @@ static void link_closed(void *arg, const struct cdm_error *why)
 	else if (!l->dialled)
 		cdm_log(link_refused, cdm_str("peer", l->name), cdm_str("msg", l->why.text));
 	dialer_link_gone(node, l, l->name, &l->why);
+	chunk_unref(l->fed);
 	link_pack_fini(&l->pack);
 	l->magic = 0;
 	free(l);
@@ -361,6 +375,9 @@ static size_t link_bytes(void *arg, const uint8_t *bytes, size_t len)
 			link_fail(l, EPROTO, "%s", err.text);
 			return len;
 		}
+		size_t begun = link_fed_begin(l, &h, bytes + at, len - at);
+		if (begun > 0)
+			return at + begun;
 		if (len - at < WIRE_HEADER + h.payload) {
 			conn_need(l->conn, WIRE_HEADER + h.payload);
 			break;
@@ -388,8 +405,13 @@ static void link_drained(void *arg, size_t queued)
 		feed_link_drained(l->node, l);
 }
 
+static void link_filled(void *arg)
+{
+	link_fed_came(arg);
+}
+
 static const struct conn_ops link_conn_ops = {
-	.ready = link_ready, .bytes = link_bytes, .drained = link_drained, .closed = link_closed, .rate = link_rate,
+	.ready = link_ready, .bytes = link_bytes, .filled = link_filled, .drained = link_drained, .closed = link_closed, .rate = link_rate,
 };
 
 /* --- what others ask --- */

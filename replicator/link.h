@@ -62,6 +62,10 @@ void link_send(struct link *l, struct set *set, enum frame_type type, uint8_t fl
 	const void *body, size_t body_len);
 /* A frame that belongs to no set's stream (types 64 and up); set: for whose sake it is sent, NULL = none that we have. */
 void link_send_bare(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len);
+/* The same with a body that is in a chunk, where it stays as it is until it went out; chunk NULL: copied. */
+struct chunk;
+void link_send_chunk(struct link *l, struct set *set, enum frame_type type, const void *head, size_t head_len, const void *body, size_t body_len,
+	struct chunk *chunk);
 /* How links of this class are used now; the same for both ends only while both hold the same table. Valid until the next table. */
 const struct section *link_section(const struct link *l);
 size_t link_queued(const struct link *l);

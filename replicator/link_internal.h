@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "common/loop.h"
 #include "replicator/conn.h"
+#include "replicator/fetch.h"
 #include "replicator/link_pack.h"
 #include "replicator/section.h"
 #include "replicator/wire_codec.h"
@@ -42,6 +43,9 @@ struct link {
 	enum section_class section;
 	uint64_t accounted;           /* sent bytes that are in the node's section_costs */
 	struct link_pack pack;
+	struct chunk *fed;            /* the bytes of a FED that is coming in; NULL: none … */
+	uint8_t fed_head[FED_HEAD];   /* … and what came before them */
+	size_t fed_len;
 	struct cdm_error why;
 };
 
@@ -49,6 +53,11 @@ struct link {
  * more. */
 size_t link_send_frame(struct link *l, uint8_t type, uint8_t flags, uint16_t set, const void *head, size_t head_len,
 	const void *body, size_t body_len);
+
+/* link_fed.c: the bytes of a FED go straight to where they stay. How many bytes of the frame that begins here are taken, the rest comes by
+ * itself; 0: it is taken as any other. And when the rest is there. */
+size_t link_fed_begin(struct link *l, const struct wire_header *h, const uint8_t *frame, size_t len);
+void link_fed_came(struct link *l);
 
 /* link_sets.c */
 void link_take_set_up(struct link *l, uint16_t index, const uint8_t *payload, size_t len);

@@ -30,25 +30,29 @@ static bool wants(struct link_pack *p, unsigned level, uint32_t features, const 
 }
 
 size_t link_pack_send(struct link_pack *p, unsigned level, uint32_t features, struct conn *conn, const struct wire_header *h, const void *head,
-	size_t head_len, const void *body, size_t body_len)
+	size_t head_len, const void *body, size_t body_len, struct chunk *chunk)
 {
 	struct wire_header sent = *h;
 	bool packed = wants(p, level, features, head, head_len, body, body_len);
-	uint8_t *to = conn_room(conn, WIRE_HEADER + (packed ? packer_room(p->packer, h->payload) : h->payload));
+	size_t copied = head_len + (chunk ? 0 : body_len);
+	uint8_t *to = conn_room(conn, WIRE_HEADER + (packed ? packer_room(p->packer, h->payload) : copied));
 	if (!to)
 		return 0;
 	if (packed) {
 		sent.flags |= methods[packer_method(p->packer)].flag;
 		sent.payload = (uint32_t)packer_pack(p->packer, level, head, head_len, body, body_len, to + WIRE_HEADER);
 		must(sent.payload > 0 && sent.payload <= FRAME_PAYLOAD_MAX);
+		copied = sent.payload;
 	} else {
 		if (head_len)
 			memcpy(to + WIRE_HEADER, head, head_len);
-		if (body_len)
+		if (copied > head_len)
 			memcpy(to + WIRE_HEADER + head_len, body, body_len);
 	}
 	wire_header_encode(&sent, to);
-	conn_added(conn, WIRE_HEADER + sent.payload);
+	conn_added(conn, WIRE_HEADER + copied);
+	if (sent.payload > copied)
+		conn_send_chunk(conn, chunk, body, body_len);
 	return sent.payload;
 }
 

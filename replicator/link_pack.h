@@ -13,9 +13,9 @@ struct link_pack { /* zeroed: nothing was compressed yet */
 	struct unpacker *unpackers[PACK_METHODS];
 };
 /* Queue a frame; `h` tells the plain one. Compressed where level > 0, features (WIRE_FEATURE_…, of both ends) allow it and the bytes let
- * hope for it. Returns the payload's bytes as they are sent. */
+ * hope for it. The body is copied, unless it is in a chunk (else NULL). Returns the payload's bytes as they are sent. */
 size_t link_pack_send(struct link_pack *p, unsigned level, uint32_t features, struct conn *conn, const struct wire_header *h, const void *head,
-	size_t head_len, const void *body, size_t body_len);
+	size_t head_len, const void *body, size_t body_len, struct chunk *chunk);
 /* A frame that came: if it is compressed, header and payload become those of the plain one, which stays until the next call. Every frame
  * must pass here, in order, also one that is then dropped. 0, or -errno with err: the link must end. */
 int link_pack_take(struct link_pack *p, uint32_t features, struct wire_header *h, const uint8_t **payload, struct cdm_error *err);

@@ -59,12 +59,11 @@ static int code_next(struct plain *p, const uint8_t *bytes, size_t len, uint8_t 
 	return 0;
 }
 
-int plain_seal(struct plain *p, const void *bytes, size_t len, uint8_t *out, struct cdm_error *err)
+int plain_seal(struct plain *p, uint8_t *out, size_t len, struct cdm_error *err)
 {
 	assert(len > 0 && len <= PLAIN_RECORD_MAX);
-	struct cdm_writer w = cdm_writer_of(out, PLAIN_HEAD + len);
+	struct cdm_writer w = cdm_writer_of(out, PLAIN_HEAD);
 	cdm_put_u32(&w, (uint32_t)len);
-	cdm_put_bytes(&w, bytes, len);
 	return code_next(p, out, PLAIN_HEAD + len, out + PLAIN_HEAD + len, err);
 }
 

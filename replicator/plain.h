@@ -20,8 +20,8 @@
 struct plain; /* one direction of one connection */
 int plain_new(const uint8_t key[32], struct plain **ret, struct cdm_error *err);
 void plain_free(struct plain **p);
-/* The next record; out has room for len + PLAIN_OVERHEAD. 0 or -errno. */
-int plain_seal(struct plain *p, const void *bytes, size_t len, uint8_t *out, struct cdm_error *err);
+/* The next record, of the `len` bytes at out + PLAIN_HEAD: what belongs before and behind them is put there. 0 or -errno. */
+int plain_seal(struct plain *p, uint8_t *out, size_t len, struct cdm_error *err);
 /* The record at the start of what was received: its length in all, its *ret_len bytes follow PLAIN_HEAD; 0: more must come first;
  * -EBADMSG: it is not the next record of the peer. */
 ssize_t plain_open(struct plain *p, const uint8_t *in, size_t have, size_t *ret_len, struct cdm_error *err);

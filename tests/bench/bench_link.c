@@ -45,7 +45,7 @@ static void send_more(struct end *e)
 {
 	while (e->left > 0 && conn_queued(e->conn) < LINK_QUEUE_HIGH) {
 		const struct wire_header h = {.payload = PIECE, .type = FRAME_DATA};
-		e->sent += link_pack_send(&e->pack, e->level, WIRE_FEATURES, e->conn, &h, NULL, 0, content + e->left % CONTENT, PIECE);
+		e->sent += link_pack_send(&e->pack, e->level, WIRE_FEATURES, e->conn, &h, NULL, 0, content + e->left % CONTENT, PIECE, NULL);
 		e->left -= PIECE;
 	}
 }
@@ -186,7 +186,7 @@ int main(int argc, char **argv)
 		if (plain) {
 			const uint8_t on = 1;
 			const struct wire_header h = {.payload = 1, .type = FRAME_PLAIN};
-			link_pack_send(&server.pack, 0, WIRE_FEATURES, server.conn, &h, &on, 1, NULL, 0);
+			link_pack_send(&server.pack, 0, WIRE_FEATURES, server.conn, &h, &on, 1, NULL, 0, NULL);
 			conn_send_plain(server.conn, true);
 			server.plain = true;
 		}

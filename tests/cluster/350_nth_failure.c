@@ -446,7 +446,7 @@ static void direct_writes_are_refused(void **state)
 {
 	enum { MIB = 40 };
 	int64_t received = counter("n2", "content_received_bytes"), resumed = counter("n2", "fetch_resumed_bytes");
-	nth_armed("n2", LAB_REPLICATOR, NTH_WRITE, EINVAL, 100, false);
+	nth_armed("n2", LAB_REPLICATOR, NTH_WRITE, EINVAL, 20, false);
 	shell("n1", "head -c %dM /dev/urandom > direct", MIB);
 	everywhere_equal();
 	nth_disarmed();

@@ -417,6 +417,7 @@ static enum nth_kind kind_of_submission(const struct io_uring_sqe *sqe)
 	case IORING_OP_READ:
 		return is_wanted(NTH_READ) && is_disk(sqe->fd) ? NTH_READ : NTH_OFF;
 	case IORING_OP_WRITE:
+	case IORING_OP_WRITEV:
 		return is_wanted(NTH_WRITE) && is_disk(sqe->fd) ? NTH_WRITE : NTH_OFF;
 	case IORING_OP_FSYNC:
 		return NTH_SYNC;

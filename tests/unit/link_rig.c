@@ -133,6 +133,11 @@ int fetch_frame(struct node *node, struct link *l, enum frame_type type, const u
 {
 	return 0;
 }
+int fetch_fed(struct node *node, struct link *l, const uint8_t head[FED_HEAD], struct chunk *chunk, size_t len, struct cdm_error *err)
+{
+	return 0;
+}
+
 void fetch_link_gone(struct node *node, struct link *l)
 {
 }

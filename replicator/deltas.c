@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #define PLANS_MAX 4096               /* remembered: the slowest peer may be four batches behind */
 #define PLANS_BYTES (8u << 20)       /* and their copies */
 #define SIGNINGS_MAX 4096            /* waiting: beyond it new files get no signature */
+#define SIGN_NICE 19
 #define BUCKETS 4096                 /* power of two */
 #define RECEIVED_MAX 1024            /* plans that came and nobody asked for yet: at a leaf nobody ever does */
 #define RECEIVED_BYTES (1u << 20)
@@ -258,9 +260,8 @@ struct signing {
 	struct item *item;
 };
 
-static void sign_work(void *arg)
+static void take_signature(struct signing *g)
 {
-	struct signing *g = arg;
 	const struct cdm_change *c = &g->item->change;
 	struct delta_signature *signature = NULL;
 	uint8_t digest[16];
@@ -271,6 +272,15 @@ static void sign_work(void *arg)
 		return;
 	keep_signature(g->deltas, fd, c, signature);
 	free(signature);
+}
+
+/* Nobody waits for it: it gets what the sending of the same content leaves of the processor. */
+static void sign_work(void *arg)
+{
+	int was = getpriority(PRIO_PROCESS, 0); /* of this thread alone */
+	setpriority(PRIO_PROCESS, 0, SIGN_NICE);
+	take_signature(arg);
+	setpriority(PRIO_PROCESS, 0, was);
 }
 
 static void sign_done(void *arg)

@@ -18,7 +18,7 @@
 #define DIRECT_MIN (32u << 20)  /* a content of so many bytes goes past the page cache */
 #define WRITES_HIGH (8u << 20)
 #define WRITES_LOW (2u << 20)
-#define KEPT_BYTES (8u << 20)   /* of a set, written ones */
+#define KEPT_BYTES (16u << 20)  /* of a set, written ones: who is further behind is fed from the disk */
 #define MARK_EVERY (8u << 20)   /* bytes between notes of how far a file got */
 
 struct fetch_piece {

@@ -217,6 +217,13 @@ struct cdm_io *cdm_loop_write(struct cdm_loop *loop, int fd, const void *buf, si
 	return io;
 }
 
+struct cdm_io *cdm_loop_readv(struct cdm_loop *loop, int fd, const struct iovec *iov, unsigned count, uint64_t offset, cdm_io_fn *fn, void *arg)
+{
+	struct cdm_io *io = io_new(loop, fn, arg);
+	io_uring_prep_readv(&io->sqe, fd, iov, count, offset);
+	return io;
+}
+
 struct cdm_io *cdm_loop_writev(struct cdm_loop *loop, int fd, const struct iovec *iov, unsigned count, uint64_t offset, cdm_io_fn *fn,
 	void *arg)
 {

@@ -31,6 +31,7 @@ int64_t cdm_wall_ns(void); /* CLOCK_REALTIME */
 struct cdm_io *cdm_loop_poll(struct cdm_loop *loop, int fd, short events, cdm_io_fn *fn, void *arg); /* one shot */
 struct cdm_io *cdm_loop_read(struct cdm_loop *loop, int fd, void *buf, size_t len, uint64_t offset, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_write(struct cdm_loop *loop, int fd, const void *buf, size_t len, uint64_t offset, cdm_io_fn *fn, void *arg);
+struct cdm_io *cdm_loop_readv(struct cdm_loop *loop, int fd, const struct iovec *iov, unsigned count, uint64_t offset, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_writev(struct cdm_loop *loop, int fd, const struct iovec *iov, unsigned count, uint64_t offset, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_fsync(struct cdm_loop *loop, int fd, bool data_only, cdm_io_fn *fn, void *arg);
 struct cdm_io *cdm_loop_fsetxattr(struct cdm_loop *loop, int fd, const char *name, const void *value, size_t len, cdm_io_fn *fn, void *arg);

@@ -16,6 +16,8 @@
 #include "replicator/publish.h"
 
 #define OFFERS 256
+#define READ_BLOCKS 8  /* read at once of what is not in memory … */
+#define READS_WIDE 4   /* … while fewer such reads are in flight */
 #define PARKED_MS 1000 /* a content that is not here may be about to come */
 
 struct offer {
@@ -53,8 +55,11 @@ struct feed_read {
 	uint32_t len;
 	unsigned tries;
 	int direct_fd; /* past the page cache, which does not have it; -1: as ever */
-	struct chunk *chunk;
+	unsigned count;
+	struct chunk *chunks[READ_BLOCKS]; /* BLOCK bytes each, but the last */
+	struct iovec iov[READ_BLOCKS];
 };
+static unsigned reads_in_flight; /* loop thread */
 
 /* --- where the content is --- */
 
@@ -210,17 +215,32 @@ static void read_failed(struct feed *f, int error)
 		unreadable_said(p, f->path, f->path_len, &err);
 }
 
-static void block_was_read(void *arg, int result);
+static void blocks_were_read(void *arg, int result);
 
-static void read_block(struct feed_read *read)
+static void read_blocks(struct feed_read *read)
 {
 	struct feed *f = read->feed;
 	int fd = read->direct_fd >= 0 ? read->direct_fd : f->from ? fetch_fd(f->from) : f->fd;
-	uint32_t len = read->direct_fd >= 0 ? (read->len + BLOCK_PAGE - 1) / BLOCK_PAGE * BLOCK_PAGE : read->len;
-	cdm_loop_read(f->node->loop, fd, read->chunk->data, len, f->at, block_was_read, read);
+	cdm_loop_readv(f->node->loop, fd, read->iov, read->count, f->at, blocks_were_read, read);
 }
 
-static void block_was_read(void *arg, int result)
+static void read_free(struct feed_read *read)
+{
+	for (unsigned i = 0; i < read->count; i++)
+		chunk_unref(read->chunks[i]);
+	free(read);
+}
+
+static void send_blocks(struct feed_read *read)
+{
+	uint32_t left = read->len, len;
+	for (unsigned i = 0; i < read->count; i++, left -= len) {
+		len = left < BLOCK ? left : BLOCK;
+		send_block(read->feed, read->chunks[i], len);
+	}
+}
+
+static void blocks_were_read(void *arg, int result)
 {
 	struct feed_read *read = arg;
 	struct feed *f = read->feed;
@@ -228,47 +248,61 @@ static void block_was_read(void *arg, int result)
 	if (f->link && (refused || content_again(result, read->len, &read->tries))) {
 		if (refused)
 			read->direct_fd = -1;
-		read_block(read);
+		read_blocks(read);
 		return;
 	}
 	f->busy = false;
+	reads_in_flight--;
 	if (!f->link) {
 		feed_free(f);
-	} else if (result != (int)read->len) { /* shorter than it was, or not readable */
+	} else if (result < (int)read->len) { /* shorter than it was, or not readable */
 		if (result < 0)
 			read_failed(f, -result);
 		feed_end(f, FED_GONE, NULL);
 	} else {
 		struct node *node = f->node;
 		struct link *l = f->link;
-		send_block(f, read->chunk, read->len);
+		send_blocks(read);
 		feed_link(node, l);
 	}
-	chunk_unref(read->chunk);
-	free(read);
+	read_free(read);
+}
+
+/* Several blocks at once, unless many others are being read. Past the page cache they are read by whole pages. */
+static void begin_read(struct feed *f, struct chunk *first, uint64_t limit, int direct_fd)
+{
+	struct feed_read *read = calloc(1, sizeof *read);
+	if (!read)
+		abort();
+	unsigned most = reads_in_flight < READS_WIDE ? READ_BLOCKS : 1;
+	*read = (struct feed_read){.feed = f, .direct_fd = direct_fd};
+	for (uint64_t left = limit - f->at; left > 0 && read->count < most; read->count++) {
+		uint32_t len = left < BLOCK ? (uint32_t)left : BLOCK;
+		struct chunk *chunk = read->count == 0 ? first : chunk_new(len);
+		size_t pages = (len + BLOCK_PAGE - 1) / BLOCK_PAGE * BLOCK_PAGE;
+		read->chunks[read->count] = chunk;
+		read->iov[read->count] = (struct iovec){chunk->data, direct_fd >= 0 ? pages : len};
+		read->len += len;
+		left -= len;
+	}
+	f->busy = true;
+	reads_in_flight++;
+	read_blocks(read);
 }
 
 /* What is in the page cache goes at once. */
-static void next_block(struct feed *f, uint32_t len)
+static void next_block(struct feed *f, uint64_t limit)
 {
 	int fd = f->from ? fetch_fd(f->from) : f->fd, direct_fd = f->from ? fetch_direct_fd(f->from) : -1;
+	uint32_t len = limit - f->at < BLOCK ? (uint32_t)(limit - f->at) : BLOCK;
 	struct chunk *chunk = chunk_new(len);
 	struct iovec iov = {chunk->data, len};
-	if (direct_fd < 0 && preadv2(fd, &iov, 1, (off_t)f->at, RWF_NOWAIT) == (ssize_t)len) {
-		send_block(f, chunk, len);
-		chunk_unref(chunk);
+	if (direct_fd >= 0 || preadv2(fd, &iov, 1, (off_t)f->at, RWF_NOWAIT) != (ssize_t)len) {
+		begin_read(f, chunk, limit, direct_fd);
 		return;
 	}
-	struct feed_read *read = malloc(sizeof *read);
-	if (!read)
-		abort();
-	read->feed = f;
-	read->len = len;
-	read->tries = 0;
-	read->direct_fd = direct_fd;
-	read->chunk = chunk;
-	f->busy = true;
-	read_block(read);
+	send_block(f, chunk, len);
+	chunk_unref(chunk);
 }
 
 /* --- all was sent --- */
@@ -341,7 +375,7 @@ static void feed_step(struct feed *f)
 		}
 		if (f->at >= limit)
 			return;
-		next_block(f, limit - f->at < BLOCK ? (uint32_t)(limit - f->at) : BLOCK);
+		next_block(f, limit);
 	}
 }
 

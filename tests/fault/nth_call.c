@@ -415,6 +415,7 @@ static enum nth_kind kind_of_submission(const struct io_uring_sqe *sqe)
 {
 	switch (sqe->opcode) {
 	case IORING_OP_READ:
+	case IORING_OP_READV:
 		return is_wanted(NTH_READ) && is_disk(sqe->fd) ? NTH_READ : NTH_OFF;
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITEV:

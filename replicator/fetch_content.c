@@ -161,7 +161,7 @@ static void heard(struct node *node, const struct link *l)
 	for (size_t i = 0; i < node->set_count; i++)
 		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
 			if (f->feeder == l)
-				f->heard_ms = now;
+				fetch_heard(f, now);
 }
 
 /* chunk: where its bytes are, NULL = they must be copied. */

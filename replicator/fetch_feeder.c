@@ -9,10 +9,14 @@
 #include "replicator/ring.h"
 
 #define TICK_MS 250
-#define SILENT_MS 2000                /* so long without a piece, and another feeder is asked */
-#define STARVED_MS 6000               /* … also when he says that he waits, too: he may wait for us in the end */
+#define SILENT_MS 2000                /* so long without content, and another feeder is asked; longer where shorter silences … */
+#define SILENT_GAPS 4                 /* … of more than a fourth of it passed by themselves: a busy machine, a slow disk, … */
+#define SILENT_MOST_MS 8000           /* … but not for ever */
+#define STARVED_TIMES 3               /* so many times that, also when he says that he waits, too: he may wait for us in the end */
+#define HEARD_BYTES 4096              /* on the link, between two looks: more than answers and signs of life take */
 #define LOOK_MS 1000                  /* between looks at how fast others get it */
 #define SLOW_FACTOR 3                 /* slower than the fastest by this: the ring has a slow link before us … */
+#define SLOW_LOOKS 2                  /* … so many times in a row … */
 #define SLOW_LEFT (4u << 20)          /* … and so much is left that another feeder pays */
 #define RING_AGAIN_LEFT (32u << 20)   /* so much that going back to the ring does */
 #define RING_FAILURES_MAX 6
@@ -27,6 +31,8 @@ void fetch_resume_feeder(struct fetch *f)
 {
 	if (f->paused && f->feeder)
 		link_resume(f->feeder);
+	if (f->paused)
+		f->heard_ms = cdm_now_ms(); /* we did not listen */
 	f->paused = false;
 }
 
@@ -81,6 +87,13 @@ static void send_ask(const struct fetch *f, struct link *l, enum frame_type type
 	bytes_fini(&frame);
 }
 
+static uint64_t received_by(const struct link *l)
+{
+	uint64_t sent, received;
+	link_counters(l, &sent, &received);
+	return received;
+}
+
 static void ask(struct fetch *f, struct link *l)
 {
 	static uint32_t request;
@@ -99,6 +112,8 @@ static void ask(struct fetch *f, struct link *l)
 	f->request = request;
 	f->feeder = l;
 	f->heard_ms = f->looked_ms = cdm_now_ms();
+	f->heard_bytes = received_by(l);
+	f->slow_looks = 0;
 	f->answered = false;
 	f->starved_ms = 0;
 	f->looked_came = f->came;
@@ -118,10 +133,37 @@ void fetch_step(struct fetch *f)
 	fetch_tick_wanted(f->set);
 }
 
+/* How long may it be silent? */
+static int64_t patience_ms(const struct fetch *f)
+{
+	int64_t ms = f->gap_ms * SILENT_GAPS;
+	return ms < SILENT_MS ? SILENT_MS : ms < SILENT_MOST_MS ? ms : SILENT_MOST_MS;
+}
+
+void fetch_heard(struct fetch *f, int64_t now)
+{
+	if (now - f->heard_ms > f->gap_ms)
+		f->gap_ms = now - f->heard_ms;
+	f->heard_ms = now;
+}
+
+/* A piece may take longer than a silence may last. What we did not look at while we did not run ourselves is no silence, either. */
+static void look_for_content(struct fetch *f, int64_t now, int64_t late_ms)
+{
+	uint64_t before = f->heard_bytes;
+	if (!f->feeder)
+		return;
+	f->heard_bytes = received_by(f->feeder);
+	if (f->heard_bytes >= before + HEARD_BYTES)
+		fetch_heard(f, now);
+	else if (late_ms > 0)
+		f->heard_ms += late_ms;
+}
+
 /* The one before us waits, too: only who stands behind the slow link has to do something. */
 static bool feeder_starves(const struct fetch *f)
 {
-	return f->starved_ms && cdm_now_ms() - f->starved_ms <= SILENT_MS;
+	return f->starved_ms && cdm_now_ms() - f->starved_ms <= patience_ms(f);
 }
 
 void fetch_ring_failed(struct fetch *f)
@@ -146,10 +188,11 @@ static void look_at_ring(struct fetch *f)
 /* Nothing came for a while: the other one is asked, if there is one. */
 static void look_at_silence(struct fetch *f, int64_t now)
 {
-	if (!f->feeder || f->paused || f->writes || now - f->heard_ms < SILENT_MS)
+	int64_t silent_ms = now - f->heard_ms, patience = patience_ms(f);
+	if (!f->feeder || f->paused || f->writes || silent_ms < patience)
 		return;
 	struct link *other = f->from_ring ? sender_link(f) : ring_link(f);
-	if (!other || other == f->feeder || (feeder_starves(f) && now - f->heard_ms < STARVED_MS))
+	if (!other || other == f->feeder || (feeder_starves(f) && silent_ms < patience * STARVED_TIMES))
 		return;
 	if (f->from_ring) {
 		count_up(&f->set->counters.fetch_bypassed, 1);
@@ -199,9 +242,10 @@ int fetch_take_at(struct node *node, const struct link *l, const uint8_t *payloa
 	}
 	if (!f || !f->from_ring || !f->answered || feeder_starves(f) || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
 		return 0;
-	if ((double)at.bytes * 1000 / (double)at.elapsed < (double)f->pace * SLOW_FACTOR)
-		return 0;
-	try_sender(f);
+	bool slower = (double)at.bytes * 1000 / (double)at.elapsed >= (double)f->pace * SLOW_FACTOR;
+	f->slow_looks = slower ? f->slow_looks + 1 : 0;
+	if (f->slow_looks == SLOW_LOOKS)
+		try_sender(f);
 	return 0;
 }
 
@@ -217,12 +261,16 @@ static void look_at_pace(struct fetch *f, int64_t now)
 {
 	if (!f->feeder || now - f->looked_ms < LOOK_MS)
 		return;
+	bool held = f->held; /* what we did not take tells nothing of the feeder */
 	f->pace = (f->came - f->looked_came) * 1000 / (uint64_t)(now - f->looked_ms);
 	f->looked_ms = now;
 	f->looked_came = f->came;
+	f->held = f->paused;
 	struct link *sender = sender_link(f);
 	if (f->from_ring)
 		send_ask(f, f->feeder, FRAME_FETCH_LOOK);
+	if (held)
+		return;
 	if (f->trial == TRIAL_RUNS && !f->from_ring && now >= f->ring_bad_ms)
 		end_trial(f);
 	else if (f->trial == TRIAL_NONE && f->from_ring && sender && is_slow(f) && !feeder_starves(f))
@@ -246,7 +294,7 @@ static bool is_over(const struct fetch *f, int64_t now)
 static void tick(void *arg)
 {
 	struct set *s = arg;
-	int64_t now = cdm_now_ms();
+	int64_t now = cdm_now_ms(), late_ms = now - s->fetch_tick_ms;
 	s->fetch_timer = NULL;
 	for (struct fetch *f = s->fetches, *next; f; f = next) {
 		next = f->next;
@@ -254,6 +302,7 @@ static void tick(void *arg)
 			fetch_drop(f);
 			continue;
 		}
+		look_for_content(f, now, late_ms);
 		if (now - f->heard_ms >= TICK_MS)
 			fetch_flush_pieces(f);
 		look_at_silence(f, now);
@@ -271,8 +320,10 @@ void fetch_tick_wanted(struct set *s)
 	bool busy = false;
 	for (const struct fetch *f = s->fetches; f && !busy; f = f->next)
 		busy = f->feeder || f->waiters || (f->whole && !f->name[0]) || is_passed(f) || f->was_full;
-	if ((busy || s->fetch_queue) && !s->fetch_timer && !s->stopping)
+	if ((busy || s->fetch_queue) && !s->fetch_timer && !s->stopping) {
+		s->fetch_tick_ms = cdm_now_ms() + TICK_MS;
 		s->fetch_timer = cdm_loop_after(s->node->loop, TICK_MS, tick, s);
+	}
 }
 
 void fetch_moved(struct set *s)

@@ -50,6 +50,8 @@ struct fetch {
 	bool answered;               /* the feeder said what it has, … */
 	int64_t starved_ms;          /* … and when it said last that it has no more itself */
 	bool from_ring, paused;      /* the feeder is not who sent the change; paused: the feeder's link, by us */
+	bool held;                   /* so it was since looked_ms */
+	unsigned slow_looks;         /* so many answers in a row said that others get it faster */
 	unsigned damages;            /* times that what came was not right */
 	int64_t ring_bad_ms;         /* until then the ring is not asked */
 	unsigned ring_failures;
@@ -59,6 +61,8 @@ struct fetch {
 	unsigned refs;               /* the table, writes, the worker, feeds */
 	bool was_full;               /* there was no room for all of it */
 	int64_t heard_ms, used_ms;
+	int64_t gap_ms;              /* the longest silence that ended by itself */
+	uint64_t heard_bytes;        /* what the feeder's link had received then, pieces that are not complete included */
 	int64_t looked_ms;           /* when FETCH_LOOK was sent, and … */
 	uint64_t looked_came, pace;  /* … how far it was then; bytes per second before that */
 	enum trial { TRIAL_NONE, TRIAL_RUNS, TRIAL_OVER } trial; /* of the sender in place of the ring */
@@ -96,6 +100,7 @@ void fetch_step(struct fetch *f); /* ask somebody, if nobody is asked */
 /* Who told us of it, by now: after another parent was chosen that is not the feeder, which may be stuck. */
 void fetch_sender_is(struct fetch *f, const struct peer *p);
 void fetch_stop_asking(struct fetch *f);
+void fetch_heard(struct fetch *f, int64_t now); /* content came from its feeder */
 void fetch_ring_failed(struct fetch *f); /* it is not asked for a while */
 void fetch_resume_feeder(struct fetch *f);
 void fetch_tick_wanted(struct set *s); /* look again in a moment, if there is something to look at */

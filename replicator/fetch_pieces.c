@@ -257,7 +257,7 @@ void fetch_write_piece(struct fetch *f, const struct piece *piece, struct chunk 
 	f->gathered_end = p->offset + p->len;
 	f->writing += p->len;
 	if (f->writing > WRITES_HIGH && !f->paused) {
-		f->paused = true;
+		f->paused = f->held = true;
 		link_pause(f->feeder);
 	}
 	if (++f->gathered_count == RUN_PIECES)

@@ -157,6 +157,7 @@ struct set {
 	size_t kept_bytes;                        /* fetch_pieces.c: written, and still in memory */
 	struct waiter *fetch_queue;               /* changes for whose contents there is no room there yet */
 	struct cdm_timer *fetch_timer;
+	int64_t fetch_tick_ms;                    /* when that is due */
 	struct offer *offers;                     /* feed.c: contents that peers were told of */
 	size_t offer_next;
 	struct content_cache *content_cache; /* contents that several children are sent */

@@ -241,10 +241,10 @@ static void a_corrupted_feeder(void **state)
 	reaches("n2", "fetched", fed + 1);
 	gets_size("n2", "rotten", 48 * MIB);
 	reaches("n3", "fetched_bytes", before + MIB);
-	flip("n2", "rotten", 35 * MIB);
+	flip("n2", "rotten", 24 * MIB);
 	reaches("n3", "fetch_damaged", damaged + 1);
 	absent("n3", "rotten");
-	flip("n2", "rotten", 35 * MIB); /* as it was */
+	flip("n2", "rotten", 24 * MIB); /* as it was */
 	all_fast();
 	everywhere_equal();
 }

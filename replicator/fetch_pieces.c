@@ -18,7 +18,8 @@
 #define DIRECT_MIN (32u << 20)  /* a content of so many bytes goes past the page cache */
 #define WRITES_HIGH (8u << 20)
 #define WRITES_LOW (2u << 20)
-#define KEPT_BYTES (16u << 20)  /* of a set, written ones: who is further behind is fed from the disk */
+#define WRITES_MOST (16u << 20) /* of all contents of the node together */
+#define KEPT_BYTES (16u << 20)  /* of the node, written ones: who is further behind is fed from the disk */
 #define MARK_EVERY (8u << 20)   /* bytes between notes of how far a file got */
 
 struct fetch_piece {
@@ -50,7 +51,7 @@ static bool forget_oldest(struct fetch *f)
 	if (!f->kept)
 		f->pieces_tail = &f->kept;
 	f->kept_from = oldest->offset + oldest->len;
-	f->set->kept_bytes -= oldest->len;
+	f->set->node->kept_bytes -= oldest->len;
 	chunk_unref(oldest->chunk);
 	free(oldest);
 	return true;
@@ -63,14 +64,18 @@ void fetch_forget_pieces(struct fetch *f)
 	f->kept_from = f->came;
 }
 
+static bool keeps_too_much(const struct fetch *f)
+{
+	return f->set->node->kept_bytes > KEPT_BYTES;
+}
+
 /* Those of contents that are whole go first: few still want them. */
 static void keep_within(struct fetch *f)
 {
-	struct set *s = f->set;
-	for (struct fetch *other = s->fetches; other && s->kept_bytes > KEPT_BYTES; other = other->next)
-		while (other->whole && s->kept_bytes > KEPT_BYTES && forget_oldest(other))
+	for (struct fetch *other = f->set->fetches; other && keeps_too_much(f); other = other->next)
+		while (other->whole && keeps_too_much(f) && forget_oldest(other))
 			;
-	while (s->kept_bytes > KEPT_BYTES && forget_oldest(f))
+	while (keeps_too_much(f) && forget_oldest(f))
 		;
 }
 
@@ -157,7 +162,8 @@ static void run_is_done(struct write_run *w)
 	for (unsigned i = 0; i < w->count; i++, p = p->next)
 		p->done = true;
 	f->writing -= w->len;
-	f->set->kept_bytes += w->len;
+	f->set->node->writing_bytes -= w->len;
+	f->set->node->kept_bytes += w->len;
 	while (f->writes && f->writes->done)
 		f->writes = f->writes->next;
 	keep_within(f);
@@ -255,11 +261,14 @@ void fetch_write_piece(struct fetch *f, const struct piece *piece, struct chunk 
 	if (!f->gathered)
 		f->gathered = p;
 	f->gathered_end = p->offset + p->len;
+	f->gathered_count++;
 	f->writing += p->len;
-	if (f->writing > WRITES_HIGH && !f->paused) {
+	f->set->node->writing_bytes += p->len;
+	bool much = f->writing > WRITES_HIGH || f->set->node->writing_bytes > WRITES_MOST;
+	if (much && !f->paused) {
 		f->paused = f->held = true;
 		link_pause(f->feeder);
 	}
-	if (++f->gathered_count == RUN_PIECES)
+	if (much || f->gathered_count == RUN_PIECES) /* who is paused goes on when something of it is written */
 		fetch_flush_pieces(f);
 }

@@ -59,6 +59,7 @@ struct node {
 	struct opens *opens;          /* opens.c */
 	struct renew *renew;          /* renew.c */
 	struct feed *feeds; size_t feed_count; /* feed.c */
+	size_t kept_bytes, writing_bytes; /* fetch_pieces.c: of pieces that are written, and still in memory; that are on their way to the disk */
 	struct ssl_ctx_st *tls_client, *tls_server;
 	uint64_t instance;            /* start of this process, wall clock ns: tells runs apart */
 	uint32_t features;            /* WIRE_FEATURES; less where a test plays an older node */

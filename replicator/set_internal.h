@@ -154,7 +154,6 @@ struct set {
 	struct quarantine *quarantine;       /* what could not be applied here */
 	struct publisher *publisher;         /* belongs to the applier's thread */
 	struct fetch *fetches;                    /* fetch.c: contents on their way to here */
-	size_t kept_bytes;                        /* fetch_pieces.c: written, and still in memory */
 	struct waiter *fetch_queue;               /* changes for whose contents there is no room there yet */
 	struct cdm_timer *fetch_timer;
 	int64_t fetch_tick_ms;                    /* when that is due */

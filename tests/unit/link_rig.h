@@ -39,6 +39,8 @@ extern char rig_dir[];
 extern const char *rig_sections; /* JSON: goes into the tables */
 extern unsigned rig_detour;      /* port by which the first node is reached */
 extern bool rig_mixed;           /* pieces are in turn text, random and zeros; else all random */
+extern unsigned rig_fed, rig_fed_in_chunks; /* FED frames that came, as they were sent: numbered (their request), of bytes … */
+uint8_t rig_fed_byte(unsigned number, size_t at); /* … as this says */
 int rig_setup(void **state);
 int rig_teardown(void **state);
 

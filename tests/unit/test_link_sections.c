@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "replicator/chunk.h"
+#include "replicator/fetch.h"
 #include "replicator/pack.h"
 
 #define LINK_SECTION(compression, encryption, rate) \
@@ -102,6 +104,48 @@ static void protection_changes_while_frames_flow(void **state)
 		assert_true(wait_for(i % 4 == 3 ? no_switch_is_under_way : some_arrived, n, 20000));
 	}
 	expect_all(n);
+	pair_end(n);
+}
+
+#define FED_PIECES 120u
+
+static void feed(struct link *l, unsigned number)
+{
+	static const uint32_t sizes[] = {128 << 10, 100, 64 << 10, 128 << 10, 40000, 1, (32 << 10) - FED_HEAD, 128 << 10};
+	uint32_t len = sizes[number % (sizeof sizes / sizeof *sizes)];
+	uint8_t head[FED_HEAD] = {0};
+	struct chunk *chunk = chunk_new(len);
+	memcpy(head, &number, sizeof number);
+	for (uint32_t i = 0; i < len; i++)
+		chunk->data[i] = rig_fed_byte(number, i);
+	link_send_chunk(l, NULL, FRAME_FED, head, sizeof head, chunk->data, len, number % 3 ? chunk : NULL);
+	chunk_unref(chunk);
+}
+
+static bool all_fed(struct node **n)
+{
+	return rig_fed == FED_PIECES && all_arrived(n);
+}
+
+/* Among others, under each protection, compressed or not. */
+static void pieces_that_are_fed_arrive_where_they_stay(void **state)
+{
+	static const char *const ways[] = {LINK_SECTION(0, true, 0), LINK_SECTION(0, false, 0), LINK_SECTION(1, true, 0)};
+	struct node *n[2];
+	pair_make(n, ways[0], WIRE_FEATURES);
+	for (unsigned i = 0; i < 3; i++) {
+		pair_use(n, ways[i]);
+		rig_fed = rig_fed_in_chunks = 0;
+		for (unsigned k = 0; k < FED_PIECES / 2; k++)
+			feed(n[0]->sets[0]->child, k);
+		send_all(n);
+		for (unsigned k = FED_PIECES / 2; k < FED_PIECES; k++)
+			feed(n[0]->sets[0]->child, k);
+		assert_true(wait_for(all_fed, n, 20000));
+		expect_all(n);
+		if (i < 2)
+			assert_true(rig_fed_in_chunks >= FED_PIECES / 3); /* at least those of 128 KiB that were not in the buffer already */
+	}
 	pair_end(n);
 }
 
@@ -252,7 +296,7 @@ int main(void)
 		cmocka_unit_test(frames_arrive_equal_at_every_level_and_by_every_method),
 		cmocka_unit_test(random_content_goes_as_it_is),
 		cmocka_unit_test(a_compressed_frame_that_does_not_hold_ends_the_link),
-		cmocka_unit_test(protection_changes_while_frames_flow),
+		cmocka_unit_test(pieces_that_are_fed_arrive_where_they_stay), cmocka_unit_test(protection_changes_while_frames_flow),
 		cmocka_unit_test(without_encryption_bytes_can_be_read_but_not_changed),
 		cmocka_unit_test(an_older_peer_gets_plain_frames_in_tls),
 		cmocka_unit_test(a_limited_link_sends_no_faster_and_a_new_limit_counts_at_once),

@@ -10,25 +10,16 @@
 #include <string.h>
 #include <unistd.h>
 #include "common/buffer.h"
-#include "replicator/chunk.h"
 #include "replicator/pace.h"
 #include "replicator/plain.h"
+#include "replicator/send_queue.h"
 
 #define CONN_MAGIC 0xc0117ec7u
 #define SEND_BYTES (240u << 10)    /* protected at once, and sent at once: with what that adds it fits into 256 KiB */
 #define PLAIN_RECORDS (SEND_BYTES / PLAIN_RECORD_MAX + 1)
 #define IN_STEP (32u << 10)        /* free room wanted before plain bytes are read */
-#define OUT_KEEP (256u << 10)      /* the memory of a queue that became empty is kept, if it is no larger */
 #define FINISH_MS 1000
 #define USER_TIMEOUT_MS 15000
-
-struct part { /* of the send queue */
-	struct part *next;
-	struct cdm_buffer own;   /* its bytes, or … */
-	struct chunk *chunk;     /* … where they are */
-	const uint8_t *bytes;
-	size_t len;
-};
 
 enum conn_state { CONN_CONNECTING, CONN_HANDSHAKE, CONN_OPEN, CONN_FINISHING, CONN_CLOSED };
 
@@ -54,8 +45,7 @@ struct conn {
 	bool limited;                /* when `pace` was asked last */
 	struct cdm_timer *pace_timer;
 	struct cdm_io *connect_io, *recv_io, *send_io;
-	struct part *out, *out_last; /* what waits to be protected … */
-	size_t out_bytes;            /* … together */
+	struct send_queue out;       /* what waits to be protected */
 	struct cdm_buffer in;
 	size_t need;
 	uint8_t *fill;               /* where the next `fill_left` plain bytes go; NULL: to `in` */
@@ -80,58 +70,6 @@ static void *must(void *p)
 	return p;
 }
 
-/* --- the send queue --- */
-
-static const uint8_t *part_bytes(const struct part *p, size_t *ret_len)
-{
-	*ret_len = p->chunk ? p->len : cdm_buffer_len(&p->own);
-	return p->chunk ? p->bytes : p->own.mem + p->own.start;
-}
-
-static void part_free(struct part *p)
-{
-	chunk_unref(p->chunk);
-	cdm_buffer_fini(&p->own);
-	free(p);
-}
-
-static struct part *queue_add(struct conn *c)
-{
-	struct part *p = must(calloc(1, sizeof *p));
-	if (c->out_last)
-		c->out_last->next = p;
-	else
-		c->out = p;
-	c->out_last = p;
-	return p;
-}
-
-static void queue_drop_first(struct conn *c)
-{
-	struct part *p = c->out;
-	c->out = p->next;
-	if (!c->out)
-		c->out_last = NULL;
-	part_free(p);
-}
-
-/* The first `len` bytes, all of the first part, are done with. The last part's memory stays for what comes next. */
-static void queue_consume(struct conn *c, size_t len)
-{
-	struct part *p = c->out;
-	c->out_bytes -= len;
-	if (p->chunk) {
-		p->bytes += len;
-		p->len -= len;
-	} else {
-		cdm_buffer_consume(&p->own, len);
-	}
-	size_t left;
-	part_bytes(p, &left);
-	if (left == 0 && (p->chunk || p->next || p->own.room > OUT_KEEP))
-		queue_drop_first(c);
-}
-
 /* --- life --- */
 
 static void conn_unref(struct conn *c)
@@ -143,8 +81,7 @@ static void conn_unref(struct conn *c)
 		close(c->fd);
 	cdm_tls_free(&c->tls);
 	cdm_buffer_fini(&c->in);
-	while (c->out)
-		queue_drop_first(c);
+	send_queue_fini(&c->out);
 	free(c->plain_buf);
 	plain_free(&c->plain_out);
 	plain_free(&c->plain_in);
@@ -300,18 +237,12 @@ static bool takes_bytes(const struct conn *c)
 
 uint8_t *conn_room(struct conn *c, size_t len)
 {
-	if (!takes_bytes(c))
-		return NULL;
-	struct part *p = c->out_last && !c->out_last->chunk ? c->out_last : queue_add(c);
-	return cdm_buffer_reserve(&p->own, len);
+	return takes_bytes(c) ? send_queue_room(&c->out, len) : NULL;
 }
 
 void conn_added(struct conn *c, size_t len)
 {
-	struct cdm_buffer *own = &c->out_last->own;
-	assert(len <= own->room - own->end);
-	own->end += len;
-	c->out_bytes += len;
+	send_queue_added(&c->out, len);
 	post_flush(c);
 }
 
@@ -319,11 +250,7 @@ void conn_send_chunk(struct conn *c, struct chunk *chunk, const uint8_t *bytes, 
 {
 	if (!takes_bytes(c) || len == 0)
 		return;
-	struct part *p = queue_add(c);
-	p->chunk = chunk_ref(chunk);
-	p->bytes = bytes;
-	p->len = len;
-	c->out_bytes += len;
+	send_queue_chunk(&c->out, chunk, bytes, len);
 	post_flush(c);
 }
 
@@ -403,10 +330,10 @@ static int seal_plain(struct conn *c, size_t len, struct cdm_error *err)
 	while (r == 0 && len > 0) {
 		size_t size = len < PLAIN_RECORD_MAX ? len : PLAIN_RECORD_MAX;
 		for (size_t got = 0, n; got < size; got += n) {
-			const uint8_t *from = part_bytes(c->out, &n);
+			const uint8_t *from = send_queue_first(&c->out, &n);
 			n = n < size - got ? n : size - got;
 			memcpy(record + PLAIN_HEAD + got, from, n);
-			queue_consume(c, n);
+			send_queue_consume(&c->out, n);
 		}
 		r = plain_seal(c->plain_out, record, size, err);
 		record += size + PLAIN_OVERHEAD;
@@ -421,10 +348,10 @@ static int seal_tls(struct conn *c, size_t len, struct cdm_error *err)
 {
 	int r = 0;
 	for (size_t n; r == 0 && len > 0; len -= n) {
-		const uint8_t *from = part_bytes(c->out, &n);
+		const uint8_t *from = send_queue_first(&c->out, &n);
 		n = n < len ? n : len;
 		r = cdm_tls_write(c->tls, from, n, err);
-		queue_consume(c, n);
+		send_queue_consume(&c->out, n);
 	}
 	c->send_len = cdm_tls_out_take(c->tls, &c->send_at);
 	return r;
@@ -433,7 +360,7 @@ static int seal_tls(struct conn *c, size_t len, struct cdm_error *err)
 /* Protect some of what is queued. Afterwards send_at and send_len tell what goes out, maybe nothing. */
 static int seal_some(struct conn *c, struct cdm_error *err)
 {
-	size_t len = c->out_bytes;
+	size_t len = c->out.bytes;
 	if (len == 0 || (c->state != CONN_OPEN && c->state != CONN_FINISHING) || c->pace_timer)
 		return 0;
 	if (len > SEND_BYTES)
@@ -473,19 +400,19 @@ static void conn_flush(struct conn *c)
 	}
 	if (c->send_len > 0)
 		send_rest(c);
-	else if (c->state == CONN_FINISHING && !c->shut && c->out_bytes == 0) {
+	else if (c->state == CONN_FINISHING && !c->shut && c->out.bytes == 0) {
 		c->shut = true;
 		shutdown(c->fd, SHUT_WR);
 	}
 	if (c->state == CONN_OPEN && c->ops->drained)
-		c->ops->drained(c->arg, c->out_bytes);
+		c->ops->drained(c->arg, c->out.bytes);
 }
 
 void conn_send_plain(struct conn *c, bool on)
 {
-	assert(!c->switching && c->out_bytes > 0);
+	assert(!c->switching && c->out.bytes > 0);
 	c->switching = on != c->sends_plain;
-	c->switch_after = c->out_bytes;
+	c->switch_after = c->out.bytes;
 }
 
 bool conn_sends_plain(const struct conn *c)
@@ -501,13 +428,13 @@ bool conn_switching(const struct conn *c)
 void conn_rate_changed(struct conn *c)
 {
 	cdm_timer_cancel(&c->pace_timer);
-	if (c->out_bytes > 0)
+	if (c->out.bytes > 0)
 		post_flush(c);
 }
 
 size_t conn_queued(const struct conn *c)
 {
-	return c->out_bytes + (c->send_len - c->send_done);
+	return c->out.bytes + (c->send_len - c->send_done);
 }
 
 /* --- receiving --- */

@@ -74,12 +74,14 @@ static struct timespec time_of(int64_t ns)
 	return t;
 }
 
-static void leave_directory(struct assembly *a)
+/* 0, or -errno: to be tried again, for nobody else sets it. */
+static int leave_directory(struct assembly *a)
 {
 	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, a->dir_mtime};
-	if (a->dir_touched)
-		futimens(a->dir_fd, times);
+	if (a->dir_touched && futimens(a->dir_fd, times) < 0)
+		return -errno;
 	a->dir_touched = false;
+	return 0;
 }
 
 /* Make things in the directory that directory_of gave; its mtime from now on is this one, or (0) stays. */
@@ -105,7 +107,9 @@ static int directory_of(struct assembly *a, const char *path, size_t len, char n
 	name[name_len] = 0;
 	if (a->dir && a->dir_len == dir_len && memcmp(a->dir, path, dir_len) == 0)
 		return a->dir_fd;
-	leave_directory(a);
+	int r = leave_directory(a);
+	if (r < 0)
+		return r;
 	int fd = dir_len ? cdm_open_beneath(a->root, path, dir_len, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0) : fcntl(a->root, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
 		return dir_len ? fd : -errno;
@@ -170,7 +174,9 @@ static int make(struct assembly *a, struct incoming *in, const char *path, size_
 static int change_attributes(struct assembly *a, struct incoming *in, const char *path, size_t len, struct cdm_handle *handle)
 {
 	char name[CDM_NAME_LEN_MAX + 1];
-	leave_directory(a);
+	int r = leave_directory(a);
+	if (r < 0)
+		return r;
 	if (!path)
 		return set_attributes(in, a->pub->set->staging_fd, a->staged, handle);
 	int dir = directory_of(a, path, len, name);
@@ -209,7 +215,6 @@ static size_t build(struct assembly *a, struct cdm_handle *handle)
 	a->count = 1;
 	while ((in = in->next) && fits(a, in) && add(a, in) == 0)
 		;
-	leave_directory(a);
 	return a->count;
 }
 
@@ -219,6 +224,7 @@ static void end_spools(struct assembly *a, bool give_back)
 	char name[CDM_NAME_LEN_MAX + 1];
 	size_t len;
 	struct incoming *in = a->top;
+	a->dir_touched = false; /* the assembly is there, or it goes */
 	for (size_t i = 1; i < a->count; i++) {
 		in = in->next;
 		if (!in->staging[0])
@@ -270,7 +276,7 @@ size_t assemble_run(struct publisher *pub, struct incoming *top)
 	if (parent >= 0) {
 		snprintf(a->staged, sizeof a->staged, "tree.%lx", (unsigned long)++pub->staged_number);
 		taken = build(a, &handle);
-		if (taken > 1 && publish_tree(pub, top, a->staged, parent, name, a->records, a->count) != 0)
+		if (leave_directory(a) < 0 || (taken > 1 && publish_tree(pub, top, a->staged, parent, name, a->records, a->count) != 0))
 			taken = 0;
 		end_spools(a, taken < 2);
 		if (taken < 2) {

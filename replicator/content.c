@@ -51,7 +51,7 @@ static void name_take(struct cached_name *slot, const char *name)
 
 const char *content_user_name(uint32_t uid)
 {
-	static struct cached_name cache[NAME_CACHE];
+	static _Thread_local struct cached_name cache[NAME_CACHE];
 	bool fresh;
 	struct cached_name *slot = name_slot(cache, uid, &fresh);
 	struct passwd pw, *found = NULL;
@@ -63,7 +63,7 @@ const char *content_user_name(uint32_t uid)
 
 const char *content_group_name(uint32_t gid)
 {
-	static struct cached_name cache[NAME_CACHE];
+	static _Thread_local struct cached_name cache[NAME_CACHE];
 	bool fresh;
 	struct cached_name *slot = name_slot(cache, gid, &fresh);
 	struct group gr, *found = NULL;
@@ -129,8 +129,8 @@ static void fill_object(struct content *c, const struct stat *st)
 	k->size = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
 	k->rdev = st->st_rdev;
 	k->mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
-	k->user = content_user_name(k->uid);
-	k->group = content_group_name(k->gid);
+	k->user = strcpy(c->user, content_user_name(k->uid));
+	k->group = strcpy(c->group, content_group_name(k->gid));
 	k->user_len = strlen(k->user);
 	k->group_len = strlen(k->group);
 }

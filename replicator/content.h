@@ -14,6 +14,7 @@ struct content {
 	int fd;
 	struct carried carried;      /* change borrowed from the item; names, stamp, attributes, xattrs filled */
 	struct bytes xattr_bytes;    /* what carried.xattrs points into */
+	char user[FRAME_OWNER_MAX + 1], group[FRAME_OWNER_MAX + 1]; /* what carried.user and .group are */
 	struct cdm_range *extents;   /* what is to be sent, sorted */
 	size_t extent_count, extent_at;
 	uint64_t extent_done;        /* bytes of the current extent already handed out */
@@ -51,7 +52,7 @@ void content_hash_piece(XXH3_state_t *hash, uint64_t offset, const void *data, u
 
 /* Is this extended attribute one that replicates? */
 bool content_xattr_replicates(const char *name);
-/* Names of a user/group here, "" if it has none; cached. */
+/* Names of a user/group here, "" if it has none; cached, and good until the thread's next call. */
 const char *content_user_name(uint32_t uid);
 const char *content_group_name(uint32_t gid);
 

@@ -27,10 +27,15 @@ static struct kept *kept_at(const struct content_cache *r, size_t index)
 	return (struct kept *)&r->kept[(r->first + index) % CACHE_CONTENTS];
 }
 
+static size_t memory_of(const struct content *c)
+{
+	return sizeof *c + c->pieces.len + c->xattr_bytes.len + c->extent_count * sizeof *c->extents;
+}
+
 static void drop_oldest(struct content_cache *r)
 {
 	struct kept *k = kept_at(r, 0);
-	r->bytes -= k->content->pieces.len;
+	r->bytes -= memory_of(k->content);
 	content_close(&k->content);
 	r->first = (r->first + 1) % CACHE_CONTENTS;
 	r->count--;
@@ -54,10 +59,10 @@ void content_cache_free(struct content_cache **pr)
 
 void content_cache_keep(struct content_cache *r, struct content *c, const struct cdm_handle *handle, uint64_t position)
 {
-	while (r->count && (r->count == CACHE_CONTENTS || r->bytes + c->pieces.len > CACHE_BYTES))
+	while (r->count && (r->count == CACHE_CONTENTS || r->bytes + memory_of(c) > CACHE_BYTES))
 		drop_oldest(r);
 	*kept_at(r, r->count++) = (struct kept){content_share(c), *handle, position};
-	r->bytes += c->pieces.len;
+	r->bytes += memory_of(c);
 }
 
 struct content *content_cache_find(const struct content_cache *r, const struct item *item)

@@ -93,7 +93,7 @@ static void the_oldest_goes_first(void **state)
 	assert_true(finds(cache, 2, 1, 40, 0));
 	assert_int_equal(open_contents, CACHE_CONTENTS);
 	for (uint64_t i = 0; i < 5; i++)
-		keep(cache, 10000 + i, i, CACHE_BYTES / 4, 50);
+		keep(cache, 10000 + i, i, CACHE_BYTES / 4 - sizeof(struct content), 50);
 	assert_false(finds(cache, 10000, 0, 40, 0));
 	assert_true(finds(cache, 10001, 1, 40, 0));
 	assert_int_equal(open_contents, 4);

@@ -269,7 +269,7 @@ int stage_object(struct publisher *pub, struct incoming *in, int dir_fd, const c
 		r = cdm_handle_get(dir_fd, made, handle);
 	if (r == 0)
 		return 0;
-	if (made == name)
+	if (made == name && r != -EEXIST) /* what is there already was made before */
 		unlinkat(dir_fd, name, c->op == CDM_OP_MKDIR ? AT_REMOVEDIR : 0);
 	return cdm_fail(err, -r, "stage %s of %.*s", cdm_op_name(c->op), (int)(c->path_len < 200 ? c->path_len : 200), c->path);
 }

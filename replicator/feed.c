@@ -161,7 +161,7 @@ static void send_run(struct feed *f, uint64_t offset, const uint8_t *data, uint3
 {
 	struct bytes head = {0};
 	fed_piece_encode_head(f->request, offset, len, &head);
-	link_send_chunk(f->link, f->set, FRAME_FED, head.data, head.len, data, len, chunk);
+	link_send_chunk(f->link, f->set, FRAME_FED, head.data, head.len, data, len, len >= CHUNK_BYTES / 4 ? chunk : NULL); /* a short one would hold all of its chunk */
 	bytes_fini(&head);
 	count_up(&f->set->counters.content_sent_bytes, len);
 	count_up(&f->set->counters.fed_bytes, len);

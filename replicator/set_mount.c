@@ -57,20 +57,13 @@ static bool open_store(struct set *s)
 static void probe_start(struct set *s, bool reload);
 static void follow_or_later(struct set *s);
 
+/* Whatever waits: the mount could not be asked, its store not opened, or its journal not read. */
 static void on_probe_timer(void *arg)
 {
 	struct set *s = arg;
 	s->probe_timer = NULL;
-	if (s->mounted)
+	if (s->mounted && !s->follow.reader)
 		follow_or_later(s);
-	else
-		probe_start(s, false);
-}
-
-static void ask_again(void *arg)
-{
-	struct set *s = arg;
-	s->probe_timer = NULL;
 	probe_start(s, false);
 }
 
@@ -103,7 +96,7 @@ static void probe_done(void *arg)
 		return;
 	}
 	if (unknown && !s->probe_timer)
-		s->probe_timer = cdm_loop_after(s->node->loop, PROBE_AGAIN_MS, ask_again, s);
+		s->probe_timer = cdm_loop_after(s->node->loop, PROBE_AGAIN_MS, on_probe_timer, s);
 	if (unknown || mounted == s->mounted)
 		return;
 	s->mounted = mounted && open_store(s);

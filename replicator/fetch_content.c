@@ -160,8 +160,10 @@ static void heard(struct node *node, const struct link *l)
 	int64_t now = cdm_now_ms();
 	for (size_t i = 0; i < node->set_count; i++)
 		for (struct fetch *f = node->sets[i]->fetches; f; f = f->next)
-			if (f->feeder == l)
+			if (f->feeder == l) {
+				f->fed_ms = now;
 				fetch_heard(f, now);
+			}
 }
 
 /* chunk: where its bytes are, NULL = they must be copied. */

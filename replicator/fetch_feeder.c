@@ -111,7 +111,7 @@ static void ask(struct fetch *f, struct link *l)
 	fetch_forget_pieces(f);
 	f->request = request;
 	f->feeder = l;
-	f->heard_ms = f->looked_ms = cdm_now_ms();
+	f->heard_ms = f->fed_ms = f->looked_ms = cdm_now_ms();
 	f->heard_bytes = received_by(l);
 	f->slow_looks = 0;
 	f->answered = false;
@@ -147,14 +147,14 @@ void fetch_heard(struct fetch *f, int64_t now)
 	f->heard_ms = now;
 }
 
-/* A piece may take longer than a silence may last. What we did not look at while we did not run ourselves is no silence, either. */
+/* A piece may take longer than a silence may last; but what comes may also be something else for ever. What we did not look at while we did not run ourselves is no silence, either. */
 static void look_for_content(struct fetch *f, int64_t now, int64_t late_ms)
 {
 	uint64_t before = f->heard_bytes;
 	if (!f->feeder)
 		return;
 	f->heard_bytes = received_by(f->feeder);
-	if (f->heard_bytes >= before + HEARD_BYTES)
+	if (f->heard_bytes >= before + HEARD_BYTES && now - f->fed_ms < SILENT_MOST_MS)
 		fetch_heard(f, now);
 	else if (late_ms > 0)
 		f->heard_ms += late_ms;

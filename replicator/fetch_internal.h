@@ -61,6 +61,7 @@ struct fetch {
 	unsigned refs;               /* the table, writes, the worker, feeds */
 	bool was_full;               /* there was no room for all of it */
 	int64_t heard_ms, used_ms;
+	int64_t fed_ms;              /* when the feeder's link brought a whole piece last, whosever */
 	int64_t gap_ms;              /* the longest silence that ended by itself */
 	uint64_t heard_bytes;        /* what the feeder's link had received then, pieces that are not complete included */
 	int64_t looked_ms;           /* when FETCH_LOOK was sent, and … */

@@ -120,6 +120,14 @@ static int read_xattrs(struct content *c)
 	return 0;
 }
 
+static size_t copy_name(char to[FRAME_OWNER_MAX + 1], const char *name)
+{
+	size_t len = strnlen(name, FRAME_OWNER_MAX);
+	memcpy(to, name, len);
+	to[len] = 0;
+	return len;
+}
+
 static void fill_object(struct content *c, const struct stat *st)
 {
 	struct carried *k = &c->carried;
@@ -129,10 +137,10 @@ static void fill_object(struct content *c, const struct stat *st)
 	k->size = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
 	k->rdev = st->st_rdev;
 	k->mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
-	k->user = strcpy(c->user, content_user_name(k->uid));
-	k->group = strcpy(c->group, content_group_name(k->gid));
-	k->user_len = strlen(k->user);
-	k->group_len = strlen(k->group);
+	k->user = c->user;
+	k->group = c->group;
+	k->user_len = copy_name(c->user, content_user_name(k->uid));
+	k->group_len = copy_name(c->group, content_group_name(k->gid));
 }
 
 bool content_again(int result, uint32_t wanted, unsigned *tries)

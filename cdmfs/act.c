@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "cdmfs/settle.h"
 #include "common/faultpoint.h"
+#include "common/io.h"
 
 #define MTIME_TRIES 3
 
@@ -212,12 +213,8 @@ void act_parent_before(struct act *a, unsigned which, int dirfd)
 
 static void set_mtime(int fd, int64_t ns)
 {
-	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000}};
+	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, cdm_time_of(ns)};
 
-	if (ts[1].tv_nsec < 0) {
-		ts[1].tv_nsec += 1000000000;
-		ts[1].tv_sec--;
-	}
 	for (int tries = 0; utimensat(fd, "", ts, AT_EMPTY_PATH) < 0 && tries < MTIME_TRIES; tries++)
 		; /* nobody would set it again */
 }

@@ -271,15 +271,7 @@ static int look_written(struct fs *fs, struct cdm_change *c)
 
 static struct timespec to_timespec(int64_t ns, bool meant)
 {
-	struct timespec ts = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-
-	if (ts.tv_nsec < 0) {
-		ts.tv_nsec += 1000000000;
-		ts.tv_sec--;
-	}
-	if (!meant)
-		ts.tv_nsec = UTIME_OMIT;
-	return ts;
+	return meant ? cdm_time_of(ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
 }
 
 static int redo_setattr(int fd, const char *self, const struct cdm_attr *a)

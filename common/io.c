@@ -81,6 +81,16 @@ int cdm_pread_passing(int fd, void *buf, size_t len, off_t offset)
 	return pread_all(fd, buf, len, offset, 0);
 }
 
+struct timespec cdm_time_of(int64_t ns)
+{
+	struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	if (t.tv_nsec < 0) {
+		t.tv_nsec += 1000000000;
+		t.tv_sec--;
+	}
+	return t;
+}
+
 /* A sync that was interrupted has not reported anything yet: asking again is not a retry of a failed one. */
 static int sync_with(int (*sync_fn)(int fd), int fd)
 {

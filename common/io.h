@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 #include "common/error.h"
 
 struct cdm_io_table {
@@ -31,6 +32,9 @@ int cdm_syncfs(int fd);
 int cdm_replace_file(int dirfd, const char *name, const void *bytes, size_t len, mode_t mode, struct cdm_error *err);
 /* Whole small file, NUL added behind; caller frees. -EFBIG past limit. */
 int cdm_read_file(int dirfd, const char *name, size_t limit, char **ret, size_t *ret_len, struct cdm_error *err);
+/* Nanoseconds since 1970, or before it, as the calls that set times want them. */
+struct timespec cdm_time_of(int64_t ns);
+
 /* mkdir -p. */
 int cdm_make_dirs(const char *path, mode_t mode, struct cdm_error *err);
 

@@ -64,16 +64,6 @@ static bool fits(const struct assembly *a, const struct incoming *in)
 	return (c->op == CDM_OP_MKDIR && !gives_acls(in)) || c->op == CDM_OP_SYMLINK || c->op == CDM_OP_MKNOD || c->op == CDM_OP_SETATTR;
 }
 
-static struct timespec time_of(int64_t ns)
-{
-	struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-	if (t.tv_nsec < 0) {
-		t.tv_nsec += 1000000000;
-		t.tv_sec--;
-	}
-	return t;
-}
-
 /* 0, or -errno: to be tried again, for nobody else sets it. */
 static int leave_directory(struct assembly *a)
 {
@@ -93,7 +83,7 @@ static int touch_directory(struct assembly *a, int64_t mtime_ns)
 	if (!a->dir_touched)
 		a->dir_mtime = st.st_mtim;
 	if (mtime_ns)
-		a->dir_mtime = time_of(mtime_ns);
+		a->dir_mtime = cdm_time_of(mtime_ns);
 	a->dir_touched = true;
 	return 0;
 }
@@ -139,7 +129,7 @@ static int set_attributes(struct incoming *in, int dir, const char *name, struct
 		return -errno;
 	if (attr->mask & CDM_ATTR_MODE && fchmod(fd, attr->mode & 07777) < 0)
 		return -errno;
-	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, attr->mask & CDM_ATTR_MTIME ? time_of(attr->mtime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT}};
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, attr->mask & CDM_ATTR_MTIME ? cdm_time_of(attr->mtime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT}};
 	if (futimens(fd, times) < 0)
 		return -errno;
 	stamp.attr_clock = in->carried.change.clock;

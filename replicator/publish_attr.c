@@ -70,20 +70,10 @@ static int call_xattr(void *arg)
 	return setxattr(a->proc, a->name, a->change->value, a->change->value_len, 0);
 }
 
-static struct timespec time_of(int64_t ns)
-{
-	struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-	if (t.tv_nsec < 0) {
-		t.tv_nsec += 1000000000;
-		t.tv_sec--;
-	}
-	return t;
-}
-
 static void set_times(struct attr_call *a, const struct cdm_attr *attr)
 {
-	a->times[0] = attr->mask & CDM_ATTR_ATIME ? time_of(attr->atime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
-	a->times[1] = attr->mask & CDM_ATTR_MTIME ? time_of(attr->mtime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
+	a->times[0] = attr->mask & CDM_ATTR_ATIME ? cdm_time_of(attr->atime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
+	a->times[1] = attr->mask & CDM_ATTR_MTIME ? cdm_time_of(attr->mtime_ns) : (struct timespec){.tv_nsec = UTIME_OMIT};
 }
 
 /* The subject in the mount (O_PATH) and its stamp from the store. fd or -errno. */

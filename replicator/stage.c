@@ -134,12 +134,7 @@ int stage_write_pieces(struct incoming *in, int store_staging_fd, int fd)
 
 static int set_mtime(int dir_fd, const char *name, int fd, int64_t mtime_ns)
 {
-	struct timespec t = {.tv_sec = mtime_ns / 1000000000, .tv_nsec = mtime_ns % 1000000000};
-	if (t.tv_nsec < 0) {
-		t.tv_nsec += 1000000000;
-		t.tv_sec--;
-	}
-	struct timespec times[2] = {t, t};
+	struct timespec times[2] = {cdm_time_of(mtime_ns), cdm_time_of(mtime_ns)};
 	return (fd >= 0 ? futimens(fd, times) : utimensat(dir_fd, name, times, AT_SYMLINK_NOFOLLOW)) < 0 ? -errno : 0;
 }
 
@@ -170,7 +165,7 @@ static int finish_open(struct incoming *in, int fd, const struct stat *st)
 	if ((!owned || k->xattr_count || (st->st_mode ^ k->mode) & 07777) && fchmod(fd, k->mode & 07777) < 0)
 		return -errno;
 	r = cdm_dot_is_none(k->stamp.content.dot) ? 0 : cdm_stamp_set(fd, &k->stamp);
-	return r < 0 ? r : set_mtime(-1, NULL, fd, k->mtime_ns);
+	return r < 0 ? r : set_mtime(-1, "", fd, k->mtime_ns);
 }
 
 static int make_file(struct publisher *pub, struct incoming *in, int dir_fd, const char *name)

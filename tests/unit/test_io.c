@@ -256,6 +256,16 @@ static void the_parent_of_a_bare_name_is_the_directory_itself(void **state)
 	assert_true(cdm_open_parent(dir_fd, "none/x", 6, &last) == -ENOENT);
 }
 
+static void times_before_1970_are_told(void **state)
+{
+	struct timespec t = cdm_time_of(-1);
+	assert_int_equal(t.tv_sec, -1);
+	assert_int_equal(t.tv_nsec, 999999999);
+	t = cdm_time_of(1500000000);
+	assert_int_equal(t.tv_sec, 1);
+	assert_int_equal(t.tv_nsec, 500000000);
+}
+
 int main(void)
 {
 #define in_dir(test) cmocka_unit_test_setup_teardown(test, make_dir, remove_dir)
@@ -267,6 +277,7 @@ int main(void)
 		in_dir(nothing_outside_is_reached),
 		in_dir(paths_longer_than_path_max_work),
 		in_dir(the_parent_of_a_bare_name_is_the_directory_itself),
+		cmocka_unit_test(times_before_1970_are_told),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -291,7 +291,8 @@ int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *er
 	pub->odd |= r < 0;
 	if (r < 0)
 		return is_gone(r) ? APPLY_NOTHING : r;
-	_cleanup_close_ int fd = call.fd;
+	_cleanup_close_ int fd = call.fd; /* for its end only */
+	(void)fd;
 	bool another = !cdm_dot_equal(stamp.content.dot, c->version.dot);
 	pub->odd |= another;
 	if (attributes_are_newer(&stamp, c)) {

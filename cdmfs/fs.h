@@ -178,7 +178,7 @@ void node_return(struct fs *fs, struct descriptor *d);
 /* The kernel has forgotten the node: drop what was kept for it (orphan.c). */
 void node_forgotten(struct fs *fs, uint64_t id);
 /* Handle of an open file → node id. */
-int node_identify(struct fs *fs, int fd, const struct stat *st, struct cdm_handle *ret_handle, uint64_t *ret_id);
+int node_identify(int fd, struct cdm_handle *ret_handle, uint64_t *ret_id);
 
 struct object { /* a name in a directory, looked at once: what was there */
 	int fd;              /* O_PATH, -1 = nothing there */

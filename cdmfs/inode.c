@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 #include "cdmfs/inode_parts.h"
 
 #define RESERVE_SLOTS 4096u
@@ -211,9 +212,26 @@ static int name_add(struct inodes *t, struct slot *s, uint64_t parent, const cha
 
 /* --- public: entries --- */
 
-static bool id_is_handle(const struct cdm_handle *h, uint64_t id)
+static bool id_is_handle(const struct cdm_handle *h)
 {
-	return h->len == sizeof(id) && h->type == 1 && memcmp(h->bytes, &id, sizeof(id)) == 0;
+	return h->len == sizeof(uint64_t) && h->type == 1;
+}
+
+uint64_t inodes_id(const struct cdm_handle *h)
+{
+	uint64_t id;
+
+	if (id_is_handle(h))
+		memcpy(&id, h->bytes, sizeof(id));
+	else
+		id = XXH3_64bits_withSeed(h->bytes, h->len, h->type);
+	return id <= 1 ? ~id : id;
+}
+
+/* Does the entry stand for what has this handle? */
+static bool is_of(const struct inodes *t, const struct slot *s, const struct cdm_handle *h)
+{
+	return s->handle ? cdm_handle_equal(arena_at(&t->arena, s->handle), h) : id_is_handle(h);
 }
 
 static int slot_new(struct inodes *t, const struct node_seen *seen, uint32_t *ret)
@@ -221,7 +239,7 @@ static int slot_new(struct inodes *t, const struct node_seen *seen, uint32_t *re
 	uint32_t i, handle = 0;
 	struct slot *s;
 
-	if (!id_is_handle(seen->handle, seen->id)) {
+	if (!id_is_handle(seen->handle)) {
 		handle = arena_alloc(&t->arena, sizeof(struct cdm_handle));
 		if (!handle)
 			return -ENOMEM;
@@ -250,6 +268,8 @@ int inodes_see(struct inodes *t, const struct node_seen *seen)
 	i = slot_find(t, seen->id);
 	if (!i) {
 		r = slot_new(t, seen, &i);
+	} else if (!is_of(t, &t->slots[i], seen->handle)) {
+		r = -EIO;
 	} else {
 		struct slot *s = &t->slots[i];
 		PUBLISH(s->flags, s->flags | seen->flags);

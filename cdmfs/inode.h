@@ -43,6 +43,10 @@ struct dirty { /* unsaved content of a file */
 
 struct inodes;
 
+/* The node id of what has this handle of the store. Where a handle is 8 bytes (ext4) it is the id; longer ones are hashed (XXH3-64) with all that is in them: xfs
+ * gives an inode number to the next file at once, so only number and generation together mean one file. Never 0 or 1 (none; the root of the mount). */
+uint64_t inodes_id(const struct cdm_handle *h);
+
 /* Opens what is there; a new mount looks through what the last one left unsaved (inodes_next) and then empties it (inodes_clear).
  * Paths end at the ids of set_roots. */
 int inodes_open(int run_fd, struct inodes **ret, struct cdm_error *err);
@@ -50,7 +54,8 @@ void inodes_close(struct inodes **t);
 void inodes_clear(struct inodes *t);
 void inodes_set_roots(struct inodes *t, uint64_t content, uint64_t staging);
 
-/* Add or complete an entry with a name and `lookups` lookups more. flags are set in addition. 0 or -ENOMEM. */
+/* Add or complete an entry with a name and `lookups` lookups more. flags are set in addition. 0 or -ENOMEM; -EIO: the id is that of
+ * another handle (two of a million do not meet once in ten million trees; the second one cannot be looked at while the first one is known). */
 struct node_seen {
 	uint64_t id, parent; /* parent 0: no name */
 	const char *name;

@@ -9,17 +9,13 @@
 #include "cdmfs/fs.h"
 #include "common/log.h"
 
-int node_identify(struct fs *fs, int fd, const struct stat *st, struct cdm_handle *ret_handle, uint64_t *ret_id)
+int node_identify(int fd, struct cdm_handle *ret_handle, uint64_t *ret_id)
 {
 	int r = cdm_handle_get(fd, "", ret_handle);
 
-	if (r < 0)
-		return r;
-	if (ret_handle->len == 8 && ret_handle->type == 1)
-		memcpy(ret_id, ret_handle->bytes, 8);
-	else
-		*ret_id = st->st_ino == ROOT_NODE ? UINT64_MAX : st->st_ino;
-	return 0;
+	if (r == 0)
+		*ret_id = inodes_id(ret_handle);
+	return r;
 }
 
 /* The handle of a node; ids of ext4 carry it themselves. */
@@ -77,7 +73,7 @@ int object_find(struct fs *fs, int dirfd, const char *name, struct object *ret)
 		r = -EXDEV;
 	}
 	if (r == 0)
-		r = node_identify(fs, ret->fd, &ret->st, &ret->handle, &ret->id);
+		r = node_identify(ret->fd, &ret->handle, &ret->id);
 	if (r < 0)
 		object_close(ret);
 	return r;

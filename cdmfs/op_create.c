@@ -74,7 +74,7 @@ static int finish_object(struct act *a, struct object *o, const struct making *m
 	if (r == 0 && fstat(o->fd, &o->st) < 0)
 		r = -errno;
 	if (r == 0)
-		r = node_identify(rq->fs, o->fd, &o->st, &o->handle, &o->id);
+		r = node_identify(o->fd, &o->handle, &o->id);
 	if (r < 0)
 		return r;
 	a->c.handle = o->handle;
@@ -235,7 +235,7 @@ static int tmpfile_make(struct act *a, int dirfd, const struct fuse_create_in *i
 	if (r == 0 && fstat(o->fd, &o->st) < 0)
 		r = -errno;
 	if (r == 0)
-		r = node_identify(fs, o->fd, &o->st, &o->handle, &o->id);
+		r = node_identify(o->fd, &o->handle, &o->id);
 	if (r == 0)
 		r = orphan_keep(fs, o);
 	if (r == 0 && fstat(o->fd, &o->st) < 0)

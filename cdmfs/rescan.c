@@ -39,7 +39,7 @@ static int open_found(struct found *f)
 		return -ENOMEM;
 	if (fstat(f->dir, &st) < 0)
 		return -errno;
-	int r = node_identify(f->fs, f->dir, &st, &handle, &f->parent);
+	int r = node_identify(f->dir, &handle, &f->parent);
 	if (r == 0)
 		f->c->parent_mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 	return r < 0 ? r : object_find(f->fs, f->dir, f->name, &f->o);

@@ -88,10 +88,9 @@ static int find_name(struct fs *fs, const struct walk_entry *e, void *arg)
 	if (!S_ISREG(e->st->st_mode) || e->st->st_nlink < 1 || object_find(fs, e->dirfd, e->name, &o) < 0)
 		return 0;
 	if (o.fd >= 0 && o.id == id) {
-		struct stat st;
 		struct cdm_handle h;
 		uint64_t parent;
-		if (fstat(e->dirfd, &st) == 0 && node_identify(fs, e->dirfd, &st, &h, &parent) == 0)
+		if (node_identify(e->dirfd, &h, &parent) == 0)
 			inodes_name_add(fs->nodes, id, parent, e->name, strlen(e->name));
 		object_close(&o);
 		return -ECANCELED; /* found */
@@ -170,7 +169,6 @@ static uint64_t parent_to_lock(struct fs *fs, uint64_t id, char *path_buf)
 {
 	struct node n;
 	struct node_path p;
-	struct stat st;
 	struct cdm_handle h;
 	uint64_t parent;
 	const char *name;
@@ -179,7 +177,7 @@ static uint64_t parent_to_lock(struct fs *fs, uint64_t id, char *path_buf)
 		p.place != PLACE_CONTENT)
 		return 0;
 	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, p.path, p.len, &name);
-	return dir >= 0 && fstat(dir, &st) == 0 && node_identify(fs, dir, &st, &h, &parent) == 0 ? parent : 0;
+	return dir >= 0 && node_identify(dir, &h, &parent) == 0 ? parent : 0;
 }
 
 void save_node(struct fs *fs, uint64_t id, int64_t looked_ns)

@@ -33,7 +33,6 @@ static void spot_fini(struct spot *s)
 static int spot_look(struct fs *fs, const char *path, size_t len, struct spot *s)
 {
 	struct cdm_handle h;
-	struct stat st;
 	int r;
 
 	*s = (struct spot){.dirfd = -1, .o.fd = -1, .path = strndup(path, len)};
@@ -43,29 +42,13 @@ static int spot_look(struct fs *fs, const char *path, size_t len, struct spot *s
 	if (s->dirfd < 0)
 		return s->dirfd;
 	s->name_len = strlen(s->name);
-	r = fstat(s->dirfd, &st) < 0 ? -errno : node_identify(fs, s->dirfd, &st, &h, &s->dir_id);
+	r = node_identify(s->dirfd, &h, &s->dir_id);
 	return r < 0 ? r : object_find(fs, s->dirfd, s->name, &s->o);
 }
 
 static bool spot_has(const struct spot *s, const struct cdm_handle *h)
 {
 	return s->o.fd >= 0 && h->len && cdm_handle_equal(&s->o.handle, h);
-}
-
-static uint64_t id_of_handle(struct fs *fs, const struct cdm_handle *h)
-{
-	uint32_t cursor = 0;
-	struct node n;
-	uint64_t id = 0;
-
-	if (h->len == 8 && h->type == 1) {
-		memcpy(&id, h->bytes, 8);
-		return id;
-	}
-	while (inodes_next(fs->nodes, &cursor, &n))
-		if (cdm_handle_equal(&n.handle, h))
-			return n.id;
-	return 0;
 }
 
 static void result_from(struct cdm_change *c, const struct object *o, const struct cdm_stamp *stamp)
@@ -148,7 +131,7 @@ static int look_removed(struct fs *fs, struct cdm_change *c)
 	else if (r == -ENOENT)
 		r = 0; /* even the directory is gone */
 	if (r == 0 && c->handle.len && s.dirfd >= 0) {
-		name_lost(fs, id_of_handle(fs, &c->handle), &s);
+		name_lost(fs, inodes_id(&c->handle), &s);
 		c->parent_mtime_ns = mtime_of(s.dirfd);
 	}
 	spot_fini(&s);
@@ -239,7 +222,7 @@ static int look_written(struct fs *fs, struct cdm_change *c)
 {
 	_cleanup_close_ int fd = cdm_handle_open(fs->store.root_fd, &c->handle, O_PATH | O_CLOEXEC);
 	struct cdm_stamp stamp = {0};
-	uint64_t id = id_of_handle(fs, &c->handle);
+	uint64_t id = inodes_id(&c->handle);
 	struct stat st;
 	struct dirty_add add = {0};
 	int r;

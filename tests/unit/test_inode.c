@@ -109,6 +109,24 @@ static void moving_a_directory_moves_what_is_below(void **state)
 	rig_end(&r);
 }
 
+static void the_next_file_of_a_number_is_another_node(void **state)
+{
+	struct rig r;
+	struct cdm_handle old = {.len = 12, .type = 0x81, .bytes = {131, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}}, next = old; /* as xfs makes them: number, generation */
+	struct node_seen seen = {.id = inodes_id(&old), .parent = ROOT, .name = "old", .name_len = 3, .handle = &old, .type = S_IFREG, .lookups = 1};
+
+	next.bytes[8]++;
+	rig_make(&r);
+	assert_int_not_equal(inodes_id(&next), seen.id);
+	assert_int_equal(inodes_id(&(struct cdm_handle){.len = 8, .type = 1, .bytes = {77}}), 77);
+	assert_int_equal(inodes_see(r.t, &seen), 0);
+	assert_int_equal(inodes_see(r.t, &seen), 0);
+	seen.handle = &next;
+	assert_int_equal(inodes_see(r.t, &seen), -EIO);
+	path_is(r.t, seen.id, "old");
+	rig_end(&r);
+}
+
 static void a_file_keeps_its_other_names(void **state)
 {
 	struct rig r;
@@ -375,6 +393,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(moving_a_directory_moves_what_is_below),
+		cmocka_unit_test(the_next_file_of_a_number_is_another_node),
 		cmocka_unit_test(a_file_keeps_its_other_names),
 		cmocka_unit_test(an_entry_goes_when_nothing_needs_it),
 		cmocka_unit_test(ranges_are_merged_and_bounded),

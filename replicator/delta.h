@@ -92,8 +92,8 @@ int delta_copies_decode(const uint8_t *in, size_t len, uint64_t old_size, uint64
 
 /* --- delta_apply.c: old version + copies + what is there already = new version --- */
 /* Fill the copies into new_fd, which has everything else of the new version (holes stay) and gets its size here; old_fd is only read, its
- * holes are kept. The signer (made for new_size) is fed with all of the new version: the caller compares the digest. -ESTALE: the old version
- * is shorter than the copies want; else -errno of reading or writing. */
+ * holes are kept, and large parts of it are shared where the filesystem can (delta_share.h). The signer (made for new_size) is fed with all of the new version: the caller compares the digest. -ESTALE: the old version
+ * is shorter than the copies want, or was changed meanwhile; else -errno of reading or writing. */
 int delta_apply(int old_fd, const struct delta_copies *copies, int new_fd, uint64_t new_size, struct delta_signer *signer, struct cdm_error *err);
 
 #endif

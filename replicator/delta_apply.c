@@ -5,6 +5,7 @@
 #include "common/io.h"
 #include "replicator/delta.h"
 #include "replicator/delta_read.h"
+#include "replicator/delta_share.h"
 
 int delta_part(int fd, uint64_t at, uint64_t end, uint64_t *ret_end)
 {
@@ -87,27 +88,46 @@ int delta_feed(int fd, uint64_t from, uint64_t to, struct delta_signer *s, struc
 	return pour(&p, from, to - from, 0, err);
 }
 
+static int pour_copy(const struct pour *p, struct delta_share *share, const struct delta_copy *c, struct cdm_error *err)
+{
+	uint64_t from, to, end = c->from + c->length;
+	struct pour shared = *p;
+	shared.to = -1;
+	delta_share_copy(share, c, &from, &to);
+	if (from == to)
+		return pour(p, c->from, c->length, c->at, err);
+	int r = pour(p, c->from, from - c->from, c->at, err);
+	if (r == 0)
+		r = pour(&shared, from, to - from, 0, err);
+	return r < 0 ? r : pour(p, to, end - to, c->at + (to - c->from), err);
+}
+
 int delta_apply(int old_fd, const struct delta_copies *copies, int new_fd, uint64_t new_size, struct delta_signer *signer, struct cdm_error *err)
 {
 	_cleanup_free_ uint8_t *buf = chunk_new(new_size);
 	struct pour here = {.from = new_fd, .to = -1, .signer = signer, .buf = buf};
 	struct pour old = {.from = old_fd, .to = new_fd, .signer = signer, .buf = buf};
+	struct delta_share share;
 	uint64_t at = 0;
 	if (ftruncate(new_fd, (off_t)new_size) < 0)
 		return cdm_fail(err, errno, "set the size of a new version");
 	off_t old_size = lseek(old_fd, 0, SEEK_END);
 	if (old_size < 0)
 		return cdm_fail(err, errno, "look at the old version");
+	delta_share_init(&share, old_fd, new_fd);
 	for (size_t i = 0; i < copies->count; i++) {
 		const struct delta_copy *c = &copies->list[i];
 		if (c->from + c->length > (uint64_t)old_size)
 			return cdm_fail_plain(err, ESTALE, "the old version is shorter than it should be");
 		int r = pour(&here, at, c->at - at, at, err);
 		if (r == 0)
-			r = pour(&old, c->from, c->length, c->at, err);
+			r = pour_copy(&old, &share, c, err);
 		if (r < 0)
 			return r;
 		at = c->at + c->length;
 	}
-	return pour(&here, at, new_size - at, at, err);
+	int r = pour(&here, at, new_size - at, at, err);
+	if (r == 0 && !delta_share_holds(&share))
+		return cdm_fail_plain(err, ESTALE, "the old version was changed while it was read");
+	return r;
 }

@@ -188,6 +188,45 @@ static void known_after_a_restart(void **state)
 	assert_true(counter("n1", "deltas_sent") > 0 || total("resync_fetched") > 0);
 }
 
+/* A disk of another kind, empty, in place of n2's. */
+static void store_that_shares(const char *node)
+{
+	node_killed(node);
+	shell("n1", "cd / && umount -l %s %s/full; truncate -s 512M %s/%s/image && mkfs.xfs -q -m reflink=1 %s/%s/image && mount -o loop %s/%s/image %s",
+		lab_mount(lab, node), lab_run_dir(lab, node), lab_dir(lab), node, lab_dir(lab), node, lab_dir(lab), node, lab_store(lab, node));
+	node_started(node);
+	everywhere_equal();
+}
+
+static bool is_settled(void *arg, char *seen)
+{
+	const struct stat *st = arg;
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	snprintf(seen, 512, "changed at %lld", (long long)st->st_ctim.tv_sec);
+	return now.tv_sec > st->st_ctim.tv_sec + 1;
+}
+
+static void blocks_are_shared_where_the_disk_can(void **state)
+{
+	struct stat st;
+	store_that_shares("n2");
+	shipped("head -c 8M /dev/urandom > shared");
+	_cleanup_free_ char *path = lab_store_path(lab, "n2", "shared");
+	_cleanup_close_ int old = open(path, O_RDONLY | O_CLOEXEC); /* it keeps its blocks */
+	assert_int_equal(fstat(old, &st), 0);
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(is_settled, &st, STORY_MS, "the old version's age", &err) < 0)
+		fail_msg("%s", err.text);
+	int64_t applied = counter("n2", "deltas_applied"), refused = total("deltas_refused");
+	travels("(head -c 1000000 shared; head -c 4096 /dev/urandom; tail -c +1000001 shared) > shared.new && mv shared.new shared");
+	assert_int_equal(counter("n2", "deltas_applied") - applied, 1);
+	shell("n2", "filefrag -v %s | grep -q shared", path);
+	travels("(echo unaligned; cat shared) > shared.new && mv shared.new shared");
+	assert_int_equal(counter("n2", "deltas_applied") - applied, 2);
+	assert_int_equal(total("deltas_refused"), refused);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -202,6 +241,7 @@ int main(void)
 		cmocka_unit_test(a_base_that_somebody_else_changed),
 		cmocka_unit_test(many_versions_quickly),
 		cmocka_unit_test(known_after_a_restart),
+		cmocka_unit_test(blocks_are_shared_where_the_disk_can),
 	};
 	return STORIES("delta", ((struct lab_options){.nodes = 3, .netns = true}), stories);
 }

@@ -107,14 +107,13 @@ int delta_apply(int old_fd, const struct delta_copies *copies, int new_fd, uint6
 	_cleanup_free_ uint8_t *buf = chunk_new(new_size);
 	struct pour here = {.from = new_fd, .to = -1, .signer = signer, .buf = buf};
 	struct pour old = {.from = old_fd, .to = new_fd, .signer = signer, .buf = buf};
-	struct delta_share share;
+	struct delta_share share = {.from = old_fd, .to = new_fd};
 	uint64_t at = 0;
 	if (ftruncate(new_fd, (off_t)new_size) < 0)
 		return cdm_fail(err, errno, "set the size of a new version");
 	off_t old_size = lseek(old_fd, 0, SEEK_END);
 	if (old_size < 0)
 		return cdm_fail(err, errno, "look at the old version");
-	delta_share_init(&share, old_fd, new_fd);
 	for (size_t i = 0; i < copies->count; i++) {
 		const struct delta_copy *c = &copies->list[i];
 		if (c->from + c->length > (uint64_t)old_size)

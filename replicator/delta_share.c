@@ -21,18 +21,22 @@ static bool is_settled(const struct stat *st)
 	return llabs(cdm_wall_ns() - changed_ns) > SETTLED_NS;
 }
 
-void delta_share_init(struct delta_share *s, int from, int to)
+static void look(struct delta_share *s)
 {
 	struct statfs fs;
-	*s = (struct delta_share){.from = from, .to = to};
-	if (fstat(from, &s->before) == 0 && is_settled(&s->before) && fstatfs(to, &fs) == 0 && fs.f_bsize > 0)
+	s->looked = true;
+	if (fstat(s->from, &s->before) == 0 && is_settled(&s->before) && fstatfs(s->to, &fs) == 0 && fs.f_bsize > 0)
 		s->block = (uint64_t)fs.f_bsize;
 }
 
 void delta_share_copy(struct delta_share *s, const struct delta_copy *c, uint64_t *ret_from, uint64_t *ret_to)
 {
 	*ret_from = *ret_to = 0;
-	if (!s->block || c->length < SHARE_MIN || c->from % s->block != c->at % s->block)
+	if (c->length < SHARE_MIN)
+		return;
+	if (!s->looked)
+		look(s);
+	if (!s->block || c->from % s->block != c->at % s->block)
 		return;
 	uint64_t skip = (s->block - c->from % s->block) % s->block;
 	uint64_t len = (c->length - skip) / s->block * s->block;

@@ -7,17 +7,16 @@
 #include <sys/stat.h>
 #include "replicator/delta.h"
 
-struct delta_share {
+struct delta_share { /* begins with from, to (both are borrowed) and zeros */
 	int from, to;
+	bool looked;
 	uint64_t block;     /* what is shared begins and ends at multiples of this; 0: not here */
 	bool shared;        /* something is */
 	struct stat before; /* the old version, before anything was */
 };
 
-/* Look whether from's blocks may become to's (both are borrowed). An old version that was changed a moment ago is not shared: a change
- * right after could not be told from that one. */
-void delta_share_init(struct delta_share *s, int from, int to);
-/* Share what of a copy is whole blocks: ret_from, ret_to say which part of the old version that was (both 0: none of it). */
+/* Share what of a copy is whole blocks: ret_from, ret_to say which part of the old version that was (both 0: none of it). An old version that
+ * was changed a moment ago is not shared: a change right after could not be told from that one. */
 void delta_share_copy(struct delta_share *s, const struct delta_copy *c, uint64_t *ret_from, uint64_t *ret_to);
 /* After the shared parts were read from the old version: are they what is shared? False: it was changed meanwhile. */
 bool delta_share_holds(const struct delta_share *s);

@@ -232,6 +232,14 @@ void act_parent_after(struct act *a, unsigned which, int dirfd)
 	}
 }
 
+void act_keep_mtime(const struct object *moved)
+{
+	int64_t before = (int64_t)moved->st.st_mtim.tv_sec * 1000000000 + moved->st.st_mtim.tv_nsec;
+
+	if (S_ISDIR(moved->st.st_mode) && directory_mtime_ns(moved->fd) != before)
+		set_mtime(moved->fd, before);
+}
+
 int act_stamp(struct act *a, int fd, bool content, bool attributes)
 {
 	struct cdm_stamp s = {0};

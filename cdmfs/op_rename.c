@@ -230,6 +230,10 @@ static int rename_act(struct act *a, struct renaming *m)
 		return r;
 	}
 	names_moved(a, m, kept);
+	if (m->flags & RENAME_EXCHANGE) {
+		act_keep_mtime(&m->o);
+		act_keep_mtime(&m->victim);
+	}
 	act_parent_after(a, m->turned, m->dirfd);
 	act_parent_after(a, !m->turned, m->dirfd2);
 	return act_is_announced(a) ? act_stamp(a, m->o.fd, false, false) : 0;

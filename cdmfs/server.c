@@ -242,7 +242,7 @@ static int begin_serving(struct server *s, struct cdm_error *err)
 	if (r == 0)
 		r = s->options->resume ? session_resume(fs, err) : session_init(fs, err);
 	if (r == 0 && s->options->resume)
-		cdm_log(resumed, cdm_uint("nodes", inodes_count(fs->nodes)));
+		cdm_log(resumed, cdm_uint("nodes", inodes_count(fs->nodes)), cdm_uint("records", s->state.records));
 	return r < 0 ? r : begin_check(s, err);
 }
 

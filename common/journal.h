@@ -42,6 +42,7 @@ struct cdm_journal_state { /* what open found */
 	bool torn;               /* a torn end was cut */
 	struct cdm_vector applied, durable; /* from the last MARK/CLEAN on; durable = that mark */
 	int64_t mark_ns;         /* wall clock of the last MARK, 0 = none */
+	uint64_t records;        /* so many had to be read to know what is applied */
 };
 
 /* Open for writing. On a dead tail after an unclean end (with cut_to_mark `applied` is `durable` then, and the caller finds

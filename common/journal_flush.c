@@ -136,6 +136,20 @@ static int write_group(struct cdm_journal *j, uint64_t upto)
 
 /* --- the thread --- */
 
+void journal_note_resume_locked(struct cdm_journal *j)
+{
+	const struct tail_header *h = j->tail.header;
+	struct resume known = {.instance = h->instance, .base = h->base, .position = journal_synced(j), .origin = j->origin,
+		.last_number = j->last_number, .sequence = j->sequence, .clock = cdm_clock_now(), .mark_clock = j->mark_clock,
+		.applied = j->applied, .marked = j->marked};
+	resume_prepare(&j->resume, &known);
+	pthread_mutex_unlock(&j->lock);
+	cdm_faultpoint("journal.synced_not_noted");
+	resume_write(&j->resume);
+	cdm_faultpoint("journal.noted_not_next");
+	pthread_mutex_lock(&j->lock);
+}
+
 static void flush_locked(struct cdm_journal *j)
 {
 	uint64_t upto = journal_frontier(j), synced = journal_synced(j);
@@ -157,6 +171,8 @@ static void flush_locked(struct cdm_journal *j)
 	else if (!j->disk_full)
 		j->failed = -EIO;
 	pthread_cond_broadcast(&j->done);
+	if (r == 0)
+		journal_note_resume_locked(j);
 }
 
 static void wait_work_locked(struct cdm_journal *j, enum flusher_wait how, int64_t deadline_ns)

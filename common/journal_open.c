@@ -27,6 +27,21 @@ struct recovery {
 	uint64_t own_highest; /* number, pending ones included */
 };
 
+/* Nothing of it, or what a note says that all records before its position amount to. */
+static struct recovery recovery_begin(struct cdm_journal *j, struct cdm_journal_state *state, const struct resume *known)
+{
+	if (j->sequence < known->sequence) /* what was forgotten had numbers, too */
+		j->sequence = known->sequence;
+	j->mark_clock = known->mark_clock;
+	cdm_vector_copy(&j->applied, &known->applied);
+	cdm_vector_copy(&j->marked, &known->marked);
+	cdm_vector_copy(&state->durable, &known->marked);
+	state->mark_ns = cdm_clock_to_ns(known->mark_clock);
+	state->records = 0;
+	cdm_clock_observe(known->clock);
+	return (struct recovery){.j = j, .state = state, .own_highest = known->last_number};
+}
+
 static void take_mark(struct recovery *rec, const uint8_t *record, size_t length)
 {
 	struct cdm_change c;
@@ -44,6 +59,7 @@ static int take_record(void *arg, const uint8_t *record, size_t length)
 	struct recovery *rec = arg;
 	struct cdm_change_head head;
 	uint64_t sequence = record_u64(record, RECORD_SEQUENCE);
+	rec->state->records++;
 	if (sequence > rec->j->sequence)
 		rec->j->sequence = sequence;
 	if (record_head(record, &head) < 0)
@@ -59,12 +75,11 @@ static int take_record(void *arg, const uint8_t *record, size_t length)
 	return 0;
 }
 
-/* All records from where the last mark began to be behind, up to `end` in the segments and up to head in the ring. */
-static int recover_state(struct cdm_journal *j, uint64_t from, uint64_t end, struct cdm_journal_state *state,
-	struct cdm_error *err)
+/* All records from `known->position`, if that is 0 the oldest, up to `end` in the segments and up to head in the ring. */
+static int recover_from(struct cdm_journal *j, const struct resume *known, uint64_t end, struct cdm_journal_state *state, struct cdm_error *err)
 {
-	struct recovery rec = {.j = j, .state = state};
-	int r = scan_records(&j->segments, from, end, take_record, &rec, err);
+	struct recovery rec = recovery_begin(j, state, known);
+	int r = scan_records(&j->segments, known->position, end, take_record, &rec, err);
 	if (r < 0)
 		return r;
 	bool pad;
@@ -80,6 +95,12 @@ static int recover_state(struct cdm_journal *j, uint64_t from, uint64_t end, str
 		j->last_number = rec.own_highest;
 	cdm_vector_copy(&state->applied, &j->applied);
 	return 0;
+}
+
+/* From where the last mark began to be behind. */
+static int recover_state(struct cdm_journal *j, uint64_t since, uint64_t end, struct cdm_journal_state *state, struct cdm_error *err)
+{
+	return recover_from(j, &(struct resume){.position = since}, end, state, err);
 }
 
 /* --- a living tail --- */
@@ -149,6 +170,23 @@ static int reopen_segment(struct cdm_journal *j, struct cdm_error *err)
 	return r < 0 ? cdm_fail(err, -r, "read the last journal segment") : 0;
 }
 
+static bool note_fits(const struct cdm_journal *j, const struct resume *known)
+{
+	return known->origin == j->origin && known->position % RECORD_ALIGN == 0 && known->position >= j->segments.list[0].start &&
+		known->position <= journal_synced(j);
+}
+
+/* From where the writer that died noted what it knew; false: as if there were no note. */
+static bool recover_noted(struct cdm_journal *j, struct cdm_journal_state *state)
+{
+	const struct tail_header *h = j->tail.header;
+	struct resume known;
+	bool found = resume_read(&j->resume, h->instance, h->base, &known) && note_fits(j, &known) &&
+		recover_from(j, &known, h->synced, state, NULL) == 0;
+	resume_fini(&known);
+	return found;
+}
+
 static int open_alive(struct cdm_journal *j, struct cdm_journal_state *state, struct cdm_error *err)
 {
 	struct tail_header *h = j->tail.header;
@@ -157,10 +195,18 @@ static int open_alive(struct cdm_journal *j, struct cdm_journal_state *state, st
 	j->written = h->synced;
 	j->pending_next = h->frontier;
 	j->pending_end = h->head;
+	j->mark_position = h->last_mark;
 	int r = reopen_segment(j, err);
 	if (r < 0)
 		return r;
-	return recover_state(j, h->mark_since, h->synced, state, err);
+	j->resume = resume_open(j->run_dir, false);
+	r = recover_noted(j, state) ? 0 : recover_state(j, h->mark_since, h->synced, state, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&j->lock);
+	journal_note_resume_locked(j);
+	pthread_mutex_unlock(&j->lock);
+	return 0;
 }
 
 /* --- only segments --- */
@@ -305,6 +351,7 @@ static int open_lost(struct cdm_journal *j, const struct cdm_journal_conf *conf,
 	j->tail.header->incarnation = conf->incarnation;
 	j->tail.header->last_mark = mark.position;
 	j->tail.header->mark_since = mark.since;
+	j->resume = resume_open(j->run_dir, true);
 	return 0;
 }
 
@@ -366,6 +413,7 @@ static struct cdm_journal *new_journal(const struct cdm_journal_conf *conf)
 	j->sync_interval_ms = conf->sync_interval_ms ? conf->sync_interval_ms : 100;
 	j->lock_fd = j->segment_fd = -1;
 	j->tail = TAIL_NONE;
+	j->resume = RESUME_FILE_NONE;
 	j->context_due = true;
 	for (unsigned i = 0; i < TAIL_READERS; i++)
 		j->wake_fds[i] = -1;
@@ -386,6 +434,7 @@ static void free_journal(struct cdm_journal *j)
 	for (unsigned i = 0; i < TAIL_READERS; i++)
 		cdm_cleanup_close(&j->wake_fds[i]);
 	tail_unmap(&j->tail);
+	resume_close(&j->resume);
 	cdm_cleanup_close(&j->segment_fd);
 	segments_fini(&j->segments);
 	cdm_cleanup_close(&j->lock_fd);
@@ -491,6 +540,7 @@ static void remove_tail(struct cdm_journal *j)
 	atomic_store(&j->tail.header->closed, 1);
 	if (run_fd >= 0) {
 		unlinkat(run_fd, TAIL_FILE, 0);
+		unlinkat(run_fd, RESUME_FILE, 0);
 		close(run_fd);
 	}
 	journal_wake_readers(j, atomic_exchange(&j->tail.header->armed, 0));

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include "common/journal_record.h"
+#include "common/journal_resume.h"
 #include "common/journal_segments.h"
 #include "common/journal_tail.h"
 
@@ -51,6 +52,7 @@ struct cdm_journal {
 	int segment_fd; /* the last of them, or -1: make one */
 	struct segment_commit commit;
 	uint64_t written; /* >= synced */
+	struct resume_file resume;
 
 	/* the FIFOs of the readers */
 	pthread_mutex_t wake_lock;
@@ -77,6 +79,8 @@ bool journal_advance_frontier_locked(struct cdm_journal *j);
 /* Write into the FIFO of every reader in `slots`. */
 void journal_wake_readers(struct cdm_journal *j, uint32_t slots);
 
+/* Note for the next writer what all before `synced` amounts to; called and left with the lock held, not held while it writes. */
+void journal_note_resume_locked(struct cdm_journal *j);
 int journal_start_flusher(struct cdm_journal *j, struct cdm_error *err);
 /* Ends it after what is settled by now has been tried once. */
 void journal_stop_flusher(struct cdm_journal *j);

@@ -95,6 +95,37 @@ void rig_lose_tail(struct rig *rig)
 	assert_int_equal(unlink(path), 0);
 }
 
+static void tell_found(struct rig *rig)
+{
+	char *applied = cdm_vector_format(&rig->state.applied), *durable = cdm_vector_format(&rig->state.durable), path[96];
+	snprintf(path, sizeof path, "%s/found", rig->dir);
+	FILE *f = fopen(path, "we");
+	if (!f || fprintf(f, "applied %s durable %s marked %lld", applied, durable, (long long)rig->state.mark_ns) < 0 || fclose(f) != 0)
+		_exit(4);
+}
+
+static void find(struct rig *rig, char out[1024])
+{
+	char path[96];
+	rig_in_dying_child(rig, tell_found);
+	snprintf(path, sizeof path, "%s/found", rig->dir);
+	FILE *f = fopen(path, "re");
+	assert_true(f && fgets(out, 1024, f));
+	fclose(f);
+}
+
+void rig_assert_note_is_true(struct rig *rig)
+{
+	char note[128], kept[128], with[1024], without[1024];
+	snprintf(note, sizeof note, "%s/resume", rig->run);
+	snprintf(kept, sizeof kept, "%s/kept", rig->run);
+	bool noted = rename(note, kept) == 0;
+	find(rig, without);
+	assert_true(!noted || rename(kept, note) == 0);
+	find(rig, with);
+	assert_string_equal(with, without);
+}
+
 struct cdm_journal_reader *rig_reader(struct rig *rig)
 {
 	struct cdm_journal_reader *r;

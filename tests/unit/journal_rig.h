@@ -37,6 +37,8 @@ void rig_close(struct rig *rig);
 typedef void rig_fn(struct rig *rig);
 void rig_in_dying_child(struct rig *rig, rig_fn *fn);
 void rig_lose_tail(struct rig *rig);
+/* The writer is dead: what the next one takes from the note RUN/SET/resume is what reading the journal gives. */
+void rig_assert_note_is_true(struct rig *rig);
 struct cdm_journal_reader *rig_reader(struct rig *rig);
 
 struct cdm_change rig_write_change(const char *path); /* an own WRITE */

@@ -135,8 +135,10 @@ static void nothing_settled_is_lost_by_kill(void **state)
 		await_appends(pid, shared, (uint32_t)(rand_r(&seed) % 20000));
 		assert_int_equal(kill(pid, SIGKILL), 0);
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
-		rig_open(&rig);
 		bool was_opened = position > 0 || highest_known(shared) > 0 || atomic_load(&shared->ready);
+		if (was_opened)
+			rig_assert_note_is_true(&rig);
+		rig_open(&rig);
 		assert_int_equal(rig.state.tail_alive, was_opened);
 		settle_pending(&rig);
 		struct cdm_journal_reader *r = rig_reader(&rig);
@@ -217,6 +219,8 @@ static void check_after_point(const char *point, bool lose_tail)
 	assert_true(progress != MAP_FAILED);
 	if (lose_tail)
 		rig_lose_tail(&rig);
+	else
+		rig_assert_note_is_true(&rig);
 	rig_open(&rig);
 	assert_int_equal(rig.state.tail_alive, !lose_tail);
 	settle_pending(&rig);
@@ -233,7 +237,8 @@ static void nothing_is_lost_at_any_named_point(void **state)
 {
 	static const char *const points[] = {"journal.appended_not_done", "journal.appended_not_done:3000",
 		"journal.segment_full_next_not_made", "journal.segment_full_next_not_made:2",
-		"journal.written_not_synced", "journal.written_not_synced:7"};
+		"journal.written_not_synced", "journal.written_not_synced:7", "journal.synced_not_noted", "journal.synced_not_noted:7",
+		"journal.noted_not_next", "journal.noted_not_next:7"};
 	for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
 		check_after_point(points[i], false);
 		check_after_point(points[i], true);

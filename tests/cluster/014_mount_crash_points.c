@@ -503,7 +503,13 @@ static bool is_excluded(const char *path)
 	return cdm_filter_match(&excludes, path, strlen(path)) != NULL;
 }
 
-static void run_one(const struct operation *o, const char *point, int times)
+static bool all_have_died(void *arg)
+{
+	return atomic_load(&armed.done) == armed.times;
+}
+
+/* till_dead: the point is passed by itself, not by the operation; until that has happened nothing is looked at. */
+static void run_one(const struct operation *o, const char *point, int times, bool till_dead)
 {
 	static unsigned run;
 	char path[200];
@@ -518,6 +524,8 @@ static void run_one(const struct operation *o, const char *point, int times)
 	begin_dying(point, times);
 	errno = 0;
 	int r = o->act(), e = errno;
+	if (till_dead)
+		fixture_wait("the deaths", all_have_died, NULL);
 	int died = end_dying();
 	deaths += (unsigned)died;
 	if (r < 0)
@@ -532,6 +540,13 @@ static bool all_saved(void *arg)
 	return fixture_unsaved(fixture) == 0;
 }
 
+static void end_deaths(void)
+{
+	fixture_wait("everything is saved", all_saved, NULL);
+	read_journal();
+	shipped_assert_equal(&tree, fixture, is_excluded);
+}
+
 /* Up to three deaths at the first pass; and one, or two in a row, at later passes, where the first is not the operation itself but what
  * goes before it. */
 static void die_at(const char *point)
@@ -542,11 +557,9 @@ static void die_at(const char *point)
 		for (int times = 1; times <= (pass == 1 ? 3 : 2); times++)
 			for (size_t i = 0; i < sizeof(operations) / sizeof(*operations); i++) {
 				snprintf(later, sizeof(later), "%s:%d", point, pass);
-				run_one(&operations[i], later, times);
+				run_one(&operations[i], later, times, false);
 			}
-	fixture_wait("everything is saved", all_saved, NULL);
-	read_journal();
-	shipped_assert_equal(&tree, fixture, is_excluded);
+	end_deaths();
 }
 
 static void before_the_operation(void **state)
@@ -589,6 +602,51 @@ static void while_saving(void **state)
 	die_at("save.recorded_not_noted");
 }
 
+/* Syncs without a pause, so that a server is always about to note for the next one what its journal amounts to. */
+static atomic_bool syncing;
+
+static void *sync_on(void *arg)
+{
+	int *fd = arg;
+
+	while (atomic_load(&syncing))
+		if (pwrite(*fd, "x", 1, 0) != 1 || fsync(*fd) < 0)
+			return fd;
+	return NULL;
+}
+
+static void die_while_noting(const char *point)
+{
+	char path[200];
+	pthread_t thread;
+	void *failed;
+
+	snprintf(path, sizeof(path), "%s/synced", fixture->mnt);
+	int fd = open(path, O_WRONLY | O_CREAT, 0644);
+	assert_true(fd >= 0);
+	atomic_store(&syncing, true);
+	assert_int_equal(pthread_create(&thread, NULL, sync_on, &fd), 0);
+	for (int times = 1; times <= 2; times++)
+		for (size_t i = 0; i < sizeof(operations) / sizeof(*operations); i++)
+			run_one(&operations[i], point, times, true);
+	atomic_store(&syncing, false);
+	pthread_join(thread, &failed);
+	close(fd);
+	if (failed)
+		fail_msg("%s: a write or fsync beside the operations failed", point);
+	end_deaths();
+}
+
+static void before_the_note_for_the_next_server(void **state)
+{
+	die_while_noting("journal.synced_not_noted");
+}
+
+static void after_the_note_for_the_next_server(void **state)
+{
+	die_while_noting("journal.noted_not_next");
+}
+
 static void servers_did_die(void **state)
 {
 	assert_true(deaths > 100);
@@ -618,6 +676,7 @@ static int body(struct fixture *f)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(before_the_operation), cmocka_unit_test(after_the_operation),
 		cmocka_unit_test(after_the_outcome), cmocka_unit_test(before_the_answer),
 		cmocka_unit_test(before_the_answer_of_a_change), cmocka_unit_test(after_the_answer), cmocka_unit_test(while_appending_to_the_journal), cmocka_unit_test(while_saving),
+		cmocka_unit_test(before_the_note_for_the_next_server), cmocka_unit_test(after_the_note_for_the_next_server),
 		cmocka_unit_test(servers_did_die)};
 
 	fixture = f;

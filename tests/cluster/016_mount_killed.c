@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* 016_mount_killed — a serving and editing load while server, watcher and holder are killed at random, alone or together, or replaced by an upgrade in
- * place: no call fails, nothing is torn, lost or doubled, and the pause that a caller feels is told for each kind.
- * CDMFS_TEST_ROUNDS=n deaths (default 60), CDMFS_TEST_SEED=n repeats their choice. */
+ * place: no call fails, nothing is torn, lost or doubled, and the pause that a caller feels is told for each kind; also where much was
+ * written since the last checkpoint. CDMFS_TEST_ROUNDS=n deaths (default 60), CDMFS_TEST_SEED=n repeats their choice, CDMFS_TEST_RECORDS=n
+ * are written before the deaths without checkpoints (default 40000). */
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -20,6 +22,7 @@
 #include "tests/cluster/shipped.h"
 
 #define ROUNDS 60
+#define RECORDS 40000
 #define PACE_MS 3
 #define READ_EVERY 20 /* rounds between looks at the journal: it must not outrun us */
 
@@ -158,8 +161,10 @@ static struct event {
 	{"server killed", server_dies, 12, NULL, 0}, {"watcher killed", watcher_dies, 3, NULL, 0}, {"both killed", both_children_die, 2, NULL, 0},
 	{"holder killed", holder_dies, 2, NULL, 0}, {"holder and server killed", holder_and_server_die, 1, NULL, 0},
 	{"holder and watcher killed", holder_and_watcher_die, 1, NULL, 0}, {"upgrade in place", upgrade_in_place, 2, NULL, 0},
+	{"server, no checkpoints", server_dies, 0, NULL, 0},
 };
 #define EVENTS (sizeof(events) / sizeof(*events))
+#define WITHOUT_CHECKPOINTS (&events[EVENTS - 1])
 
 static struct event *choose(void)
 {
@@ -202,7 +207,8 @@ static void report(void)
 static void one_round(struct event *e)
 {
 	poll(NULL, 0, 20 + (int)((unsigned)rand_r(&seed) % 200)); /* the moment of the death */
-	fixture_mark(fixture); /* as the replicator does all the time */
+	if (e != WITHOUT_CHECKPOINTS)
+		fixture_mark(fixture); /* as the replicator does all the time */
 	load_pause_begin();
 	if (e->happens)
 		e->happens();
@@ -223,25 +229,69 @@ static bool all_is_shipped(void *arg)
 	return fixture_unsaved(fixture) == 0;
 }
 
-static void killed_at_random(void **state)
+static unsigned number_of(const char *variable, unsigned otherwise)
 {
-	unsigned rounds = getenv("CDMFS_TEST_ROUNDS") ? (unsigned)atoi(getenv("CDMFS_TEST_ROUNDS")) : ROUNDS;
+	const char *text = getenv(variable);
 
-	seed = getenv("CDMFS_TEST_SEED") ? (unsigned)atoi(getenv("CDMFS_TEST_SEED")) : (unsigned)cdm_now_ns();
+	return text ? (unsigned)atoi(text) : otherwise;
+}
+
+static unsigned begin_deaths(void)
+{
+	unsigned rounds = number_of("CDMFS_TEST_ROUNDS", ROUNDS);
+
+	seed = number_of("CDMFS_TEST_SEED", (unsigned)cdm_now_ns());
 	print_message("CDMFS_TEST_SEED=%u, %u rounds\n", seed, rounds);
 	load_start(PACE_MS);
 	load_wait_for_progress();
+	return rounds;
+}
+
+static void end_deaths(void)
+{
+	load_finish();
+	report();
+	fixture_wait("everything is saved", all_is_shipped, NULL);
+	position = fixture_journal_read(fixture, position, shipped_record, &tree);
+	shipped_assert_equal(&tree, fixture, is_excluded);
+}
+
+static void killed_at_random(void **state)
+{
+	unsigned rounds = begin_deaths();
+
 	for (unsigned i = 0; i < rounds; i++) {
 		one_round(choose());
 		if (i % READ_EVERY == READ_EVERY - 1)
 			position = fixture_journal_read(fixture, position, shipped_record, &tree);
 	}
 	check_upgraded();
-	load_finish();
-	report();
-	fixture_wait("everything is saved", all_is_shipped, NULL);
-	position = fixture_journal_read(fixture, position, shipped_record, &tree);
-	shipped_assert_equal(&tree, fixture, is_excluded);
+	end_deaths();
+}
+
+static void write_much(void)
+{
+	char path[160];
+	unsigned count = number_of("CDMFS_TEST_RECORDS", RECORDS);
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/much", fixture->mnt);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+	assert_true(fd >= 0);
+	for (unsigned i = 0; i < count; i++)
+		assert_int_equal(pwrite(fd, &i, sizeof(i), i % 1024 * (off_t)sizeof(i)), sizeof(i));
+	assert_int_equal(close(fd), 0);
+	print_message("%u records since the last checkpoint\n", count);
+}
+
+/* As after a long time without a replicator: what a new server needs is not to be had from the journal in a moment. */
+static void killed_without_checkpoints(void **state)
+{
+	write_much();
+	unsigned rounds = begin_deaths();
+	for (unsigned i = 0; i < rounds; i++)
+		one_round(WITHOUT_CHECKPOINTS);
+	end_deaths();
 }
 
 /* The same calls without any death, to compare with. */
@@ -301,6 +351,7 @@ static int unmount_all(void **state)
 static int body(struct fixture *f)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(undisturbed, begin_fresh, end_load),
+		cmocka_unit_test_setup_teardown(killed_without_checkpoints, begin_fresh, end_load),
 		cmocka_unit_test_setup_teardown(killed_at_random, begin_fresh, end_load)};
 
 	fixture = f;

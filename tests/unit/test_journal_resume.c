@@ -2,6 +2,7 @@
 /* What a writer notes for the next one (journal_resume.h): it saves reading and never changes what is found, whatever became of it. */
 #include "journal_rig.h"
 #include "common/cursor.h"
+#include "common/journal_resume.h"
 
 #define SLOT 135168
 #define PUT 3000
@@ -206,6 +207,16 @@ static void write_notes(struct rig *rig, uint8_t slots[2][256])
 	close(fd);
 }
 
+/* Two notes behind the last record, and no others follow by themselves. */
+static void two_notes(struct rig *rig, uint8_t slots[2][256])
+{
+	rig->conf.sync_interval_ms = 60000;
+	rig_in_dying_child(rig, put_many);
+	rig_in_dying_child(rig, open_only);
+	rig_in_dying_child(rig, open_only);
+	read_notes(rig, slots);
+}
+
 static void applied_is_right(struct rig *rig)
 {
 	char *text = cdm_vector_format(&rig->state.applied);
@@ -228,7 +239,7 @@ static void little_is_read(struct rig *rig)
 		_exit(7);
 }
 
-static void with_damage(struct rig *rig, uint8_t slots[2][256], unsigned which, size_t at, rig_fn *then)
+static void damage(struct rig *rig, uint8_t slots[2][256], unsigned which, size_t at)
 {
 	uint8_t damaged[2][256];
 	memcpy(damaged, slots, sizeof damaged);
@@ -236,29 +247,69 @@ static void with_damage(struct rig *rig, uint8_t slots[2][256], unsigned which, 
 		if (which & 1u << i)
 			damaged[i][at] ^= 0x10;
 	write_notes(rig, damaged);
-	rig_in_dying_child(rig, then);
 }
 
-static void a_damaged_note_is_as_if_it_were_not_there(void **state)
+static uint64_t field(const uint8_t *slot, size_t offset)
+{
+	struct cdm_reader r = cdm_reader_of(slot + offset, 8);
+	return cdm_get_u64(&r);
+}
+
+/* Generation of the note that counts, 0: none does. */
+static uint64_t note_that_counts(struct rig *rig, uint64_t instance, uint64_t base)
+{
+	struct resume_file f = resume_open(rig->run, false);
+	struct resume found;
+	bool any = resume_read(&f, instance, base, &found);
+	uint64_t generation = f.generation;
+	assert_true(any == (generation > 0));
+	assert_true(!any || cdm_vector_get(&found.applied, CDM_ORIGIN(1, 1)) == PUT + 1);
+	resume_fini(&found);
+	resume_close(&f);
+	return generation;
+}
+
+static void a_damaged_note_does_not_count(void **state)
 {
 	struct rig *rig = *state;
 	uint8_t slots[2][256];
-	rig->conf.sync_interval_ms = 60000;
-	rig_in_dying_child(rig, put_many);
-	rig_in_dying_child(rig, open_only); /* two notes behind the last record */
-	rig_in_dying_child(rig, open_only);
-	read_notes(rig, slots);
-	for (size_t at = 0; at < note_length(slots[0]); at++) {
-		with_damage(rig, slots, 3, at, all_is_read);
-		with_damage(rig, slots, 1, at, little_is_read);
-		with_damage(rig, slots, 2, at, little_is_read);
+	two_notes(rig, slots);
+	uint64_t instance = field(slots[0], 24), base = field(slots[0], 32), generation[2] = {field(slots[0], 16), field(slots[1], 16)};
+	size_t length = note_length(slots[0]);
+	for (size_t at = 0; at < length; at++) {
+		damage(rig, slots, 3, at);
+		assert_int_equal(note_that_counts(rig, instance, base), 0);
+		damage(rig, slots, 1, at);
+		assert_int_equal(note_that_counts(rig, instance, base), generation[1]);
+		damage(rig, slots, 2, at);
+		assert_int_equal(note_that_counts(rig, instance, base), generation[0]);
 	}
+	write_notes(rig, slots);
 	int fd = note_fd(rig);
-	for (off_t length = 0; length < (off_t)note_length(slots[0]); length++) {
-		assert_int_equal(ftruncate(fd, length), 0);
-		rig_in_dying_child(rig, all_is_read);
+	for (off_t at = SLOT + (off_t)length; at-- > SLOT;) {
+		assert_int_equal(ftruncate(fd, at), 0);
+		assert_int_equal(note_that_counts(rig, instance, base), generation[0]);
+	}
+	for (off_t at = (off_t)length; at-- > 0;) {
+		assert_int_equal(ftruncate(fd, at), 0);
+		assert_int_equal(note_that_counts(rig, instance, base), 0);
 	}
 	close(fd);
+}
+
+static void without_a_sound_note_all_is_read(void **state)
+{
+	struct rig *rig = *state;
+	uint8_t slots[2][256];
+	two_notes(rig, slots);
+	for (size_t at = 12; at < note_length(slots[0]); at += 28) {
+		damage(rig, slots, 3, at);
+		rig_in_dying_child(rig, all_is_read);
+	}
+	damage(rig, slots, 1, 40);
+	rig_in_dying_child(rig, little_is_read);
+	damage(rig, slots, 2, 40);
+	rig_in_dying_child(rig, little_is_read);
 }
 
 /* Sound, but not true of this journal. */
@@ -280,13 +331,8 @@ static void a_note_that_does_not_fit_the_journal_is_not_followed(void **state)
 {
 	struct rig *rig = *state;
 	uint8_t slots[2][256];
-	rig->conf.sync_interval_ms = 60000;
-	rig_in_dying_child(rig, put_many);
-	rig_in_dying_child(rig, open_only);
-	rig_in_dying_child(rig, open_only);
-	read_notes(rig, slots);
-	struct cdm_reader r = cdm_reader_of(slots[0] + 40, 8);
-	uint64_t position = cdm_get_u64(&r);
+	two_notes(rig, slots);
+	uint64_t position = field(slots[0], 40);
 	with_field(rig, slots, 24, 1);                 /* another journal's */
 	with_field(rig, slots, 32, 4104);              /* another tail's */
 	with_field(rig, slots, 40, 0);                 /* before the oldest */
@@ -322,7 +368,9 @@ static void put_of_too_many_origins(struct rig *rig)
 	put_many(rig);
 	for (uint32_t node = 2; node < 2 + CDM_VECTOR_MAX; node++)
 		put_received(rig, node, 5);
+	rig_put(rig, 100);
 	sync_or_die(rig);
+	rig_put(rig, 1);
 	sync_or_die(rig);
 }
 
@@ -332,8 +380,8 @@ static void what_is_too_large_for_a_note_is_read(void **state)
 	rig_in_dying_child(rig, put_of_too_many_origins);
 	rig_open(rig);
 	assert_int_equal(rig->state.applied.count, CDM_VECTOR_MAX + 1);
-	assert_in_range(rig->state.records, CDM_VECTOR_MAX / 8, PUT + 1 + CDM_VECTOR_MAX);
-	assert_int_equal(rig_put(rig, 1), PUT + 2);
+	assert_in_range(rig->state.records, 101, PUT + 102 + CDM_VECTOR_MAX);
+	assert_int_equal(rig_put(rig, 1), PUT + 103);
 }
 
 static void a_clean_end_leaves_no_note(void **state)
@@ -356,7 +404,8 @@ int main(void)
 		TEST(who_had_to_read_notes_at_once),
 		TEST(the_note_of_a_lost_tail_does_not_count),
 		TEST(the_note_of_an_incarnation_gives_no_number_of_the_next),
-		TEST(a_damaged_note_is_as_if_it_were_not_there),
+		TEST(a_damaged_note_does_not_count),
+		TEST(without_a_sound_note_all_is_read),
 		TEST(a_note_that_does_not_fit_the_journal_is_not_followed),
 		TEST(something_else_lies_there),
 		TEST(what_is_too_large_for_a_note_is_read),

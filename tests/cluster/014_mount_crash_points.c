@@ -617,12 +617,13 @@ static void *sync_on(void *arg)
 
 static void die_while_noting(const char *point)
 {
+	static int fd; /* of a thread that a failed test leaves behind */
 	char path[200];
 	pthread_t thread;
 	void *failed;
 
 	snprintf(path, sizeof(path), "%s/synced", fixture->mnt);
-	int fd = open(path, O_WRONLY | O_CREAT, 0644);
+	fd = open(path, O_WRONLY | O_CREAT, 0644);
 	assert_true(fd >= 0);
 	atomic_store(&syncing, true);
 	assert_int_equal(pthread_create(&thread, NULL, sync_on, &fd), 0);

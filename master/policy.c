@@ -25,6 +25,7 @@ static void free_trees(struct policy *p)
 		free(p->trees[i].slot);
 		free(p->trees[i].node);
 		free(p->trees[i].out);
+		free(p->trees[i].brings);
 	}
 	free(p->trees);
 	p->trees = NULL;
@@ -72,8 +73,9 @@ static int compute_tree(const struct policy *p, const struct model *m, const str
 	t->slot = calloc(m->node_count + 1, sizeof *t->slot);
 	t->node = calloc(m->node_count + 1, sizeof *t->node);
 	t->out = calloc(m->node_count + 1, sizeof *t->out);
+	t->brings = calloc(m->node_count + 1, sizeof *t->brings);
 	struct router_node *in = calloc(m->node_count + 1, sizeof *in);
-	int r = t->slot && t->node && t->out && in ? 0 : -ENOMEM;
+	int r = t->slot && t->node && t->out && t->brings && in ? 0 : -ENOMEM;
 	for (size_t i = 0; r == 0 && i < m->node_count; i++) {
 		t->slot[i] = s->role[i] ? (int)t->count : ROUTER_NONE;
 		if (s->role[i])
@@ -83,6 +85,8 @@ static int compute_tree(const struct policy *p, const struct model *m, const str
 		fill_router(p, m, s, t, in);
 		r = router_compute(in, t->count, t->out, &t->overfull);
 	}
+	if (r == 0)
+		r = router_brings(in, t->count, t->out, t->brings);
 	free(in);
 	return r;
 }
@@ -115,12 +119,14 @@ static json_t *name_of(const struct model *m, const struct policy_tree *t, int s
 	return slot == ROUTER_NONE ? json_null() : json_string(m->nodes[t->node[slot]].name);
 }
 
-static json_t *member_json(const struct model *m, const struct model_set *s, int node)
+static json_t *member_json(const struct model *m, const struct model_set *s, const struct policy_tree *t, size_t slot)
 {
+	int node = t->node[slot];
 	const struct model_node *n = &m->nodes[node];
 	const struct model_group *g = &m->groups[n->group];
-	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s}", "name", n->name, "number", (json_int_t)n->number, "addr", n->addr, "role", role_name(s->role[node]),
-		"group", g->name, "region", m->regions[g->region].name, "state", n->state == NODE_ACTIVE && s->paused_since[node] ? "paused" : node_state_name(n->state));
+	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:b}", "name", n->name, "number", (json_int_t)n->number, "addr", n->addr, "role",
+		role_name(s->role[node]), "group", g->name, "region", m->regions[g->region].name, "state",
+		n->state == NODE_ACTIVE && s->paused_since[node] ? "paused" : node_state_name(n->state), "brings", t->brings[slot]);
 }
 
 static bool is_paused(const struct model_set *s, const struct policy_tree *t, int slot)
@@ -147,7 +153,7 @@ static json_t *members_json(const struct model *m, const struct model_set *s, co
 	json_t *members = json_array();
 	for (size_t k = 0; k < t->count; k++)
 		if (t->count <= POLICY_MEMBERS_FULL || (s->role[t->node[k]] & CDM_ROLE_SOURCE) || is_neighbour(t, slot, (int)k))
-			json_array_append_new(members, member_json(m, s, t->node[k]));
+			json_array_append_new(members, member_json(m, s, t, k));
 	return members;
 }
 

@@ -15,6 +15,7 @@ struct policy_tree { /* one set's current tree; index = node index of the model 
 	int *slot;      /* node index → slot, or -1 */
 	int *node;      /* slot → node index */
 	struct router_result *out;
+	bool *brings;   /* router_brings */
 	size_t count;   /* members */
 	bool overfull;
 };

@@ -734,6 +734,39 @@ int router_compute(const struct router_node *nodes, size_t count, struct router_
 	return err;
 }
 
+struct bringing {
+	bool *brings;
+	int *open; /* those whose parent and alternates were not looked at */
+	size_t count;
+};
+
+static void mark_bringing(struct bringing *b, int i)
+{
+	if (i == ROUTER_NONE || b->brings[i])
+		return;
+	b->brings[i] = true;
+	b->open[b->count++] = i;
+}
+
+int router_brings(const struct router_node *nodes, size_t count, const struct router_result *result, bool *ret)
+{
+	struct bringing b = {.brings = ret, .open = calloc(count + 1, sizeof *b.open)};
+	if (!b.open)
+		return -ENOMEM;
+	memset(ret, 0, count * sizeof *ret);
+	for (size_t i = 0; i < count; i++)
+		if (nodes[i].source || result[i].parent == ROUTER_NONE)
+			mark_bringing(&b, (int)i);
+	while (b.count > 0) {
+		const struct router_result *o = &result[b.open[--b.count]];
+		mark_bringing(&b, o->parent);
+		for (int k = 0; k < o->alternate_count; k++)
+			mark_bringing(&b, o->alternates[k]);
+	}
+	free(b.open);
+	return 0;
+}
+
 size_t router_check_hand(const struct router_node *nodes, size_t count, int node, int parent, int *path, size_t room)
 {
 	size_t n = 0;

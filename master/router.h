@@ -48,6 +48,10 @@ struct router_result {
 /* ret[count]. 0; -ENOMEM; -ELOOP when the hand-set parents form a cycle (see router_check_hand). overfull may be NULL. */
 int router_compute(const struct router_node *nodes, size_t count, struct router_result *ret, bool *overfull);
 
+/* Which nodes may carry changes of others upwards: the root, the sources, and each parent and alternate of one that carries, up to the root.
+ * A source that takes an alternate by itself is so carried without asking. nodes and result as of router_compute; ret[count]. 0; -ENOMEM. */
+int router_brings(const struct router_node *nodes, size_t count, const struct router_result *result, bool *ret);
+
 /* Would `parent` as the hand-set parent of `node` close a cycle of hand-set parents? Fills path with the indices from parent back to node
  * (at most `room`) and returns how many, 0 if there is none. */
 size_t router_check_hand(const struct router_node *nodes, size_t count, int node, int parent, int *path, size_t room);

@@ -70,6 +70,14 @@ static void ten_thousand_nodes_take_less_than_a_second(void **state)
 	sim_step(&s);
 	double again = seconds() - start;
 	sim_check(&s);
+	bool *brings = calloc(s.count, sizeof *brings);
+	assert_non_null(brings);
+	start = seconds();
+	assert_int_equal(router_brings(s.nodes, s.count, s.out, brings), 0);
+	double bringing = seconds() - start;
+	free(brings);
+	assert_true(bringing < 0.1);
+	printf("who brings: %.1f ms\n", bringing * 1e3);
 	printf("10000 nodes, 40 groups, 5 regions: %.1f ms, again %.1f ms, depth %u\n", first * 1e3, again * 1e3, sim_depth(&s));
 	assert_true(first < 1.0 && again < 1.0);
 	assert_true(sim_depth(&s) <= 9);
@@ -159,6 +167,69 @@ static void nobody_up_still_gives_a_tree(void **state)
 	sim_fini(&s);
 }
 
+/* --- who brings changes upwards --- */
+
+/* 0 is the root, 1 and 2 its children, 3 and 4 those of 1, 5 of 2; `source` alone writes. 5 may go to 1, and that to nobody. */
+static void bring(int source, bool ret[6])
+{
+	static const int parents[6] = {ROUTER_NONE, 0, 0, 1, 1, 2};
+	struct router_node nodes[6] = {0};
+	struct router_result out[6] = {0};
+	for (int i = 0; i < 6; i++) {
+		nodes[i].source = i == source;
+		out[i].parent = parents[i];
+	}
+	out[5].alternates[out[5].alternate_count++] = 1;
+	assert_int_equal(router_brings(nodes, 6, out, ret), 0);
+}
+
+static void only_the_root_brings_when_it_alone_writes(void **state)
+{
+	bool brings[6];
+	bring(0, brings);
+	for (int i = 0; i < 6; i++)
+		assert_int_equal(brings[i], i == 0);
+}
+
+static void all_on_the_way_of_a_source_bring(void **state)
+{
+	bool brings[6];
+	bring(4, brings);
+	assert_true(brings[0] && brings[1] && brings[4]);
+	assert_false(brings[2] || brings[3] || brings[5]);
+}
+
+static void alternates_of_a_source_bring(void **state)
+{
+	bool brings[6];
+	bring(5, brings);
+	assert_true(brings[0] && brings[1] && brings[2] && brings[5]);
+	assert_false(brings[3] || brings[4]);
+}
+
+/* Whichever of its parents each node on the way takes: all of them bring. */
+static void from_every_source_all_ways_up_bring(void **state)
+{
+	for (uint64_t seed = 1; seed <= 200; seed++) {
+		struct sim s;
+		struct sim_shape shape = {.count = 1 + seed % 60, .regions = 1 + seed % 3, .groups = 1 + seed % 7, .source_percent = 15, .down_percent = 20};
+		if (shape.groups < shape.regions)
+			shape.groups = shape.regions;
+		sim_init(&s, &shape, seed);
+		sim_step(&s);
+		bool brings[60];
+		assert_int_equal(router_brings(s.nodes, s.count, s.out, brings), 0);
+		for (size_t i = 0; i < s.count; i++) {
+			const struct router_result *o = &s.out[i];
+			assert_true(brings[i] || (!s.nodes[i].source && o->parent != ROUTER_NONE));
+			assert_true(!brings[i] || o->parent == ROUTER_NONE || brings[o->parent]);
+			for (int k = 0; brings[i] && k < o->alternate_count; k++)
+				assert_true(brings[o->alternates[k]]);
+		}
+		sim_fini(&s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -169,6 +240,10 @@ int main(void)
 		cmocka_unit_test(the_lost_root_is_followed_by_the_next_source),
 		cmocka_unit_test(hand_set_cycles_are_found),
 		cmocka_unit_test(nobody_up_still_gives_a_tree),
+		cmocka_unit_test(only_the_root_brings_when_it_alone_writes),
+		cmocka_unit_test(all_on_the_way_of_a_source_bring),
+		cmocka_unit_test(alternates_of_a_source_bring),
+		cmocka_unit_test(from_every_source_all_ways_up_bring),
 	};
 	return cmocka_run_group_tests_name("router", tests, NULL, NULL);
 }

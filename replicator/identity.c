@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/xattr.h>
-#include "replicator/set_internal.h"
+#include "replicator/rights.h"
 
 struct renewal {
 	struct set *set;
@@ -32,8 +32,9 @@ static void renew_done(void *arg)
 	free(r);
 }
 
-void identity_check(struct set *s, const struct cdm_vector *theirs)
+void identity_check(struct peer *p, const struct cdm_vector *theirs)
 {
+	struct set *s = p->set;
 	uint32_t known = 0;
 	for (size_t i = 0; i < theirs->count; i++) {
 		const struct cdm_dot *d = &theirs->entries[i];
@@ -41,7 +42,7 @@ void identity_check(struct set *s, const struct cdm_vector *theirs)
 		if (more && CDM_ORIGIN_INCARNATION(d->origin) > known)
 			known = CDM_ORIGIN_INCARNATION(d->origin);
 	}
-	struct renewal *r = known ? calloc(1, sizeof *r) : NULL;
+	struct renewal *r = known && rights_renews(p) ? calloc(1, sizeof *r) : NULL;
 	if (!r)
 		return;
 	r->set = s;

@@ -29,6 +29,8 @@ struct member { /* a node that may exchange a set, from routes.json */
 	enum cdm_role role;
 	bool drained;
 	bool paused; /* exchanges nothing of this set, by `cdmctl set pause` */
+	bool brings; /* changes of others may come upwards from it … */
+	int64_t brought_until_ms; /* … or so it was by a table before, and counts until then (route_brings) */
 };
 
 struct route { /* the held table of one set */

@@ -25,7 +25,8 @@ struct incoming { /* one received change with what came along */
 	char staging[STAGING_NAME_MAX]; /* streamed content: its file in staging, "" = none */
 	int spool_fd;                 /* that file, -1 = none or closed */
 	bool streaming, superseded, complete, ended;
-	bool refused;                 /* its author may not write the set: it ends as superseded */
+	bool refused;                 /* its author may not write the set, or the peer does not bring: it ends as superseded, its content is not kept … */
+	bool passed_over;             /* … in the latter case it is taken out of its batch, too (rights.h) */
 	uint64_t received;
 	unsigned writes;              /* in flight */
 	bool orphan;                  /* its link is gone: the last write frees it */

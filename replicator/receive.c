@@ -16,6 +16,7 @@
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/resync.h"
+#include "replicator/rights.h"
 #include "replicator/scrub.h"
 #include "replicator/unsure.h"
 
@@ -131,17 +132,44 @@ static void batch_pop(struct receiver *r)
 	free(b);
 }
 
+/* Without what was passed over: for the applier it never came. */
+static void take_out_passed_over(struct job *job)
+{
+	struct incoming *in = job->head;
+	job->head = NULL;
+	job->tail = &job->head;
+	job->count = 0;
+	for (struct incoming *next; in; in = next) {
+		next = in->next;
+		in->next = NULL;
+		if (in->passed_over)
+			incoming_free(in, job->set->staging_fd);
+		else
+			job_add(job, in);
+	}
+}
+
 static void submit_ready(struct receiver *r)
 {
 	while (r->batches && r->batches->ended && job_is_complete(r->batches->job)) {
 		set_receive_full(r->batches->job->set, false);
 		cdm_faultpoint("receive.batch_whole_not_applied");
+		take_out_passed_over(r->batches->job);
 		publisher_submit(r->batches->job);
 		batch_pop(r);
 	}
 }
 
 /* --- pieces --- */
+
+/* An answer counts only from the peer that the applier asks now. */
+static bool is_asked(struct publisher *pub, const struct peer *p)
+{
+	pthread_mutex_lock(&pub->lock);
+	bool asked = pub->ticket && pub->ticket_peer == p->serial;
+	pthread_mutex_unlock(&pub->lock);
+	return asked;
+}
 
 static void incoming_settled(struct peer *p, struct incoming *in)
 {
@@ -157,8 +185,10 @@ static void incoming_settled(struct peer *p, struct incoming *in)
 		unsure_answer(p, in);
 	else if (in->carried.flags & CARRIED_ANSWER && in->carried.change.dot.number & SCRUB_TICKET)
 		scrub_answer(p, in);
-	else if (in->carried.flags & CARRIED_ANSWER)
+	else if (in->carried.flags & CARRIED_ANSWER && is_asked(p->set->publisher, p))
 		publisher_answer(p->set->publisher, in);
+	else if (in->carried.flags & CARRIED_ANSWER)
+		incoming_free(in, p->set->staging_fd);
 	else
 		submit_ready(p->receiver);
 }
@@ -224,6 +254,8 @@ static int take_piece(struct receiver *r, const uint8_t *payload, size_t len, st
 	content_hash_piece(r->hash, piece.offset, piece.data, piece.len);
 	in->received += piece.len;
 	count_up(&r->peer->set->counters.content_received_bytes, piece.len);
+	if (in->refused)
+		return 0;
 	struct piece_write *w = malloc(sizeof *w + piece.len);
 	if (!w)
 		abort();
@@ -315,22 +347,26 @@ static int check_origin(const struct receiver *r, const struct cdm_change *c, st
 	return cdm_fail_plain(err, EOVERFLOW, "a change of one more origin; %zu origins are known already, more are not taken", known);
 }
 
-/* A change comes into the set with its author: there his right counts. Who passes it on got it while the author had the right. */
-static bool has_right(const struct receiver *r, const struct cdm_change *c)
+/* It only moves the vector. Directories' times and comparisons are for those to tell who may write. */
+static void only_skip(const struct receiver *r, struct cdm_change *c)
 {
 	const struct member *m = origin_member(r, c);
-	return !m || m->number != r->peer->number || m->role & CDM_ROLE_SOURCE || c->op == CDM_OP_SKIP;
+	if (c->op != CDM_OP_SKIP || rights_brings(r->peer) || (m && m->role & CDM_ROLE_SOURCE))
+		return;
+	c->parent_mtime_ns = c->parent2_mtime_ns = 0;
+	c->flags &= ~(uint32_t)CDM_CH_WHOLE;
 }
 
 /* The vector moves, or the author would send it for ever, but nothing else does; and its tree is compared with ours. */
 static void refuse_change(struct receiver *r, struct incoming *in)
 {
 	struct cdm_change *c = &in->carried.change;
-	char path[256];
+	char path[256], origin[CDM_DOT_NAMED_SIZE];
 	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 250 ? c->path_len : 250), c->path);
-	cdm_log(change_refused, cdm_str("set", set_name(r->peer->set)), cdm_str("peer", link_peer_name(r->peer->link)), cdm_str("path", path));
+	cdm_dot_format_named(c->dot, link_peer_name(r->peer->link), origin); /* its author is the peer */
+	cdm_log(change_refused, cdm_str("set", set_name(r->peer->set)), cdm_str("peer", link_peer_name(r->peer->link)), cdm_str("path", path),
+		cdm_str("origin", origin));
 	c->parent_mtime_ns = c->parent2_mtime_ns = 0;
-	in->refused = true;
 	if (r->peer->towards_parent)
 		doubt_raise(r->peer->set);
 	else
@@ -373,8 +409,11 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 		e = check_origin(r, &k->change, err);
 	if (e == 0 && k->flags & CARRIED_INLINE && !check_inline(in))
 		e = cdm_fail_plain(err, EBADMSG, "content of %.*s does not have its hash", (int)k->change.path_len, k->change.path);
+	enum right right = answer ? RIGHT_TAKEN : rights_of(r->peer, &k->change);
+	in->refused = right != RIGHT_TAKEN;
+	in->passed_over = right == RIGHT_PASSED_OVER;
 	in->streaming = carried_has_content(k) && !(k->flags & CARRIED_INLINE);
-	if (e == 0 && in->streaming)
+	if (e == 0 && in->streaming && !in->refused)
 		e = open_spool(r, in, err);
 	if (e < 0) {
 		incoming_free(in, r->peer->set->staging_fd);
@@ -387,8 +426,11 @@ static int take_change(struct receiver *r, const uint8_t *payload, size_t len, s
 		cdm_vector_copy(&in->context, &contexts_get(&r->contexts, k->change.dot.origin)->vector);
 		cdm_vector_raise(&r->peer->has, k->change.dot);
 		job_add(b->job, in);
-		if (!has_right(r, &k->change))
+		only_skip(r, &k->change);
+		if (right == RIGHT_LEFT_OUT)
 			refuse_change(r, in);
+		else if (right == RIGHT_PASSED_OVER)
+			rights_pass_over(r->peer, &k->change);
 		e = count_inline(r, k->pieces_len, err);
 		if (e < 0)
 			return e;
@@ -439,7 +481,8 @@ static int take_coming(struct receiver *r, const uint8_t *payload, size_t len, s
 	struct coming coming;
 	if (coming_decode(payload, len, &coming) < 0)
 		return cdm_fail_plain(err, EBADMSG, "malformed COMING");
-	fetch_coming(r->peer, &coming);
+	if (rights_brings(r->peer)) /* else its change is not taken from there either */
+		fetch_coming(r->peer, &coming);
 	return 0;
 }
 
@@ -516,7 +559,7 @@ void receive_free(struct peer *p)
 			next = in->next;
 			in->next = NULL;
 			whole = whole && in->complete;
-			if (whole)
+			if (whole && !in->passed_over)
 				job_add(b->job, in);
 			else
 				let_go(in, p->set->staging_fd);

@@ -2,6 +2,7 @@
 /* resync.c — the sender's side of comparing trees (resync.h), and the frames of both. */
 #include "replicator/resync.h"
 #include "replicator/quarantine.h"
+#include "replicator/rights.h"
 #include "replicator/ship.h"
 
 #include <errno.h>
@@ -166,7 +167,10 @@ static int take_start(struct peer *p, uint8_t flags, const uint8_t *payload, siz
 			cdm_vector_fini(&vector);
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_START malformed or repeated");
 	}
-	resync_in_start(p, &vector, flags);
+	if (rights_takes_tree(p))
+		resync_in_start(p, &vector, flags);
+	else
+		resync_in_refuse(p, &vector);
 	cdm_vector_fini(&vector);
 	if (p->has.count > CDM_VECTOR_MAX)
 		return cdm_fail_plain(err, EOVERFLOW, "trees of more than %d origins", CDM_VECTOR_MAX);

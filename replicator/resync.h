@@ -47,6 +47,8 @@ void listing_settle(struct listing *l); /* after the last decode: names are poin
 
 /* resync_receive.c */
 struct resync_in;
+/* It is not taken: the sender hears that it is over, and its own changes, which are nobody's, count as needing nothing. */
+void resync_in_refuse(struct peer *p, const struct cdm_vector *sender);
 void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t flags);
 int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
 void resync_in_free(struct resync_in **in);

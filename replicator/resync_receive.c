@@ -13,6 +13,7 @@
 #include "replicator/hold.h"
 #include "replicator/publish.h"
 #include "replicator/resync_compare.h"
+#include "replicator/rights.h"
 #include "replicator/unsure.h"
 #include "replicator/view.h"
 
@@ -310,11 +311,16 @@ static void take_root(struct peer *p, struct incoming *answer)
 
 void resync_answer(struct peer *p, struct incoming *answer)
 {
+	struct resync_in *in = p->resync ? p->resync->in : NULL;
 	if (answer->carried.change.dot.number == RESYNC_TICKET) {
-		take_root(p, answer);
+		if (in || rights_takes_root(p)) {
+			take_root(p, answer);
+			return;
+		}
+		rights_refuse_tree(p);
+		incoming_free(answer, p->set->staging_fd);
 		return;
 	}
-	struct resync_in *in = p->resync ? p->resync->in : NULL;
 	struct want *w = in ? in->wants : NULL;
 	while (w && w->ticket != answer->carried.change.dot.number)
 		w = w->next;
@@ -702,6 +708,25 @@ static void pump(struct resync_in *in)
 	} else {
 		finish(in);
 	}
+}
+
+void resync_in_refuse(struct peer *p, const struct cdm_vector *sender)
+{
+	struct set *s = p->set;
+	struct job *job = job_new(s, p->serial, 0);
+	rights_refuse_tree(p);
+	for (size_t i = 0; i < sender->count; i++) {
+		struct cdm_change skip = {.op = CDM_OP_SKIP, .dot = sender->entries[i], .clock = 1};
+		if (cdm_vector_covers(&s->follow.visible, skip.dot))
+			continue;
+		if (CDM_ORIGIN_NODE(skip.dot.origin) == p->number)
+			job_add(job, incoming_make(&(struct carried){.change = skip}));
+		else
+			rights_pass_over(p, &skip);
+	}
+	cdm_vector_merge(&p->has, sender);
+	publisher_submit(job);
+	link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
 }
 
 void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t flags)

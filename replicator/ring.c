@@ -16,9 +16,10 @@ static int compare(const struct member *a, const struct member *b)
 	return r ? r : strcmp(a->name, b->name);
 }
 
-static bool may_feed(const struct member *m)
+/* What a node takes that brings changes upwards goes to everybody: it takes no content from a leaf that may not write. */
+static bool may_feed(const struct member *m, const struct member *self)
 {
-	return m->addr && !m->drained && !m->paused;
+	return m->addr && !m->drained && !m->paused && (m->brings || !self->brings);
 }
 
 const struct member *ring_before(const struct route *r, uint32_t number)
@@ -27,7 +28,7 @@ const struct member *ring_before(const struct route *r, uint32_t number)
 	const struct member *before = NULL, *last = NULL; /* the greatest below us, the greatest of all */
 	for (size_t i = 0; self && i < r->member_count; i++) {
 		const struct member *m = &r->members[i];
-		if (m == self || !may_feed(m))
+		if (m == self || !may_feed(m, self))
 			continue;
 		if (!last || compare(m, last) > 0)
 			last = m;

@@ -7,7 +7,7 @@
 
 #include "replicator/node.h"
 
-/* The member before this one that may feed others (active, with an address); NULL: there is none, or the table does not name all members. */
+/* The member before this one that may feed others (active, with an address, and one that brings where this one does: rights.h); NULL: there is none, or the table does not name all members. */
 const struct member *ring_before(const struct route *r, uint32_t number);
 
 #endif

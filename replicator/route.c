@@ -15,6 +15,7 @@
 #define ROUTES_BYTES_MAX (16u << 20)
 #define SETS_MAX 256
 #define MEMBERS_MAX 20000
+#define BROUGHT_MS 600000 /* who stops bringing is taken for one that does so long: what is on its way through it was sent while it did */
 
 struct route_table {
 	uint64_t epoch;
@@ -39,6 +40,11 @@ const struct member *route_member_number(const struct route *r, uint32_t number)
 		if (r->members[i].number == number)
 			return &r->members[i];
 	return NULL;
+}
+
+bool route_brings(const struct member *m)
+{
+	return m->brings || cdm_now_ms() < m->brought_until_ms;
 }
 
 struct held *route_held(const struct node *node, size_t index)
@@ -178,6 +184,7 @@ static int parse_member(const json_t *j, struct member *m)
 {
 	json_int_t number = json_integer_value(json_object_get(j, "number"));
 	const char *state = json_string_value(json_object_get(j, "state"));
+	const json_t *brings = json_object_get(j, "brings");
 	m->name = copy_text(json_object_get(j, "name"), 255);
 	m->addr = copy_text(json_object_get(j, "addr"), 300);
 	m->group = copy_text(json_object_get(j, "group"), 255);
@@ -185,6 +192,7 @@ static int parse_member(const json_t *j, struct member *m)
 	m->role = parse_role(json_string_value(json_object_get(j, "role")));
 	m->drained = state && strcmp(state, "drained") == 0;
 	m->paused = state && strcmp(state, "paused") == 0;
+	m->brings = !brings || json_is_true(brings); /* an older master does not say */
 	if (!m->name || number <= 0 || number > UINT32_MAX)
 		return -EBADMSG;
 	m->number = (uint32_t)number;
@@ -289,13 +297,25 @@ static void keep_choice(struct held *h, const struct held *before)
 	}
 }
 
+static void keep_bringing(struct route *r, const struct route *before)
+{
+	for (size_t i = 0; i < r->member_count; i++) {
+		struct member *m = &r->members[i];
+		const struct member *was = m->brings ? NULL : route_member_number(before, m->number);
+		if (was)
+			m->brought_until_ms = was->brings ? cdm_now_ms() + BROUGHT_MS : was->brought_until_ms;
+	}
+}
+
 static void table_use(struct node *node, struct route_table *t)
 {
 	struct route_table *before = node->routes;
 	for (size_t i = 0; i < t->count; i++) {
 		const struct held *h = route_held_find(node, t->held[i]->route.set);
-		if (h)
-			keep_choice(t->held[i], h);
+		if (!h)
+			continue;
+		keep_choice(t->held[i], h);
+		keep_bringing(&t->held[i]->route, &h->route);
 	}
 	node->routes = t;
 	for (size_t i = 0; i < node->set_count; i++)

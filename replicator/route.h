@@ -21,6 +21,8 @@ const struct route *route_of(const struct node *node, const char *set); /* NULL 
 /* The class of the link to a node that shares a set with us, and how links of a class are used now (valid until the next table). */
 enum section_class route_section_of(const struct node *node, uint32_t number);
 const struct section *route_section(const struct node *node, enum section_class class);
+/* May changes that others made come upwards from this member (docs/internals.md 1)? */
+bool route_brings(const struct member *m);
 bool route_shares_set(const struct node *node, uint32_t number, const char *name);
 /* Tell a set that was just made its route. */
 void route_apply_set(struct node *node, struct set *set);

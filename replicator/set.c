@@ -16,6 +16,7 @@
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
+#include "replicator/rights.h"
 #include "replicator/content_cache.h"
 #include "replicator/scrub.h"
 #include "replicator/ship.h"
@@ -48,6 +49,7 @@ void set_ready(struct set *s)
 	}
 	s->swept = true;
 	publisher_seed(s->publisher, &s->follow.visible, s->follow.own_raw);
+	rights_ready(s);
 	unsure_ready(s);
 	scrub_ready(s);
 	doubt_ready(s);
@@ -167,6 +169,7 @@ void set_route(struct set *s, const struct route *route)
 	cdm_policy_load(s->node->conf, set_name(s), &s->policy, NULL);
 	pthread_mutex_unlock(&s->policy_lock);
 	set_mount_reload(s);
+	rights_changed(s);
 }
 
 /* --- peers --- */
@@ -237,6 +240,8 @@ void set_link_down(struct set *s, struct link *l)
 		cdm_vector_fini(&p->has);
 		cdm_vector_fini(&p->visible);
 		cdm_vector_fini(&p->durable);
+		cdm_vector_fini(&p->gives);
+		cdm_vector_fini(&p->passed_over);
 		if (p->early)
 			subscribe_fini(p->early);
 		free(p->early);
@@ -259,7 +264,8 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	cdm_vector_copy(&p->visible, &sub->visible);
 	cdm_vector_copy(&p->durable, &sub->durable);
 	p->subscribed = true;
-	identity_check(p->set, &sub->visible);
+	rights_subscribed(p, &sub->visible);
+	identity_check(p, &sub->visible);
 	unsure_subscribed(p, &sub->visible);
 	ship_subscribed(p, sub);
 	if (p->towards_parent)
@@ -281,6 +287,7 @@ void set_subscribe_peer(struct peer *p)
 		sub.flags |= SUBSCRIBE_RESYNC;
 	s->wants_resync = false;
 	p->was_empty = sub.flags & SUBSCRIBE_EMPTY;
+	p->asked_tree = sub.flags & SUBSCRIBE_RESYNC;
 	p->root_due = p->was_empty && p->towards_parent;
 	subscribe_encode(&sub, &frame);
 	link_send(p->link, s, FRAME_SUBSCRIBE, 0, frame.data, frame.len, NULL, 0);

@@ -121,6 +121,10 @@ struct peer { /* one link that carries this set */
 	bool verify_wanted, verifying;      /* a child that is to compare, compares its tree with ours after a conflict */
 	bool root_exact;                    /* the next root attributes it tells are taken as they are */
 	bool root_taken;                    /* it told us the root's attributes */
+	bool asked_tree;                    /* rights.h: we asked it to compare trees, and it has not begun */
+	bool tree_refused;                  /* what its tree has was not taken */
+	struct cdm_vector gives;            /* what it had when we had nothing, or asked for its tree: taken whoever it is */
+	struct cdm_vector passed_over;      /* changes that were not taken from it */
 	bool root_due;                      /* it is about to tell them: no vector says that we have them */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
 	struct cdm_vector visible, durable; /* as it acknowledged */
@@ -181,6 +185,8 @@ struct set {
 	struct hold_before holds_before[HOLDS_BEFORE];
 	bool unreadable;                          /* some content here could not be read once */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
+	struct { cdm_origin before; int64_t until_ms; } regains; /* rights.c: of own incarnations before this one, until then, lost changes are taken back */
+	bool renewed_for_child;                   /* rights.c: a peer that does not bring led to a new incarnation */
 	struct adopt *adopt;                      /* running comparison, or NULL */
 	struct scrub *scrub;
 	struct unsure *unsure;                    /* found after a power cut and not settled yet, or NULL */
@@ -234,7 +240,7 @@ void ship_root(struct peer *p, bool always);
 void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *passed); /* after a resync */
 
 /* identity.c: does this peer, who subscribes, know more of this node than it does itself? Then it takes a new incarnation. */
-void identity_check(struct set *s, const struct cdm_vector *theirs);
+void identity_check(struct peer *p, const struct cdm_vector *theirs);
 
 /* unreadable.c */
 void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err); /* logs, sets aside */

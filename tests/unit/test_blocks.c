@@ -143,6 +143,18 @@ static void the_ring_crosses_each_border_once(void **state)
 	assert_null(ring_before(&r, 3));
 }
 
+static void who_brings_is_fed_by_who_brings(void **state)
+{
+	struct member members[] = {member(7, "eu", "a"), member(8, "eu", "a"), member(9, "eu", "a")};
+	struct route r = {.members = members, .member_count = 3};
+	members[0].brings = members[2].brings = true;
+	assert_int_equal(ring_before(&r, 7)->number, 9);
+	assert_int_equal(ring_before(&r, 8)->number, 7);
+	assert_int_equal(ring_before(&r, 9)->number, 7);
+	members[0].brings = false;
+	assert_null(ring_before(&r, 9));
+}
+
 static void nobody_is_before_the_only_one(void **state)
 {
 	struct member members[] = {member(7, "eu", "a"), member(9, "eu", "a")};
@@ -159,6 +171,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(holes_do_not_change_the_digest), cmocka_unit_test(bytes_and_size_change_it), cmocka_unit_test(a_hole_to_the_end_ends),
 		cmocka_unit_test(a_file_that_is_shorter_is_found_out), cmocka_unit_test(pieces_out_of_order_are_refused),
-		cmocka_unit_test(the_ring_crosses_each_border_once), cmocka_unit_test(nobody_is_before_the_only_one)};
+		cmocka_unit_test(the_ring_crosses_each_border_once), cmocka_unit_test(who_brings_is_fed_by_who_brings),
+		cmocka_unit_test(nobody_is_before_the_only_one)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replicator/rights.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include "replicator/route.h"
+
+#define REGAIN_MS 600000 /* so long after its start a node takes back what it lost */
+
+static const struct member *member_of(const struct set *s, uint32_t number)
+{
+	return s->route ? route_member_number(s->route, number) : NULL;
+}
+
+static bool may_write(const struct member *m)
+{
+	return m && m->role & CDM_ROLE_SOURCE;
+}
+
+bool rights_brings(const struct peer *p)
+{
+	const struct member *m = member_of(p->set, p->number);
+	return p->towards_parent || may_write(m) || (m && route_brings(m));
+}
+
+/* --- changes --- */
+
+/* Of an incarnation that ended with a power cut: nobody makes more of it, and who has more has what we lost. */
+static bool is_lost_here(const struct set *s, cdm_origin origin)
+{
+	return CDM_ORIGIN_NODE(origin) == s->node->id->number && origin < s->regains.before && cdm_now_ms() < s->regains.until_ms;
+}
+
+enum right rights_of(const struct peer *p, const struct cdm_change *c)
+{
+	const struct set *s = p->set;
+	uint32_t author = CDM_ORIGIN_NODE(c->dot.origin);
+	bool writes = may_write(member_of(s, author));
+	if (author == p->number)
+		return writes || c->op == CDM_OP_SKIP ? RIGHT_TAKEN : RIGHT_LEFT_OUT;
+	if (cdm_vector_get(&p->passed_over, c->dot.origin))
+		return RIGHT_PASSED_OVER; /* or the vector would claim what was not taken */
+	if (rights_brings(p) || cdm_vector_covers(&p->gives, c->dot) || is_lost_here(s, c->dot.origin))
+		return RIGHT_TAKEN;
+	bool nobodys = !writes && author != s->node->id->number;
+	return c->op == CDM_OP_SKIP && nobodys ? RIGHT_TAKEN : RIGHT_PASSED_OVER;
+}
+
+static void say_passed_over(const struct peer *p, const struct cdm_change *c)
+{
+	char path[256], origin[CDM_DOT_NAMED_SIZE];
+	const struct member *author = member_of(p->set, CDM_ORIGIN_NODE(c->dot.origin));
+	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 250 ? c->path_len : 250), c->path ? c->path : "");
+	cdm_dot_format_named(c->dot, author ? author->name : NULL, origin);
+	cdm_log(change_passed_over, cdm_str("set", set_name(p->set)), cdm_str("peer", link_peer_name(p->link)), cdm_str("path", path), cdm_str("origin", origin));
+}
+
+void rights_pass_over(struct peer *p, const struct cdm_change *c)
+{
+	if (cdm_vector_covers(&p->set->follow.visible, c->dot))
+		return;
+	if (!p->passed_over.count)
+		say_passed_over(p, c);
+	cdm_vector_raise(&p->passed_over, c->dot);
+}
+
+/* --- trees --- */
+
+static bool is_still_asked(const struct peer *p)
+{
+	return p->asked_tree || !cdm_vector_covers_all(&p->set->follow.visible, &p->gives);
+}
+
+bool rights_takes_tree(struct peer *p)
+{
+	bool takes = rights_brings(p) || is_still_asked(p);
+	p->asked_tree = false;
+	return takes;
+}
+
+bool rights_takes_root(const struct peer *p)
+{
+	return rights_brings(p) || is_still_asked(p);
+}
+
+void rights_refuse_tree(struct peer *p)
+{
+	if (!p->tree_refused)
+		cdm_log(tree_refused, cdm_str("set", set_name(p->set)), cdm_str("peer", link_peer_name(p->link)));
+	p->tree_refused = true;
+}
+
+/* --- beginning --- */
+
+bool rights_renews(struct peer *p)
+{
+	bool renews = rights_brings(p) || !p->set->renewed_for_child;
+	p->set->renewed_for_child |= !rights_brings(p);
+	return renews;
+}
+
+void rights_subscribed(struct peer *p, const struct cdm_vector *visible)
+{
+	if (p->was_empty || p->asked_tree)
+		cdm_vector_copy(&p->gives, visible);
+}
+
+/* An incarnation after the first, and no checkpoint saw it: it began with this start of the mount, and the one before lost its end. */
+void rights_ready(struct set *s)
+{
+	cdm_origin newest = s->follow.own_raw.origin;
+	bool began = CDM_ORIGIN_INCARNATION(newest) > 1 && !cdm_vector_get(&s->durable.vector, newest);
+	s->regains.before = began ? newest : 0;
+	s->regains.until_ms = cdm_now_ms() + REGAIN_MS;
+	s->renewed_for_child = false;
+}
+
+void rights_changed(struct set *s)
+{
+	for (struct peer *p = s->peers; p; p = p->next)
+		if ((p->passed_over.count || p->tree_refused) && rights_brings(p))
+			link_fail(p->link, EAGAIN, "set %s: what this node brings counts from now on, subscribing again", set_name(s));
+}

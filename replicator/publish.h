@@ -33,6 +33,7 @@ struct incoming { /* one received change with what came along */
 	bool torn;                    /* a piece of it could not be written: it never becomes complete, its link ends */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
 	bool decisive;                /* from a walk: the sender knew all of our changes, so what he has counts */
+	bool keeps_own;               /* from a walk: the sender says that this node may not write; what it made itself is kept where it goes */
 	uint64_t began_clock;         /* decisive: but for attributes that were set here since */
 	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
 	int64_t mtime_was_ns;         /* a comparison saw this mtime: set another one only if it is still that, or earlier; 0 = do not look */

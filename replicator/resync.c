@@ -26,6 +26,8 @@ void resync_begin(struct peer *p, uint8_t flags)
 	char reason[256];
 	if (quarantine_describe(s->quarantine, reason, sizeof reason))
 		flags |= RESYNC_INCOMPLETE;
+	if (!rights_writes(p))
+		flags |= RESYNC_KEEP;
 	p->ship->phase = SHIP_RESYNC;
 	r->sending = true;
 	ship_root(p, true);

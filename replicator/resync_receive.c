@@ -53,6 +53,7 @@ struct resync_in {
 	struct hold hold;
 	uint64_t rejected;           /* how much the round before brought back */
 	bool clash, clash_tried;     /* directories in the way of other things: once they are gone, compare again, once */
+	bool keeps_own;              /* RESYNC_KEEP */
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
@@ -338,6 +339,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
 		answer->decisive = in->shared.decisive;
+		answer->keeps_own = in->keeps_own;
 		answer->again = w->again && c->op == CDM_OP_SAVE;
 		cdm_vector_copy(&answer->context, &in->shared.sender);
 		w->in = answer;
@@ -404,6 +406,7 @@ static void submit_ready(struct resync_in *in)
 			if (w->in) {
 				w->in->resync = true;
 				w->in->decisive = in->shared.decisive;
+				w->in->keeps_own = in->keeps_own;
 				w->in->began_clock = in->shared.began_clock;
 				in->changed++;
 				job_add(job, w->in);
@@ -621,6 +624,7 @@ static void submit_removals(struct resync_in *in)
 		}
 		struct incoming *removal = removal_incoming(r, &in->shared.sender);
 		removal->decisive = in->shared.decisive;
+		removal->keeps_own = in->keeps_own;
 		job_add(job, removal);
 		in->removed++;
 		count_up(&in->set->counters.resync_deleted, 1);
@@ -739,6 +743,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->set = s;
 	in->serial = p->serial;
 	in->peer_number = p->number;
+	in->keeps_own = flags & RESYNC_KEEP;
 	in->taken_ahead = doubt_taken_ahead(s);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;

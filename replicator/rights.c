@@ -17,6 +17,11 @@ static bool may_write(const struct member *m)
 	return m && m->role & CDM_ROLE_SOURCE;
 }
 
+bool rights_writes(const struct peer *p)
+{
+	return may_write(member_of(p->set, p->number));
+}
+
 bool rights_brings(const struct peer *p)
 {
 	const struct member *m = member_of(p->set, p->number);
@@ -101,16 +106,18 @@ bool rights_renews(struct peer *p)
 
 void rights_subscribed(struct peer *p, const struct cdm_vector *visible)
 {
-	if (p->was_empty || p->asked_tree)
+	const struct set *s = p->set;
+	if (p->was_empty || p->asked_tree || (s->regains.all && cdm_now_ms() < s->regains.until_ms))
 		cdm_vector_copy(&p->gives, visible);
 }
 
-/* An incarnation after the first, and no checkpoint saw it: it began with this start of the mount, and the one before lost its end. */
+/* An incarnation after the first that no checkpoint saw began with this start of the mount, and the one before lost its end. */
 void rights_ready(struct set *s)
 {
 	cdm_origin newest = s->follow.own_raw.origin;
 	bool began = CDM_ORIGIN_INCARNATION(newest) > 1 && !cdm_vector_get(&s->durable.vector, newest);
 	s->regains.before = began ? newest : 0;
+	s->regains.all = !s->follow.visible.count;
 	s->regains.until_ms = cdm_now_ms() + REGAIN_MS;
 	s->renewed_for_child = false;
 }

@@ -7,7 +7,7 @@
  * brings them. And a change that is on its way here by a right way too (a leaf that was fed by another parent before is ahead of us for a moment) comes
  * that way. What nobody else has stays at the peer, who is not in sync then.
  *
- * Taken from such a peer all the same: what this node asked for because it had nothing, or to have trees compared; what it lost itself in a power cut,
+ * Taken from such a peer all the same: what this node asks for because it has nothing, or to have trees compared; what it lost itself in a power cut,
  * for a while; that a change needs nothing (SKIP), where its author cannot bring it any more. Loop thread. */
 #ifndef REPLICATOR_RIGHTS_H
 #define REPLICATOR_RIGHTS_H
@@ -20,6 +20,7 @@ enum right {
 	RIGHT_PASSED_OVER, /* not from this peer */
 };
 
+bool rights_writes(const struct peer *p); /* itself */
 /* Does it feed us, or may changes of others come upwards from it? */
 bool rights_brings(const struct peer *p);
 enum right rights_of(const struct peer *p, const struct cdm_change *c);

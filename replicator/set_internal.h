@@ -185,7 +185,7 @@ struct set {
 	struct hold_before holds_before[HOLDS_BEFORE];
 	bool unreadable;                          /* some content here could not be read once */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
-	struct { cdm_origin before; int64_t until_ms; } regains; /* rights.c: of own incarnations before this one, until then, lost changes are taken back */
+	struct { cdm_origin before; bool all; int64_t until_ms; } regains; /* rights.c: until then lost changes are taken back, of own incarnations before this one, or all */
 	bool renewed_for_child;                   /* rights.c: a peer that does not bring led to a new incarnation */
 	struct adopt *adopt;                      /* running comparison, or NULL */
 	struct scrub *scrub;
@@ -284,6 +284,7 @@ void barrier_seen(struct set *s, const char *name, size_t len);
 void barrier_fail_all(struct set *s, int error);
 
 /* resync.c */
+#define RESYNC_KEEP 4 /* by the sender's table the receiver may not write: what it made itself is kept where it goes, also if it does not know yet */
 #define RESYNC_INCOMPLETE 2 /* the sender has set changes aside: what it lacks may be there for all that its vector says */
 #define RESYNC_VERIFY 1 /* flag of RESYNC_START: nothing is missing, but trees may have come out differently */
 void resync_begin(struct peer *p, uint8_t flags); /* as the sender: the journal cannot serve this peer, or VERIFY */

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A source below nodes that only receive: they carry what it makes, whichever of them it is fed by at the moment, and nobody loses anything where routes
+ * of different age meet. What is tried by a node that carries nothing: 320_hostile_peer. */
+#include "tests/cluster/story.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* n1 is the root and writes, n4 writes, n2 and n3 receive. */
+
+static bool is_so(void *arg, char *seen)
+{
+	int status = shell_status("n1", NULL, "%s", (const char *)arg);
+	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
+	return status == 0;
+}
+
+/* Until this command succeeds. */
+static void comes_about(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void comes_about(const char *fmt, ...)
+{
+	char command[1024];
+	va_list ap;
+	struct cdm_error err = CDM_ERROR_INIT;
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof command, fmt, ap);
+	va_end(ap);
+	if (lab_wait_for(is_so, command, STORY_MS, "this", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void holds_route(const char *node, const char *filter)
+{
+	comes_about("jq -e '.sets[0] | %s' %s/%s/state/routes.json", filter, lab_dir(lab), node);
+}
+
+/* Not by the table: where the set goes just now. */
+static void is_fed_by(const char *node, const char *parent)
+{
+	comes_about("grep 'event=set_up.*as=\"parent\"' %s/logs/%s-replicator.log | tail -n 1 | grep -q 'peer=\"%s\"'", lab_dir(lab), node, parent);
+}
+
+static void fed_by(const char *node, const char *parent)
+{
+	administrator("route", "set", LAB_SET, node, "--parent", parent, NULL);
+	is_fed_by(node, parent);
+}
+
+static void a_target_carries_a_source(void **state)
+{
+	fed_by("n3", "n1");
+	fed_by("n2", "n1");
+	fed_by("n4", "n2");
+	holds_route("n1", ".members[] | select(.name == \"n2\") | .brings");
+	make_directory("n4", "below");
+	save("n4", "below/a", "of n4");
+	shell("n4", "head -c 3M /dev/urandom > below/large");
+	gets_text("n1", "below/a", "of n4");
+	everywhere_equal();
+}
+
+static void also_one_that_it_took_by_itself(void **state)
+{
+	killed(NULL, LAB_MASTER);
+	killed("n2", LAB_REPLICATOR);
+	killed("n1", LAB_REPLICATOR); /* of n4's alternates n3 is left */
+	save("n4", "below/b", "by itself");
+	is_fed_by("n4", "n3");
+	gets_text("n3", "below/b", "by itself");
+	started("n1", LAB_REPLICATOR);
+	gets_text("n1", "below/b", "by itself");
+	started("n2", LAB_REPLICATOR);
+	started(NULL, LAB_MASTER);
+	is_fed_by("n4", "n2");
+	everywhere_equal();
+}
+
+static void also_after_it_was_moved(void **state)
+{
+	save("n4", "below/c", "before");
+	fed_by("n4", "n3");
+	save("n4", "below/c", "after");
+	gets_text("n1", "below/c", "after");
+	everywhere_equal();
+}
+
+/* n1 holds a table by which n3 brings nothing, as it would be if n4 had just come there; the master cannot correct it. */
+static void with_an_older_table_it_waits_and_is_not_lost(void **state)
+{
+	killed(NULL, LAB_MASTER);
+	killed("n1", LAB_REPLICATOR);
+	shell("n1", "f=%s/n1/state/routes.json; jq -c '(.sets[0].members[] | select(.name == \"n3\" or .name == \"n2\") | .brings) = false' $f > $f.new && mv $f.new $f", lab_dir(lab));
+	started("n1", LAB_REPLICATOR);
+	save("n1", "below/down", "of n1");
+	gets_text("n4", "below/down", "of n1");
+	save("n4", "below/d", "waits");
+	save("n4", "below/e", "waits");
+	gets_text("n3", "below/e", "waits");
+	comes_about("grep 'event=change_passed_over' %s/logs/n1-replicator.log | grep 'peer=\"n3\"' | grep 'path=\"below/d\"' | grep -q 'origin=\"n4:'", lab_dir(lab));
+	absent("n1", "below/d");
+	started(NULL, LAB_MASTER);
+	gets_text("n1", "below/d", "waits");
+	gets_text("n1", "below/e", "waits");
+	everywhere_equal();
+}
+
+/* What n4 saves after it lost the right is left out by n3; that n1 need not wait for it n3 must be able to tell, though it brings nothing any more. */
+static void what_comes_too_late_is_left_out_behind_a_relay(void **state)
+{
+	killed("n4", LAB_REPLICATOR);
+	save("n4", "below/late", "nobody has it");
+	save("n4", "below/c", "changed too late");
+	administrator("set", "change", LAB_SET, "--both", "n1", "--target", "n2,n3,n4", NULL);
+	holds_route("n1", ".members | map(select(.brings).name) == [\"n1\"]");
+	killed("n1", LAB_REPLICATOR); /* it forgets that the others brought something a moment ago */
+	started("n1", LAB_REPLICATOR);
+	started("n4", LAB_REPLICATOR);
+	becomes_absent("n4", "below/late");
+	gets_text("n4", "below/c", "after");
+	everywhere_equal();
+	has_text("n1", "below/c", "after");
+	assert_int_equal(kept_files("n4", "conflicts"), 2);
+}
+
+/* The only source has nothing left but its targets. */
+static void a_source_gets_everything_back_from_targets(void **state)
+{
+	save("n1", "below/f", "of n1");
+	everywhere_equal();
+	node_killed("n1");
+	shell("n2", "cd %s/n1 && find store -mindepth 1 -delete", lab_dir(lab));
+	node_started("n1");
+	gets_text("n1", "below/f", "of n1");
+	gets_text("n1", "below/c", "after");
+	everywhere_equal();
+	save("n1", "below/g", "with the new disk");
+	gets_text("n4", "below/g", "with the new disk");
+	everywhere_equal();
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(a_target_carries_a_source),
+		cmocka_unit_test(also_one_that_it_took_by_itself),
+		cmocka_unit_test(also_after_it_was_moved),
+		cmocka_unit_test(with_an_older_table_it_waits_and_is_not_lost),
+		cmocka_unit_test(what_comes_too_late_is_left_out_behind_a_relay),
+		cmocka_unit_test(a_source_gets_everything_back_from_targets),
+	};
+	return STORIES("relays", ((struct lab_options){.nodes = 4, .sources = "n1,n4"}), stories);
+}

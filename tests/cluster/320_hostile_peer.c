@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A node with a good certificate that lies. n3 may receive the set and not write it; its replicator is dead, and this program speaks in its
  * name with n1. What no honest node sends ends the link with a reason that the liar is told; nothing outside the store is touched,
- * nobody else is affected, and n1 goes on without having died. */
+ * nobody else is affected, and n1 goes on without having died. First n3 is a leaf: whatever it says that others did
+ * counts for nothing. Then it is one that carries changes of a source. */
 #include "tests/cluster/hostile.h"
 #include "common/loop.h"
 
@@ -738,7 +739,189 @@ static const struct attack {
 	{"directories in directories without end", HOSTILE_SUBSCRIBED, 0, listing_without_end, ""},
 };
 
+/* --- in the name of others --- */
+
+static cdm_origin origin_of(struct hostile *h, const char *node, uint64_t *ret_next)
+{
+	const struct cdm_vector *v = hostile_their_vector(h);
+	cdm_origin newest = CDM_ORIGIN(hostile_number(node), 1);
+	for (size_t i = 0; i < v->count; i++)
+		if (CDM_ORIGIN_NODE(v->entries[i].origin) == hostile_number(node))
+			newest = v->entries[i].origin;
+	*ret_next = cdm_vector_get(v, newest) + 1;
+	return newest;
+}
+static void save_as(struct hostile *h, cdm_origin origin, uint64_t number)
+{
+	struct carried k = saved("forged", origin, "hostile");
+	k.change.dot.number = k.change.version.dot.number = k.stamp.content.dot.number = number;
+	send_change(h, &k, "hostile", NULL);
+}
+static void save_as_a_source(struct hostile *h)
+{
+	uint64_t next;
+	cdm_origin origin = origin_of(h, "n2", &next);
+	save_as(h, origin, next);
+}
+static void save_as_a_source_begun_anew(struct hostile *h) { save_as(h, SOURCE_ORIGIN, 1); }
+static void save_as_nobody(struct hostile *h) { save_as(h, CDM_ORIGIN(4242, 1), 1); }
+static void save_as_the_receiver(struct hostile *h)
+{
+	uint64_t next;
+	cdm_origin origin = origin_of(h, "n1", &next);
+	save_as(h, origin, next + 1000);
+}
+static void save_as_the_receiver_begun_anew(struct hostile *h) { save_as(h, CDM_ORIGIN(hostile_number("n1"), 40), 1); }
+static void stream_as_a_source(struct hostile *h)
+{
+	struct bytes p = {0};
+	streamed(h, 7);
+	piece(h, 0, "hostile");
+	XXH3_state_t *hash = XXH3_createState();
+	struct change_end end = {.result = CONTENT_OK};
+	XXH128_canonical_t canonical;
+	XXH3_128bits_reset(hash);
+	XXH3_128bits_update(hash, (uint8_t[8]){0}, 8);
+	XXH3_128bits_update(hash, "hostile", 7);
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
+	XXH3_freeState(hash);
+	memcpy(end.hash, canonical.digest, sizeof end.hash);
+	change_end_encode(&end, &p);
+	put_frame(h, FRAME_CHANGE_END, &p);
+	batch_end(h, 1, 1);
+}
+static void operation_as_a_source(struct hostile *h, struct cdm_change c)
+{
+	uint64_t next;
+	c.dot.origin = origin_of(h, "n2", &next);
+	c.dot.number = next;
+	c.clock = cdm_clock_now();
+	struct carried k = {.change = c};
+	send_change(h, &k, NULL, NULL);
+}
+static void removal_as_a_source(struct hostile *h) { operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_UNLINK, .path = "kept", .path_len = 4}); }
+static void rename_as_a_source(struct hostile *h)
+{
+	operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_RENAME, .path = "kept", .path_len = 4, .path2 = "forged", .path2_len = 6});
+}
+static void mode_as_a_source(struct hostile *h)
+{
+	operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_SETATTR, .path = "kept", .path_len = 4, .attr = {.mask = CDM_ATTR_MODE, .mode = S_IFREG}});
+}
+/* Should that count, nothing that n2 makes would be new any more. */
+static void skip_of_a_source(struct hostile *h)
+{
+	uint64_t next;
+	cdm_origin origin = origin_of(h, "n2", &next);
+	struct carried k = {.change = {.op = CDM_OP_SKIP, .dot = {origin, 1ull << 40}, .clock = 1}};
+	send_change(h, &k, NULL, NULL);
+}
+/* Its own SKIP is taken; the time in it would be the root's. */
+static void skip_with_a_time(struct hostile *h)
+{
+	struct carried k = {.change = {.op = CDM_OP_SKIP, .flags = CDM_CH_WHOLE, .dot = {LIAR_ORIGIN, 1ull << 40}, .clock = 1, .path = "kept", .path_len = 4,
+		.parent_mtime_ns = 4102444800000000000}};
+	send_change(h, &k, NULL, NULL);
+}
+static void tree_to_be_taken(struct hostile *h)
+{
+	size_t len;
+	struct bytes p = {0};
+	struct cdm_vector v = {0};
+	cdm_vector_copy(&v, hostile_their_vector(h));
+	cdm_vector_raise(&v, (struct cdm_dot){SOURCE_ORIGIN, 77});
+	cdm_vector_encode(&v, bytes_add(&p, cdm_vector_encoded_size(&v)));
+	cdm_vector_fini(&v);
+	put_frame(h, FRAME_RESYNC_START, &p);
+	hostile_await(h, FRAME_RESYNC_END, &len);
+	hostile_frame(h, FRAME_RESYNC_DIR, 1, 0, "", 0);
+}
+static void answer_of(struct hostile *h, uint64_t ticket, struct carried k, const char *text)
+{
+	struct bytes p = {0};
+	k.flags |= CARRIED_ANSWER;
+	k.change.dot = (struct cdm_dot){UINT64_MAX, ticket};
+	carried_encode(&k, &p);
+	if (text)
+		put_inline(&p, text);
+	put_frame(h, FRAME_CHANGE, &p);
+}
+static void attributes_of_the_root(struct hostile *h)
+{
+	struct cdm_change c = {.op = CDM_OP_SETATTR, .clock = cdm_clock_now(), .base = {SOURCE_ORIGIN, 1}, .attr = {.mask = CDM_ATTR_MODE, .mode = S_IFDIR}};
+	answer_of(h, 1ull << 63, (struct carried){.change = c}, NULL);
+}
+static void answers_to_nothing(struct hostile *h)
+{
+	for (uint64_t bit = 0; bit < 64; bit++)
+		answer_of(h, 1ull << bit, saved("forged", SOURCE_ORIGIN, "hostile"), "hostile");
+}
+static void content_that_comes(struct hostile *h)
+{
+	struct bytes p = {0};
+	coming_encode(&(struct coming){.version = {SOURCE_ORIGIN, 1}, .size = 8 << 20, .path = "forged", .path_len = 6}, &p);
+	put_frame(h, FRAME_COMING, &p);
+}
+/* It knows more of n1 than n1 does: that gives n1 a new incarnation, but not as often as it likes. */
+static void more_of_the_receiver(struct hostile *h)
+{
+	size_t len;
+	struct subscribe theirs, ours = {0};
+	struct bytes p = {0};
+	const uint8_t *payload = hostile_await(h, FRAME_SUBSCRIBE, &len);
+	assert_int_equal(subscribe_decode(payload, len, &theirs), 0);
+	cdm_vector_copy(&ours.visible, &theirs.visible);
+	for (uint32_t incarnation = 1; incarnation < 40; incarnation++)
+		cdm_vector_raise(&ours.visible, (struct cdm_dot){CDM_ORIGIN(hostile_number("n1"), incarnation), 1ull << 40});
+	subscribe_encode(&ours, &p);
+	put_frame(h, FRAME_SUBSCRIBE, &p);
+	subscribe_fini(&theirs);
+	subscribe_fini(&ours);
+}
+static void save_as_the_receiver_before(struct hostile *h)
+{
+	save_as(h, CDM_ORIGIN(hostile_number("n1"), 1), 1ull << 39);
+}
+
+static const struct attack claims[] = {
+	{"a save in the name of a source", HOSTILE_SUBSCRIBED, 0, save_as_a_source, NULL},
+	{"a save in the name of a source that began anew", HOSTILE_SUBSCRIBED, 0, save_as_a_source_begun_anew, NULL},
+	{"a save in the name of nobody", HOSTILE_SUBSCRIBED, 0, save_as_nobody, NULL},
+	{"a save in the name of the receiver", HOSTILE_SUBSCRIBED, 0, save_as_the_receiver, NULL},
+	{"a save in the name of the receiver that began anew", HOSTILE_SUBSCRIBED, 0, save_as_the_receiver_begun_anew, NULL},
+	{"a save in the name of a source, in pieces", HOSTILE_SUBSCRIBED, 0, stream_as_a_source, NULL},
+	{"a removal in the name of a source", HOSTILE_SUBSCRIBED, 0, removal_as_a_source, NULL},
+	{"a rename in the name of a source", HOSTILE_SUBSCRIBED, 0, rename_as_a_source, NULL},
+	{"a mode in the name of a source", HOSTILE_SUBSCRIBED, 0, mode_as_a_source, NULL},
+	{"all that a source will make needs nothing", HOSTILE_SUBSCRIBED, 0, skip_of_a_source, NULL},
+	{"a directory's time in a SKIP", HOSTILE_SUBSCRIBED, 0, skip_with_a_time, NULL},
+	{"a tree that is to be taken over", HOSTILE_SUBSCRIBED, 0, tree_to_be_taken, "RESYNC_DIR"},
+	{"attributes of the root", HOSTILE_SUBSCRIBED, 0, attributes_of_the_root, NULL},
+	{"answers that nobody asked for", HOSTILE_SUBSCRIBED, 0, answers_to_nothing, NULL},
+	{"a content that is said to come", HOSTILE_SUBSCRIBED, WIRE_FEATURE_FETCH, content_that_comes, NULL},
+	{"more is known of the receiver than it knows", HOSTILE_SET, 0, more_of_the_receiver, NULL},
+	{"and once more", HOSTILE_SET, 0, more_of_the_receiver, NULL},
+	{"a save in the name of the receiver before it began anew", HOSTILE_SUBSCRIBED, 0, save_as_the_receiver_before, NULL},
+};
+
 /* --- stories --- */
+
+static bool is_so(void *arg, char *seen)
+{
+	int status = shell_status("n1", NULL, "%s", (const char *)arg);
+	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
+	return status == 0;
+}
+
+static void brings(const char *node, bool yes)
+{
+	char command[1024];
+	struct cdm_error err = CDM_ERROR_INIT;
+	snprintf(command, sizeof command, "jq -e '.sets[0].members[] | select(.name == \"%s\") | .brings == %s' %s/n1/state/routes.json", node, yes ? "true" : "false",
+		lab_dir(lab));
+	if (lab_wait_for(is_so, command, STORY_MS, "n1's routes", &err) < 0)
+		fail_msg("%s", err.text);
+}
 
 static void the_liar_takes_its_place(void **state)
 {
@@ -749,15 +932,20 @@ static void the_liar_takes_its_place(void **state)
 	save("n1", "draft.private", "only here");
 	shell("n1", "ln -s %s/n1/state to-state", lab_dir(lab));
 	everywhere_equal_below("kept");
+	administrator("section", "set", "group", "--compression", "0", NULL); /* what n1 says is read here as it comes */
+	administrator("route", "set", LAB_SET, LIAR, "--parent", "n2", NULL); /* below it, so that it is no alternate of n2's */
+	brings(LIAR, false);
 	killed(LIAR, LAB_REPLICATOR);
+	killed("n1", LAB_REPLICATOR); /* it forgets that the liar did a moment ago */
+	started("n1", LAB_REPLICATOR);
 }
 
-static void no_lie_gets_through(void **state)
+static void tried(const struct attack *list, size_t count)
 {
 	pid_t victim = lab_pid(lab, "n1", LAB_REPLICATOR);
 	unsigned wrong = 0;
-	for (size_t i = 0; i < sizeof attacks / sizeof *attacks; i++) {
-		const struct attack *a = &attacks[i];
+	for (size_t i = 0; i < count; i++) {
+		const struct attack *a = &list[i];
 		struct hostile *h = hostile_connect(LIAR, "n1", a->stage, a->features);
 		int64_t t0 = cdm_now_ms();
 		a->act(h);
@@ -778,6 +966,40 @@ static void no_lie_gets_through(void **state)
 	assert_int_equal(wrong, 0);
 }
 
+static void a_leaf_says_nothing_of_others(void **state)
+{
+	save("n2", "before", "fine");
+	gets_text("n1", "before", "fine");
+	shell("n1", "stat -c '%%a %%U %%Y' . > %s/root-before", lab_dir(lab));
+	tried(claims, sizeof claims / sizeof *claims);
+	static const char *const nodes[] = {"n1", "n2"};
+	for (size_t i = 0; i < 2; i++) {
+		absent(nodes[i], "forged");
+		absent(nodes[i], "fair");
+		has_text(nodes[i], "kept", "of worth");
+	}
+	shell("n1", "[ $(stat -c %%a kept) = 644 ] && stat -c '%%a %%U %%Y' . | cmp - %s/root-before", lab_dir(lab));
+	shell("n1", "[ $(find %s/.cdmfs/staging -name 'fetch-*' | wc -l) = 0 ]", lab_store(lab, "n1"));
+	shell("n1", "[ $(cat %s/logs/n1-*.log | grep -c event=incarnation_new) -le 1 ]", lab_dir(lab));
+	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep 'peer=\"n3\"' | grep 'path=\"forged\"' | grep -q 'origin=\"n2:'", lab_dir(lab));
+	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep -q 'origin=\"4242.1:1\"'", lab_dir(lab));
+	shell("n1", "grep event=tree_refused %s/logs/n1-replicator.log | grep -q 'peer=\"n3\"'", lab_dir(lab));
+}
+
+static void the_liar_carries_what_a_source_makes(void **state)
+{
+	started(LIAR, LAB_REPLICATOR);
+	administrator("route", "set", LAB_SET, LIAR, "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n2", "--parent", LIAR, NULL);
+	brings(LIAR, true);
+	killed(LIAR, LAB_REPLICATOR);
+}
+
+static void no_lie_gets_through(void **state)
+{
+	tried(attacks, sizeof attacks / sizeof *attacks);
+}
+
 static void others_have_noticed_nothing(void **state)
 {
 	save("n2", "afterwards", "fine");
@@ -795,6 +1017,8 @@ int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(the_liar_takes_its_place),
+		cmocka_unit_test(a_leaf_says_nothing_of_others),
+		cmocka_unit_test(the_liar_carries_what_a_source_makes),
 		cmocka_unit_test(no_lie_gets_through),
 		cmocka_unit_test(others_have_noticed_nothing),
 	};

@@ -314,12 +314,13 @@ void resync_answer(struct peer *p, struct incoming *answer)
 {
 	struct resync_in *in = p->resync ? p->resync->in : NULL;
 	if (answer->carried.change.dot.number == RESYNC_TICKET) {
-		if (in || rights_takes_root(p)) {
+		bool takes = in || rights_takes_root(p), of_root = answer->carried.change.op == CDM_OP_SETATTR && !answer->carried.change.path_len;
+		if (!takes)
+			rights_refuse_tree(p);
+		if (takes && of_root)
 			take_root(p, answer);
-			return;
-		}
-		rights_refuse_tree(p);
-		incoming_free(answer, p->set->staging_fd);
+		else
+			incoming_free(answer, p->set->staging_fd);
 		return;
 	}
 	struct want *w = in ? in->wants : NULL;

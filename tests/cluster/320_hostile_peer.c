@@ -6,6 +6,7 @@
 #include "tests/cluster/hostile.h"
 #include "common/loop.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -753,7 +754,9 @@ static cdm_origin origin_of(struct hostile *h, const char *node, uint64_t *ret_n
 }
 static void save_as(struct hostile *h, cdm_origin origin, uint64_t number)
 {
-	struct carried k = saved("forged", origin, "hostile");
+	char path[64]; /* each its own */
+	snprintf(path, sizeof path, "forged-%u.%u-%lu", CDM_ORIGIN_NODE(origin), CDM_ORIGIN_INCARNATION(origin), (unsigned long)number);
+	struct carried k = saved(path, origin, "hostile");
 	k.change.dot.number = k.change.version.dot.number = k.stamp.content.dot.number = number;
 	send_change(h, &k, "hostile", NULL);
 }
@@ -775,38 +778,45 @@ static void save_as_the_receiver_begun_anew(struct hostile *h) { save_as(h, CDM_
 static void stream_as_a_source(struct hostile *h)
 {
 	struct bytes p = {0};
-	streamed(h, 7);
-	piece(h, 0, "hostile");
-	XXH3_state_t *hash = XXH3_createState();
+	struct carried k = saved("forged-in-pieces", 0, "hostile");
 	struct change_end end = {.result = CONTENT_OK};
-	XXH128_canonical_t canonical;
-	XXH3_128bits_reset(hash);
-	XXH3_128bits_update(hash, (uint8_t[8]){0}, 8);
-	XXH3_128bits_update(hash, "hostile", 7);
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
-	XXH3_freeState(hash);
-	memcpy(end.hash, canonical.digest, sizeof end.hash);
+	k.flags = 0;
+	k.change.dot.origin = origin_of(h, "n2", &k.change.dot.number);
+	k.change.version.dot = k.stamp.content.dot = k.change.dot;
+	batch(h, 1, 1);
+	carried_encode(&k, &p);
+	put_frame(h, FRAME_CHANGE, &p);
+	piece(h, 0, "hostile");
+	put_inline(&p, "hostile");
+	memcpy(end.hash, p.data + p.len - sizeof end.hash, sizeof end.hash);
+	p.len = 0;
 	change_end_encode(&end, &p);
 	put_frame(h, FRAME_CHANGE_END, &p);
 	batch_end(h, 1, 1);
 }
+/* Of the version that is there, as its author would do it. */
 static void operation_as_a_source(struct hostile *h, struct cdm_change c)
 {
-	uint64_t next;
-	c.dot.origin = origin_of(h, "n2", &next);
-	c.dot.number = next;
+	struct cdm_stamp stamp;
+	_cleanup_free_ char *store = lab_store_path(lab, LIAR, c.path);
+	_cleanup_close_ int fd = open(store, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(cdm_stamp_get(fd, &stamp), 0);
+	c.path_len = strlen(c.path);
+	c.path2_len = c.path2 ? strlen(c.path2) : 0;
+	c.version = stamp.content;
+	c.dot.origin = origin_of(h, "n2", &c.dot.number);
 	c.clock = cdm_clock_now();
 	struct carried k = {.change = c};
 	send_change(h, &k, NULL, NULL);
 }
-static void removal_as_a_source(struct hostile *h) { operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_UNLINK, .path = "kept", .path_len = 4}); }
+static void removal_as_a_source(struct hostile *h) { operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_UNLINK, .path = "kept-there"}); }
 static void rename_as_a_source(struct hostile *h)
 {
-	operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_RENAME, .path = "kept", .path_len = 4, .path2 = "forged", .path2_len = 6});
+	operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_RENAME, .path = "kept-here", .path2 = "forged-name"});
 }
 static void mode_as_a_source(struct hostile *h)
 {
-	operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_SETATTR, .path = "kept", .path_len = 4, .attr = {.mask = CDM_ATTR_MODE, .mode = S_IFREG}});
+	operation_as_a_source(h, (struct cdm_change){.op = CDM_OP_SETATTR, .path = "kept", .attr = {.mask = CDM_ATTR_MODE, .mode = S_IFREG}});
 }
 /* Should that count, nothing that n2 makes would be new any more. */
 static void skip_of_a_source(struct hostile *h)
@@ -854,24 +864,26 @@ static void attributes_of_the_root(struct hostile *h)
 static void answers_to_nothing(struct hostile *h)
 {
 	for (uint64_t bit = 0; bit < 64; bit++)
-		answer_of(h, 1ull << bit, saved("forged", SOURCE_ORIGIN, "hostile"), "hostile");
+		answer_of(h, 1ull << bit, saved("forged-answer", SOURCE_ORIGIN, "hostile"), "hostile");
 }
 static void content_that_comes(struct hostile *h)
 {
 	struct bytes p = {0};
-	coming_encode(&(struct coming){.version = {SOURCE_ORIGIN, 1}, .size = 8 << 20, .path = "forged", .path_len = 6}, &p);
+	coming_encode(&(struct coming){.version = {SOURCE_ORIGIN, 1 << 30}, .size = 8 << 20, .path = "forged", .path_len = 6}, &p);
 	put_frame(h, FRAME_COMING, &p);
 }
 /* It knows more of n1 than n1 does: that gives n1 a new incarnation, but not as often as it likes. */
 static void more_of_the_receiver(struct hostile *h)
 {
+	static uint32_t known;
 	size_t len;
 	struct subscribe theirs, ours = {0};
 	struct bytes p = {0};
 	const uint8_t *payload = hostile_await(h, FRAME_SUBSCRIBE, &len);
 	assert_int_equal(subscribe_decode(payload, len, &theirs), 0);
 	cdm_vector_copy(&ours.visible, &theirs.visible);
-	for (uint32_t incarnation = 1; incarnation < 40; incarnation++)
+	known += 40;
+	for (uint32_t incarnation = 1; incarnation < known; incarnation++)
 		cdm_vector_raise(&ours.visible, (struct cdm_dot){CDM_ORIGIN(hostile_number("n1"), incarnation), 1ull << 40});
 	subscribe_encode(&ours, &p);
 	put_frame(h, FRAME_SUBSCRIBE, &p);
@@ -926,12 +938,16 @@ static void brings(const char *node, bool yes)
 static void the_liar_takes_its_place(void **state)
 {
 	save("n1", "kept", "of worth");
+	save("n1", "kept-there", "of worth");
+	save("n1", "kept-here", "of worth");
 	shell("n1", "head -c 1M /dev/urandom > large");
 	make_directory("n1", "cache");
 	save("n1", "cache/secret", "only here");
 	save("n1", "draft.private", "only here");
 	shell("n1", "ln -s %s/n1/state to-state", lab_dir(lab));
 	everywhere_equal_below("kept");
+	everywhere_equal_below("kept-there");
+	everywhere_equal_below("kept-here");
 	administrator("section", "set", "group", "--compression", "0", NULL); /* what n1 says is read here as it comes */
 	administrator("route", "set", LAB_SET, LIAR, "--parent", "n2", NULL); /* below it, so that it is no alternate of n2's */
 	brings(LIAR, false);
@@ -974,14 +990,15 @@ static void a_leaf_says_nothing_of_others(void **state)
 	tried(claims, sizeof claims / sizeof *claims);
 	static const char *const nodes[] = {"n1", "n2"};
 	for (size_t i = 0; i < 2; i++) {
-		absent(nodes[i], "forged");
-		absent(nodes[i], "fair");
+		shell(nodes[i], "! ls | grep forged");
 		has_text(nodes[i], "kept", "of worth");
+		has_text(nodes[i], "kept-there", "of worth");
+		has_text(nodes[i], "kept-here", "of worth");
 	}
 	shell("n1", "[ $(stat -c %%a kept) = 644 ] && stat -c '%%a %%U %%Y' . | cmp - %s/root-before", lab_dir(lab));
 	shell("n1", "[ $(find %s/.cdmfs/staging -name 'fetch-*' | wc -l) = 0 ]", lab_store(lab, "n1"));
 	shell("n1", "[ $(cat %s/logs/n1-*.log | grep -c event=incarnation_new) -le 1 ]", lab_dir(lab));
-	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep 'peer=\"n3\"' | grep 'path=\"forged\"' | grep -q 'origin=\"n2:'", lab_dir(lab));
+	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep 'peer=\"n3\"' | grep 'path=\"forged-' | grep -q 'origin=\"n2:'", lab_dir(lab));
 	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep -q 'origin=\"4242.1:1\"'", lab_dir(lab));
 	shell("n1", "grep event=tree_refused %s/logs/n1-replicator.log | grep -q 'peer=\"n3\"'", lab_dir(lab));
 }

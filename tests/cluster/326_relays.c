@@ -104,6 +104,25 @@ static void with_an_older_table_it_waits_and_is_not_lost(void **state)
 	everywhere_equal();
 }
 
+/* n1 is away when n4 loses the right. Afterwards nobody behind n3 may write; but until then it carried what n4 made. */
+static void what_was_sent_in_time_comes_through(void **state)
+{
+	cut("n1");
+	save("n4", "below/in-time", "of n4");
+	gets_text("n3", "below/in-time", "of n4");
+	administrator("set", "change", LAB_SET, "--both", "n1", "--target", "n2,n3,n4", NULL);
+	holds_route("n3", ".members | map(select(.role == \"both\").name) == [\"n1\"]");
+	healed("n1");
+	gets_text("n1", "below/in-time", "of n4");
+	everywhere_equal();
+	administrator("set", "change", LAB_SET, "--both", "n1,n4", "--target", "n2,n3", NULL);
+	holds_route("n4", ".role == \"both\"");
+	holds_route("n3", ".members[] | select(.name == \"n4\") | .role == \"both\"");
+	save("n4", "below/again", "of n4");
+	gets_text("n1", "below/again", "of n4");
+	everywhere_equal();
+}
+
 /* What n4 saves after it lost the right is left out by n3; that n1 need not wait for it n3 must be able to tell, though it brings nothing any more. */
 static void what_comes_too_late_is_left_out_behind_a_relay(void **state)
 {
@@ -145,8 +164,9 @@ int main(void)
 		cmocka_unit_test(also_one_that_it_took_by_itself),
 		cmocka_unit_test(also_after_it_was_moved),
 		cmocka_unit_test(with_an_older_table_it_waits_and_is_not_lost),
+		cmocka_unit_test(what_was_sent_in_time_comes_through),
 		cmocka_unit_test(what_comes_too_late_is_left_out_behind_a_relay),
 		cmocka_unit_test(a_source_gets_everything_back_from_targets),
 	};
-	return STORIES("relays", ((struct lab_options){.nodes = 4, .sources = "n1,n4"}), stories);
+	return STORIES("relays", ((struct lab_options){.nodes = 4, .sources = "n1,n4", .netns = true}), stories);
 }

@@ -71,9 +71,11 @@ void rights_pass_over(struct peer *p, const struct cdm_change *c)
 
 /* --- trees --- */
 
+/* Who has nothing asks for everything, also for a tree that no journal ever saw (an empty vector). */
 static bool is_still_asked(const struct peer *p)
 {
-	return p->asked_tree || !cdm_vector_covers_all(&p->set->follow.visible, &p->gives);
+	const struct cdm_vector *visible = &p->set->follow.visible;
+	return p->asked_tree || (p->was_empty && !visible->count) || !cdm_vector_covers_all(visible, &p->gives);
 }
 
 bool rights_takes_tree(struct peer *p)

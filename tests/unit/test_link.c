@@ -280,6 +280,41 @@ static void what_the_tls_library_does_not_get_ends_the_program(void **state)
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
+/* Of n2, by the table that n holds. */
+static const struct member *second_at(struct node *n)
+{
+	return route_member_number(route_of(n, "www"), 2);
+}
+
+static void table_says(struct node *n, const char *brings)
+{
+	char text[512];
+	struct cdm_error err = CDM_ERROR_INIT;
+	snprintf(text, sizeof text, "{\"epoch\": 1000, \"node\": \"n9\", \"sets\": [{\"name\": \"www\", \"parent\": null, \"members\": [{\"name\": \"n9\", \"number\": 9, "
+		"\"role\": \"both\"}, {\"name\": \"n2\", \"number\": 2, \"role\": \"target\"%s}]}]}", brings);
+	json_t *table = json_loads(text, 0, NULL);
+	assert_non_null(table);
+	assert_int_equal(route_take(n, table, &err), 0);
+	json_decref(table);
+}
+
+static void who_brings_is_told_by_the_table_and_goes_on_for_a_while(void **state)
+{
+	struct node *n = node_make(9, 0, false);
+	table_says(n, ", \"brings\": false");
+	assert_false(route_brings(second_at(n)));
+	table_says(n, ", \"brings\": true");
+	assert_true(route_brings(second_at(n)));
+	table_says(n, ", \"brings\": false");
+	int64_t until = second_at(n)->brought_until_ms;
+	assert_true(!second_at(n)->brings && route_brings(second_at(n)) && until > cdm_now_ms());
+	table_says(n, ", \"brings\": false"); /* another table does not make it longer */
+	assert_int_equal(second_at(n)->brought_until_ms, until);
+	table_says(n, ""); /* an older master */
+	assert_true(second_at(n)->brings);
+	node_end(&n);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -294,6 +329,7 @@ int main(void)
 		cmocka_unit_test(a_certificate_of_another_authority_is_refused),
 		cmocka_unit_test(a_frame_that_cannot_be_used_ends_the_link_which_comes_back),
 		cmocka_unit_test(when_both_dial_one_link_is_left),
+		cmocka_unit_test(who_brings_is_told_by_the_table_and_goes_on_for_a_while),
 	};
 	return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
 }

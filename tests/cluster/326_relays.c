@@ -4,7 +4,10 @@
 #include "tests/cluster/story.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* n1 is the root and writes, n4 writes, n2 and n3 receive. */
 
@@ -157,6 +160,33 @@ static void a_source_gets_everything_back_from_targets(void **state)
 	everywhere_equal();
 }
 
+/* What n1 told the targets since its last checkpoint is gone from its journal, as after a power cut. They may not write, but it was n1 that wrote it. */
+static void the_only_source_takes_back_what_it_lost(void **state)
+{
+	char path[64], fifo[128];
+	snprintf(path, sizeof path, "/tmp/cdmfs-relays-%d", getpid());
+	snprintf(fifo, sizeof fifo, "%s.durable.synced_not_marked", path); /* common/faultpoint.h: no checkpoint is finished any more */
+	killed("n1", LAB_REPLICATOR);
+	setenv("CDMFS_FAULTPOINT_FILE", path, 1);
+	started("n1", LAB_REPLICATOR);
+	unsetenv("CDMFS_FAULTPOINT_FILE");
+	everywhere_equal();
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	save("n1", "below/lost", "told, and forgotten");
+	remove_file("n1", "below/f");
+	becomes_absent("n4", "below/f");
+	node_killed("n1");
+	unlink(fifo);
+	shell("n2", "cd / && umount -l %s %s/full %s; rm -rf %s/n1/run/*", lab_mount(lab, "n1"), lab_run_dir(lab, "n1"), lab_run_dir(lab, "n1"), lab_dir(lab));
+	shell("n2", "cp %s/logs/n1-replicator.log %s/log-before", lab_dir(lab), lab_dir(lab));
+	node_started("n1");
+	gets_text("n1", "below/lost", "told, and forgotten");
+	everywhere_equal();
+	absent("n1", "below/f");
+	shell("n2", "cd %s && [ $(grep -c event=incarnation_new logs/n1-cdmfs.log) -gt 0 ] && [ $(grep -c event=change_passed_over log-before) = $(grep -c event=change_passed_over logs/n1-replicator.log) ]",
+		lab_dir(lab));
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -167,6 +197,7 @@ int main(void)
 		cmocka_unit_test(what_was_sent_in_time_comes_through),
 		cmocka_unit_test(what_comes_too_late_is_left_out_behind_a_relay),
 		cmocka_unit_test(a_source_gets_everything_back_from_targets),
+		cmocka_unit_test(the_only_source_takes_back_what_it_lost),
 	};
 	return STORIES("relays", ((struct lab_options){.nodes = 4, .sources = "n1,n4", .netns = true}), stories);
 }

@@ -15,7 +15,7 @@
 #define PATHS_MAX 4096
 #define BYTES_MAX (4u << 20)
 #define ASKED_MAX 32     /* open questions to one peer */
-#define GATHER_MS 2000   /* for all neighbours to be linked again */
+#define GATHER_MS 15000  /* for all neighbours to be linked again: they dial every 5 s (link_dial.c), and on busy machines a handshake takes its time */
 #define PATIENCE_MS 10000
 #define FETCH_TICKET (1ull << 61) /* beside UNSURE_TICKET: with the content */
 

@@ -443,6 +443,54 @@ static void what_was_not_synced_gives_way(void **state)
 	gets_text("n1", "rules/created", "afterwards\n");
 }
 
+static int lines_in_log(const char *node, const char *what)
+{
+	_cleanup_free_ char *count = NULL;
+	shell_status(node, &count, "grep -c '%s' %s/logs/%s-replicator.log", what, lab_dir(lab), node);
+	return atoi(count);
+}
+
+struct line {
+	const char *node, *what;
+	int before;
+};
+
+static bool is_logged_again(void *arg, char *seen)
+{
+	const struct line *l = arg;
+	int now = lines_in_log(l->node, l->what);
+	snprintf(seen, 512, "%d times in the log of %s: %s", now, l->node, l->what);
+	return now > l->before;
+}
+
+/* n2 has an older version, n3 the newest whole one. n3 comes last; what n2 has must not take its place before it was asked. */
+static void who_has_the_newest_comes_late(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	shell("n1", "mkdir late && echo old > late/file");
+	everywhere_equal();
+	killed("n2", LAB_REPLICATOR);
+	shell("n1", "echo newer > late/file");
+	gets_text("n3", "late/file", "newer\n");
+	shell("n1", "cdmfs-stat " LAB_SET " --wait --node n1 --timeout 30 && cdmfs-stat " LAB_SET " --wait --node n3 --timeout 30");
+	killed("n3", LAB_REPLICATOR);
+	killed("n1", LAB_REPLICATOR);
+	shell("n1", "echo half > late/file");
+	node_killed("n1");
+	here("umount -l %s %s/full; rm -rf %s/*", lab_mount(lab, "n1"), lab_run_dir(lab, "n1"), lab_run_dir(lab, "n1"));
+	struct line linked = {"n1", "event=link_up.*peer=\"n2\"", lines_in_log("n1", "event=link_up.*peer=\"n2\"")};
+	struct line settled = {"n1", "event=unsure_settled", lines_in_log("n1", "event=unsure_settled")};
+	node_started("n1");
+	started("n2", LAB_REPLICATOR);
+	if (lab_wait_for(is_logged_again, &linked, STORY_MS, "the link to n2", &err) < 0)
+		fail_msg("%s", err.text);
+	assert_true(lab_wait_for(is_logged_again, &settled, 5000, "a decision without n3", &err) < 0);
+	started("n3", LAB_REPLICATOR);
+	everywhere_equal();
+	has_text("n2", "late/file", "newer\n");
+	remove_tree("n1", "late");
+}
+
 static void more_than_is_remembered(void **state)
 {
 	shell("n2", "mkdir crowd && for i in $(seq 20); do echo old > crowd/known-$i; done");
@@ -491,6 +539,7 @@ int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(what_was_not_synced_gives_way),
+		cmocka_unit_test(who_has_the_newest_comes_late),
 		cmocka_unit_test(more_than_is_remembered),
 		cmocka_unit_test(what_an_author_lost_is_taken_over_by_who_has_it),
 		cmocka_unit_test_setup_teardown(nothing_acknowledged_is_lost, give_disks, take_disks), /* the last: it leaves other stores */

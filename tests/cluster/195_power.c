@@ -463,7 +463,7 @@ static bool is_logged_again(void *arg, char *seen)
 	return now > l->before;
 }
 
-/* n2 has an older version, n3 the newest whole one. n3 comes last; what n2 has must not take its place before it was asked. */
+/* n2 has an older version, n3 the newest whole one, but is slow to answer. What n2 has must not take its place before n3 was asked. */
 static void who_has_the_newest_comes_late(void **state)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
@@ -473,8 +473,8 @@ static void who_has_the_newest_comes_late(void **state)
 	shell("n1", "echo newer > late/file");
 	gets_text("n3", "late/file", "newer\n");
 	shell("n1", "cdmfs-stat " LAB_SET " --wait --node n1 --timeout 30 && cdmfs-stat " LAB_SET " --wait --node n3 --timeout 30");
-	killed("n3", LAB_REPLICATOR);
 	killed("n1", LAB_REPLICATOR);
+	assert_int_equal(kill(lab_pid(lab, "n3", LAB_REPLICATOR), SIGSTOP), 0);
 	shell("n1", "echo half > late/file");
 	node_killed("n1");
 	here("umount -l %s %s/full; rm -rf %s/*", lab_mount(lab, "n1"), lab_run_dir(lab, "n1"), lab_run_dir(lab, "n1"));
@@ -485,7 +485,7 @@ static void who_has_the_newest_comes_late(void **state)
 	if (lab_wait_for(is_logged_again, &linked, STORY_MS, "the link to n2", &err) < 0)
 		fail_msg("%s", err.text);
 	assert_true(lab_wait_for(is_logged_again, &settled, 5000, "a decision without n3", &err) < 0);
-	started("n3", LAB_REPLICATOR);
+	assert_int_equal(kill(lab_pid(lab, "n3", LAB_REPLICATOR), SIGCONT), 0);
 	everywhere_equal();
 	has_text("n2", "late/file", "newer\n");
 	remove_tree("n1", "late");

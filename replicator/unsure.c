@@ -273,11 +273,23 @@ bool unsure_compares(const struct set *s, const struct peer *p)
 	return s->unsure && s->unsure->compare && counts(p);
 }
 
+static bool anybody_is_asked(const struct set *s)
+{
+	const struct peer *p = s->peers;
+	while (p && !p->question)
+		p = p->next;
+	return p;
+}
+
 void unsure_subscribed(struct peer *p, const struct cdm_vector *visible)
 {
 	struct unsure *u = p->set->unsure;
 	if (!u || u->compare || u->open)
 		return;
+	if (!anybody_is_asked(p->set)) { /* the others may be just behind it */
+		u->gathered = false;
+		cdm_timer_cancel(&u->timer);
+	}
 	p->question = calloc(1, sizeof *p->question);
 	if (!p->question)
 		abort();

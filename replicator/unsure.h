@@ -4,7 +4,7 @@
  * these names. The newest is fetched, takes the place of what was found (which is kept in conflicts/) and is recorded once more, so
  * that whoever lacks it gets it. What nobody has is shipped as it was found.
  *
- * All neighbours of the route are waited for, 15 s at most: one that is not asked may be the only one that has the newest, and what
+ * All neighbours of the route are waited for, 15 s at most since the first one came: one that is not asked may be the only one that has the newest, and what
  * is taken from another one would win over it. A peer is asked once what it had when it subscribed has arrived here,
  * or when nothing comes for ten seconds. The parent (where there is none, any neighbour) must have answered; if none does for ten
  * seconds more this node goes on, and compares trees with its parent as soon as that is there. Too many names to remember: trees are

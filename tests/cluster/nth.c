@@ -43,12 +43,13 @@ void nth_forget(void)
 	unlink(control_file);
 }
 
-void nth_armed(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good)
+static void arm(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good, const char *name)
 {
 	static const char *const roles[LAB_PROGRAMS] = {"cdmfs", "server", "watcher", "cdm-replicator", "cdm-master"};
 	struct nth_control *c = nth_control;
 	atomic_store(&c->kind, NTH_OFF);
 	snprintf(c->who, sizeof c->who, "%s/%s", node ?: "", roles[program]);
+	snprintf(c->name, sizeof c->name, "%s", name);
 	c->where[0] = 0;
 	atomic_store(&c->error, number);
 	atomic_store(&c->for_good, for_good);
@@ -57,6 +58,16 @@ void nth_armed(const char *node, enum lab_program program, enum nth_kind kind, i
 	atomic_store(&c->fired, 0);
 	atomic_store(&c->gave_up, false);
 	atomic_store(&c->kind, kind);
+}
+
+void nth_armed(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good)
+{
+	arm(node, program, kind, number, nth, for_good, "");
+}
+
+void nth_armed_on(const char *node, enum lab_program program, enum nth_kind kind, int number, const char *name)
+{
+	arm(node, program, kind, number, 1, true, name);
 }
 
 unsigned long nth_disarmed(void)

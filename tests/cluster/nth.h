@@ -12,6 +12,8 @@ void nth_forget(void); /* after it */
 
 /* This program's Nth call of the kind fails, once or each from then on; NTH_SHORT as errno. Also in a process that is started later. */
 void nth_armed(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good);
+/* Each of this program's calls of the kind (NTH_READ, NTH_WRITE, NTH_LOOK, …) on an open file or directory of this name fails from now on. */
+void nth_armed_on(const char *node, enum lab_program program, enum nth_kind kind, int number, const char *name);
 /* Nothing fails any more; how many calls of that kind there were. */
 unsigned long nth_disarmed(void);
 /* What was seen of it. */

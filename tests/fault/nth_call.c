@@ -120,6 +120,25 @@ static bool is_disk(int fd)
 	return disk;
 }
 
+static bool is_named_link(const char *link)
+{
+	char path[4096];
+	busy = true;
+	ssize_t n = readlink(link, path, sizeof path - 1);
+	busy = false;
+	path[n > 0 ? n : 0] = 0;
+	const char *slash = strrchr(path, '/');
+	return slash && strcmp(slash + 1, control->name) == 0;
+}
+
+/* Is this one meant? */
+static bool is_named(int fd)
+{
+	char link[64];
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	return !control->name[0] || is_named_link(link);
+}
+
 static bool is_socket(int fd)
 {
 	struct stat st;
@@ -144,7 +163,7 @@ static bool is_elsewhere(const char *path)
 }
 
 /* Fails this call, if it is due, with the errno that was asked for. What can only be short does not count. */
-static bool fails(enum nth_kind kind, const char *what)
+static bool fails_now(enum nth_kind kind, const char *what)
 {
 	if (!is_wanted(kind) || atomic_load(&control->error) == NTH_SHORT || !is_due(kind, what))
 		return false;
@@ -152,9 +171,19 @@ static bool fails(enum nth_kind kind, const char *what)
 	return true;
 }
 
+static bool fails(enum nth_kind kind, const char *what)
+{
+	return is_wanted(kind) && !control->name[0] && fails_now(kind, what);
+}
+
 static bool fails_at(enum nth_kind kind, int fd, const char *what)
 {
-	return is_wanted(kind) && (fd == AT_FDCWD || is_disk(fd)) && fails(kind, what);
+	return is_wanted(kind) && (fd == AT_FDCWD || is_disk(fd)) && is_named(fd) && fails_now(kind, what);
+}
+
+static bool fails_on(enum nth_kind kind, const char *path, const char *what)
+{
+	return is_wanted(kind) && (!control->name[0] || is_named_link(path)) && fails_now(kind, what);
 }
 
 /* -- calls that move bytes --------------------------------------------------------------------------------------- */
@@ -165,7 +194,7 @@ static enum nth_kind kind_of(int fd, enum nth_kind kind)
 		return is_socket(fd) ? NTH_NET : NTH_OFF;
 	if (is_wanted(NTH_DEVICE))
 		return kind == NTH_READ && is_device(fd) ? NTH_DEVICE : NTH_OFF;
-	return is_wanted(kind) && is_disk(fd) ? kind : NTH_OFF;
+	return is_wanted(kind) && is_disk(fd) && is_named(fd) ? kind : NTH_OFF;
 }
 
 /* How much of len to move: len, half of it, or nothing (it fails, errno is set). */
@@ -281,9 +310,9 @@ FAILS(!is_elsewhere(path) && fails(NTH_LOOK, "stat"), int, stat64, (const char *
 FAILS(!is_elsewhere(name) && fails_at(NTH_LOOK, dir, "statx"), int, statx, (int dir, const char *name, int flags, unsigned mask, struct statx *st),
 	(dir, name, flags, mask, st))
 FAILS(fails_at(NTH_LOOK, fd, "fgetxattr"), ssize_t, fgetxattr, (int fd, const char *name, void *value, size_t room), (fd, name, value, room))
-FAILS(fails(NTH_LOOK, "getxattr"), ssize_t, getxattr, (const char *path, const char *name, void *value, size_t room), (path, name, value, room))
+FAILS(fails_on(NTH_LOOK, path, "getxattr"), ssize_t, getxattr, (const char *path, const char *name, void *value, size_t room), (path, name, value, room))
 FAILS(fails_at(NTH_LOOK, fd, "flistxattr"), ssize_t, flistxattr, (int fd, char *list, size_t room), (fd, list, room))
-FAILS(fails(NTH_LOOK, "listxattr"), ssize_t, listxattr, (const char *path, char *list, size_t room), (path, list, room))
+FAILS(fails_on(NTH_LOOK, path, "listxattr"), ssize_t, listxattr, (const char *path, char *list, size_t room), (path, list, room))
 FAILS(fails_at(NTH_LOOK, fd, "lseek"), off_t, lseek64, (int fd, off_t at, int whence), (fd, at, whence))
 
 FAILS(!is_elsewhere(name) && fails_at(NTH_READ, dir, "readlinkat"), ssize_t, readlinkat, (int dir, const char *name, char *target, size_t room),
@@ -416,10 +445,10 @@ static enum nth_kind kind_of_submission(const struct io_uring_sqe *sqe)
 	switch (sqe->opcode) {
 	case IORING_OP_READ:
 	case IORING_OP_READV:
-		return is_wanted(NTH_READ) && is_disk(sqe->fd) ? NTH_READ : NTH_OFF;
+		return is_wanted(NTH_READ) && is_disk(sqe->fd) && is_named(sqe->fd) ? NTH_READ : NTH_OFF;
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITEV:
-		return is_wanted(NTH_WRITE) && is_disk(sqe->fd) ? NTH_WRITE : NTH_OFF;
+		return is_wanted(NTH_WRITE) && is_disk(sqe->fd) && is_named(sqe->fd) ? NTH_WRITE : NTH_OFF;
 	case IORING_OP_FSYNC:
 		return NTH_SYNC;
 	case IORING_OP_ACCEPT:

@@ -27,6 +27,7 @@ enum nth_kind {
 
 struct nth_control {
 	char who[48];                   /* "n1/cdm-replicator", "n1/server" (by --server), "/cdm-master" */
+	char name[64];                  /* not "": only calls on an open file or directory of this name, by descriptor or /proc/self/fd */
 	atomic_int error;
 	atomic_bool for_good;           /* each from the Nth on */
 	atomic_ulong nth, passes, fired;

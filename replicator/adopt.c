@@ -599,6 +599,8 @@ void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt
 {
 	struct adopt *a = adopt_new(s, dry, false, done, arg);
 	struct peer *p = find_parent(s);
+	if (!dry)
+		unreadable_asked(s, path, len);
 	if (!s->mounted) {
 		refuse(a, "the set is not mounted on this node", "what was written to an unmounted store is found when it is mounted and the trees are compared");
 	} else if (may_begin(a, vector_of(p))) {

@@ -14,10 +14,12 @@
 #define ENTRIES_MAX 256 /* the oldest goes: it is in the log */
 #define FILE_NAME ".cdmfs/quarantine"
 #define FILE_MAX (64u << 20)
+#define UNREAD_MARK "r" /* behind the path's digits: an odd number of characters */
 
 struct entry {
 	char *path;
 	size_t len;
+	bool unread;
 	char reason[256];
 };
 
@@ -82,7 +84,7 @@ static void unlock_and_store(struct quarantine *q)
 		const struct entry *e = &q->entries[i];
 		for (size_t k = 0; k < e->len; k++)
 			fprintf(f, "%02x", (unsigned char)e->path[k]);
-		fprintf(f, " %.*s\n", (int)strcspn(e->reason, "\n"), e->reason);
+		fprintf(f, "%s %.*s\n", e->unread ? UNREAD_MARK : "", (int)strcspn(e->reason, "\n"), e->reason);
 	}
 	pthread_mutex_unlock(&q->lock);
 	if (fclose(f) == 0) {
@@ -103,7 +105,8 @@ static void load_line(struct quarantine *q, const char *line, size_t len)
 {
 	const char *blank = memchr(line, ' ', len);
 	size_t n = blank ? (size_t)(blank - line) / 2 : 0;
-	if (!n || (blank - line) % 2 || n > CDM_PATH_MAX || q->count == ENTRIES_MAX)
+	bool unread = n && (blank - line) % 2;
+	if (!n || (unread && blank[-1] != UNREAD_MARK[0]) || n > CDM_PATH_MAX || q->count == ENTRIES_MAX)
 		return;
 	char *path = malloc(n + 1);
 	if (!path)
@@ -118,7 +121,7 @@ static void load_line(struct quarantine *q, const char *line, size_t len)
 	}
 	path[n] = 0;
 	struct entry *e = &q->entries[q->count];
-	*e = (struct entry){.path = path, .len = n};
+	*e = (struct entry){.path = path, .len = n, .unread = unread};
 	snprintf(e->reason, sizeof e->reason, "%.*s", (int)(len - (size_t)(blank + 1 - line)), blank + 1);
 	q->count++;
 }
@@ -128,8 +131,9 @@ size_t quarantine_load(struct quarantine *q, int store_fd)
 	char *text = NULL;
 	size_t len = 0, count = 0;
 	pthread_mutex_lock(&q->lock);
+	bool loaded = q->store_fd >= 0;
 	q->store_fd = store_fd;
-	if (cdm_read_file(store_fd, FILE_NAME, FILE_MAX, &text, &len, NULL) == 0) {
+	if (!loaded && cdm_read_file(store_fd, FILE_NAME, FILE_MAX, &text, &len, NULL) == 0) {
 		for (size_t at = 0; at < len;) {
 			const char *end = memchr(text + at, '\n', len - at);
 			size_t n = end ? (size_t)(end - text) - at : len - at;
@@ -145,7 +149,7 @@ size_t quarantine_load(struct quarantine *q, int store_fd)
 
 /* --- the list --- */
 
-void quarantine_add(struct quarantine *q, const char *path, size_t len, const char *reason)
+static void add(struct quarantine *q, const char *path, size_t len, const char *reason, bool unread)
 {
 	char *copy = malloc(len + 1);
 	if (!copy)
@@ -159,9 +163,19 @@ void quarantine_add(struct quarantine *q, const char *path, size_t len, const ch
 	if (q->count == ENTRIES_MAX)
 		drop(q, 0);
 	struct entry *e = &q->entries[q->count++];
-	*e = (struct entry){.path = copy, .len = len};
+	*e = (struct entry){.path = copy, .len = len, .unread = unread};
 	snprintf(e->reason, sizeof e->reason, "%s", reason);
 	unlock_and_store(q);
+}
+
+void quarantine_add(struct quarantine *q, const char *path, size_t len, const char *reason)
+{
+	add(q, path, len, reason, false);
+}
+
+void quarantine_add_unread(struct quarantine *q, const char *path, size_t len, const char *reason)
+{
+	add(q, path, len, reason, true);
 }
 
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len)
@@ -206,6 +220,27 @@ bool quarantine_has_below(struct quarantine *q, const char *path, size_t len)
 		has |= is_at_or_below(&q->entries[i], path, len);
 	pthread_mutex_unlock(&q->lock);
 	return has;
+}
+
+bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len)
+{
+	bool has = false;
+	if (!atomic_load_explicit(&q->count, memory_order_relaxed))
+		return false;
+	pthread_mutex_lock(&q->lock);
+	for (size_t i = 0; i < q->count; i++)
+		has |= q->entries[i].unread && is_at_or_below(&q->entries[i], path, len);
+	pthread_mutex_unlock(&q->lock);
+	return has;
+}
+
+void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg)
+{
+	pthread_mutex_lock(&q->lock);
+	for (size_t i = 0; i < q->count; i++)
+		if (q->entries[i].unread)
+			fn(arg, q->entries[i].path, q->entries[i].len);
+	pthread_mutex_unlock(&q->lock);
 }
 
 bool quarantine_find(struct quarantine *q, const char *path, size_t len, char *reason, size_t room)

@@ -51,6 +51,7 @@ void set_ready(struct set *s)
 	publisher_seed(s->publisher, &s->follow.visible, s->follow.own_raw);
 	rights_ready(s);
 	unsure_ready(s);
+	unreadable_ready(s);
 	scrub_ready(s);
 	doubt_ready(s);
 	for (struct peer *p = s->peers; p; p = p->next)
@@ -141,6 +142,7 @@ void set_free(struct set **set)
 	fetch_stop(s);
 	set_mount_stop(s);
 	follow_stop(s);
+	unreadable_stop(s);
 	cdm_worker_free(&s->applier);
 	cdm_worker_free(&s->walker);
 	cdm_worker_free(&s->caller);

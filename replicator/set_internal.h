@@ -183,7 +183,7 @@ struct set {
 	char paused_code[32], paused_reason[256]; /* the applier waits for space … */
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
 	struct hold_before holds_before[HOLDS_BEFORE];
-	bool unreadable;                          /* some content here could not be read once */
+	struct unreadable *unreadable;            /* content here that could not be read, or NULL */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct { cdm_origin before; bool all; int64_t until_ms; } regains; /* rights.c: until then lost changes are taken back, of own incarnations before this one, or all */
 	bool renewed_for_child;                   /* rights.c: a peer that does not bring led to a new incarnation */
@@ -243,9 +243,13 @@ void ship_resume_at(struct peer *p, uint64_t position, const struct cdm_vector *
 void identity_check(struct peer *p, const struct cdm_vector *theirs);
 
 /* unreadable.c */
-void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err); /* logs, sets aside */
-void unreadable_over(struct set *s, const char *path, size_t len); /* it was read */
+/* This could not be read for the peer: unless that is known it is logged and set aside. It is tried again until it can be read. */
+void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_error *err);
+void unreadable_over(struct set *s, const char *path, size_t len); /* it was read for a peer */
 void unreadable_gone(struct set *s, const struct cdm_change *c); /* a record of the journal: was a name that is set aside taken away here? */
+void unreadable_asked(struct set *s, const char *path, size_t len); /* a person wants what is there or below it ("": all) to be tried now */
+void unreadable_ready(struct set *s); /* what was set aside when the program before this ended is tried, too */
+void unreadable_stop(struct set *s);
 
 /* receive.c */
 void receive_content_came(struct peer *p, struct incoming *in); /* a fetched content is in staging, or superseded */

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* 355_unreadable — what a node cannot read for the others, for a while: it is said once, tried again after growing pauses and when somebody orders it,
+ * lost by nobody, and goes out when it can be read. */
+#include "tests/cluster/nth.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "common/loop.h"
+
+static unsigned times_said(const char *path)
+{
+	_cleanup_free_ char *count = NULL;
+	shell_status("n1", &count, "grep -c 'event=content_unreadable.*%s' %s/logs/n1-replicator.log", path, lab_dir(lab));
+	return (unsigned)strtoul(count ?: "", NULL, 10);
+}
+
+static bool is_set_aside(const char *node)
+{
+	_cleanup_free_ char *code = NULL;
+	shell_status(node, &code, "cdmfs-stat www --json | jq -j '.nodes[] | select(.name == \"%s\") | .reason_code'", node);
+	return strcmp(code ?: "", "quarantined") == 0;
+}
+
+static bool n1_sets_aside(void *arg, char *seen)
+{
+	bool aside = is_set_aside("n1");
+	snprintf(seen, 512, "n1 has %s set aside", aside ? "something" : "nothing");
+	return aside == *(const bool *)arg;
+}
+
+static void waits_until(bool aside)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(n1_sets_aside, &aside, STORY_MS, "what n1 sets aside", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static bool has_failed_so_often(void *arg, char *seen)
+{
+	unsigned long fired = nth_control->fired;
+	snprintf(seen, 512, "%lu calls failed", fired);
+	return fired >= *(const unsigned long *)arg;
+}
+
+static void calls_failed(unsigned long count)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(has_failed_so_often, &count, STORY_MS, "so many tries", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+/* Its attributes, with which every attempt begins: a try is one call that fails, but the first one is shipping's four. */
+static void it_is_tried_again_by_itself(void **state)
+{
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_LOOK, EIO, "sealed");
+	save("n1", "sealed", "in the end");
+	save("n1", "behind", "at once");
+	gets_text("n2", "behind", "at once");
+	waits_until(true);
+	absent("n2", "sealed");
+	calls_failed(nth_control->fired + 2);
+	nth_disarmed();
+	gets_text("n2", "sealed", "in the end");
+	waits_until(false);
+	assert_int_equal(times_said("sealed"), 1);
+	everywhere_equal();
+}
+
+/* So does what can be opened, and not be read to its end. */
+static void a_large_file_too(void **state)
+{
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_READ, EIO, "sector");
+	shell("n1", "head -c 3M /dev/urandom > sector");
+	waits_until(true);
+	calls_failed(nth_control->fired + 2);
+	absent("n2", "sector");
+	nth_disarmed();
+	waits_until(false);
+	everywhere_equal();
+	assert_int_equal(times_said("sector"), 1);
+}
+
+/* After some tries the next one is far away; nothing is recorded of all of them. */
+static void or_when_it_is_ordered(void **state)
+{
+	enum { SOON_MS = 5000 };
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_LOOK, EIO, "patient");
+	save("n1", "patient", "by order");
+	waits_until(true);
+	unsigned long first = nth_control->fired;
+	int64_t began_ms = cdm_now_ms();
+	calls_failed(first + 4); /* after 1, 2, 4 and 8 s; the first one may be among the first */
+	assert_true(cdm_now_ms() - began_ms > 5000);
+	nth_disarmed();
+	int64_t ordered_ms = cdm_now_ms();
+	administrator("rescan", "www:patient", "--node", "n1", NULL);
+	gets_text("n2", "patient", "by order");
+	assert_in_range(cdm_now_ms() - ordered_ms, 0, SOON_MS);
+	waits_until(false);
+	assert_int_equal(times_said("patient"), 1);
+	everywhere_equal();
+}
+
+static void it_is_tried_again_by_the_next_program_and_under_its_next_name(void **state)
+{
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_LOOK, EIO, "carried");
+	make_directory("n1", "was");
+	save("n1", "was/carried", "under another name");
+	waits_until(true);
+	killed("n1", LAB_REPLICATOR);
+	started("n1", LAB_REPLICATOR);
+	waits_until(true);
+	unsigned long fired = nth_control->fired;
+	calls_failed(fired + 1);
+	move("n1", "was", "is");
+	gets_text("n1", "is/carried", "under another name");
+	waits_until(true);
+	nth_disarmed();
+	gets_text("n2", "is/carried", "under another name");
+	waits_until(false);
+	everywhere_equal();
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(it_is_tried_again_by_itself),
+		cmocka_unit_test(a_large_file_too),
+		cmocka_unit_test(or_when_it_is_ordered),
+		cmocka_unit_test(it_is_tried_again_by_the_next_program_and_under_its_next_name),
+	};
+	nth_prepare();
+	int status = STORIES("unreadable", ((struct lab_options){.nodes = 2}), stories);
+	nth_forget();
+	return status;
+}

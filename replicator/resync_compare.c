@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "common/io.h"
 #include "replicator/publish.h"
+#include "replicator/quarantine.h"
 
 #define GROUPS_MAX 65536
 
@@ -257,6 +258,12 @@ static bool take_over(struct compare *c, const char *path, size_t len)
 	return true;
 }
 
+/* Ours (or something below it) could not be read for shipping: the sender lacks it in spite of what his vector says, until it can be (unreadable.c). */
+static bool is_unread(const struct compare *c, const char *path, size_t len)
+{
+	return quarantine_has_unread(c->set->quarantine, path, len);
+}
+
 /* top: its directory is not to be removed. */
 static void only_here(struct compare *c, const char *dir, size_t dir_len, const struct entry *e, bool top)
 {
@@ -272,7 +279,7 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	bool orphan = is_orphan(c, dot);
 	if (orphan && take_over(c, path, len))
 		return;
-	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && (orphan || cdm_vector_covers(&c->shared->sender, dot));
+	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && (orphan || cdm_vector_covers(&c->shared->sender, dot)) && !is_unread(c, path, len);
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
 	else if (goes && !paths_have(c->shared->there, path, len))
@@ -433,7 +440,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	}
 	bool orphan = is_orphan(c, ours->stamp.content.dot);
 	bool newer = cdm_version_compare(&ours->stamp.content, &theirs->stamp.content) > 0;
-	if (orphan ? newer && take_over(c, path, len) : ours_stays(c, theirs, ours)) {
+	if (orphan ? newer && take_over(c, path, len) : ours_stays(c, theirs, ours) || (newer && is_unread(c, path, len))) {
 		c->stays = true;
 		return;
 	}

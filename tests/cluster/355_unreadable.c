@@ -122,6 +122,50 @@ static void it_is_tried_again_by_the_next_program_and_under_its_next_name(void *
 	everywhere_equal();
 }
 
+static bool n1_has_compared(void *arg, char *seen)
+{
+	int status = shell_status("n1", NULL, "test $(grep -c event=resync_ends %s/logs/n1-replicator.log) -gt %d", lab_dir(lab), *(const int *)arg);
+	snprintf(seen, 512, "n1 has compared trees %s", status ? "no more" : "again");
+	return status == 0;
+}
+
+static void n1_compares_trees(void)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	_cleanup_free_ char *before = NULL;
+	killed("n1", LAB_REPLICATOR);
+	shell_status("n1", &before, "grep -c event=resync_ends %s/logs/n1-replicator.log", lab_dir(lab));
+	int count = atoi(before ?: "");
+	shell("n1", ": > %s/.cdmfs/doubt", lab_store(lab, "n1"));
+	started("n1", LAB_REPLICATOR);
+	if (lab_wait_for(n1_has_compared, &count, STORY_MS, "a comparison", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+/* Its parent's vector says that it has this version, but it was left out: comparing trees must not take that for a removal, or for an older choice. */
+static void comparing_trees_with_its_parent_leaves_it(void **state)
+{
+	administrator("route", "set", LAB_SET, "n1", "--parent", "n2", NULL);
+	make_directory("n1", "new");
+	save("n1", "hidden", "as the others have it");
+	everywhere_equal();
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_READ, EIO, "hidden");
+	save("n1", "hidden", "as only its author has it");
+	save("n1", "new/hidden", "nowhere else");
+	in_sync();
+	waits_until(true);
+	n1_compares_trees();
+	has_text("n1", "hidden", "as only its author has it");
+	has_text("n1", "new/hidden", "nowhere else");
+	has_text("n2", "hidden", "as the others have it");
+	absent("n2", "new/hidden");
+	nth_disarmed();
+	gets_text("n2", "hidden", "as only its author has it");
+	gets_text("n2", "new/hidden", "nowhere else");
+	everywhere_equal();
+	administrator("route", "set", LAB_SET, "n1", "--auto", NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -129,6 +173,7 @@ int main(void)
 		cmocka_unit_test(a_large_file_too),
 		cmocka_unit_test(or_when_it_is_ordered),
 		cmocka_unit_test(it_is_tried_again_by_the_next_program_and_under_its_next_name),
+		cmocka_unit_test(comparing_trees_with_its_parent_leaves_it),
 	};
 	nth_prepare();
 	int status = STORIES("unreadable", ((struct lab_options){.nodes = 2}), stories);

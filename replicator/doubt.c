@@ -7,6 +7,9 @@
  *
  * What an answer brought ahead of the stream is nobody's when its author loses it with his power: no vector tells of it. So whoever took
  * such a thing, until a comparison sees none any more (a second empty file), compares trees when an author begins a new incarnation (resync_compare.c).
+ *
+ * What could not be looked at (a bad sector of a directory) is compared again, too, but after a pause of its own: however fast a comparison comes to
+ * it, and however it ends, the next one for that reason alone is twice as far away, until one came without.
  * Loop thread, but for doubt_note and doubt_note_ahead. */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,22 +26,40 @@
 #define QUIET_MS 200      /* after something came up */
 #define WAIT_MAX_MS 60000 /* between comparisons that found something, doubling up to this */
 #define ASKED_MS 5000     /* an answer that does not come: ask again */
+#define UNLOOKED_MS 1000  /* after something could not be looked at, doubling up to … */
+#define UNLOOKED_MAX_MS 600000
 #define REST 10           /* times as long as a comparison took, none follows: however often authors meet, large trees are not walked all the time */
 #define ROUNDS_MAX 8      /* comparisons that find something again and again: what differs cannot be mended so */
 
 static void on_timer(void *arg);
 
+static int64_t later(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
 static void wait_for(struct set *s, int64_t ms)
 {
-	int64_t rest = s->doubt.not_before_ms - cdm_now_ms();
-	if (!s->doubt.timer && !s->stopping)
-		s->doubt.timer = cdm_loop_after(s->node->loop, rest > ms ? rest : ms, on_timer, s);
+	const struct doubt_state *d = &s->doubt;
+	int64_t now = cdm_now_ms(), due = later(now + ms, d->not_before_ms);
+	if (d->only_unlooked)
+		due = later(due, d->unlooked_due_ms);
+	if (!d->timer && !s->stopping)
+		s->doubt.timer = cdm_loop_after(s->node->loop, due - now, on_timer, s);
 }
 
 static void took(struct set *s, int64_t began_ms)
 {
 	int64_t now = cdm_now_ms();
 	s->doubt.not_before_ms = now + REST * (now - began_ms);
+}
+
+static bool any_child_is_at_it(const struct set *s)
+{
+	for (const struct peer *p = s->peers; p; p = p->next)
+		if (p->verifying)
+			return true;
+	return false;
 }
 
 static bool any_child_compares(const struct set *s)
@@ -100,7 +121,7 @@ void doubt_child_is_there(struct peer *p)
 
 static void settle(struct set *s)
 {
-	s->doubt.raised = false;
+	s->doubt.raised = s->doubt.only_unlooked = false;
 	s->doubt.rounds = s->doubt.waits = 0;
 	children_compare(s);
 	forget_if_over(s);
@@ -115,7 +136,8 @@ static void on_timer(void *arg)
 		return;
 	const struct held *held = route_held_find(s->node, set_name(s));
 	struct peer *parent = set_parent_peer(s);
-	if (s->resyncing) {
+	bool too_early = s->doubt.only_unlooked && (any_child_is_at_it(s) || s->doubt.not_before_ms > cdm_now_ms());
+	if (s->resyncing || too_early) {
 		wait_for(s, ASKED_MS);
 	} else if (parent) {
 		link_send(parent->link, s, FRAME_RESYNC_ASK, 0, NULL, 0, NULL, 0);
@@ -125,14 +147,47 @@ static void on_timer(void *arg)
 	} /* else: when the parent is there (doubt_parent_is_there) */
 }
 
-void doubt_raise(struct set *s)
+static void raise_it(struct set *s)
 {
 	bool before = s->doubt.raised;
-	s->doubt.raised = s->doubt.raised_since = true;
+	s->doubt.raised = true;
 	remember(s, FILE_NAME);
 	wait_for(s, QUIET_MS);
 	if (!before)
 		state_changed(s);
+}
+
+void doubt_raise(struct set *s)
+{
+	if (s->doubt.only_unlooked)
+		cdm_timer_cancel(&s->doubt.timer); /* this one does not wait so long */
+	s->doubt.only_unlooked = false;
+	s->doubt.raised_since = true;
+	raise_it(s);
+}
+
+/* Several in one comparison count once. */
+static void put_off(struct doubt_state *d)
+{
+	int64_t now = cdm_now_ms(), doubled = later(UNLOOKED_MS, 2 * d->unlooked_ms);
+	if (now < d->unlooked_due_ms)
+		return;
+	d->unlooked_ms = doubled < UNLOOKED_MAX_MS ? doubled : UNLOOKED_MAX_MS;
+	d->unlooked_due_ms = now + d->unlooked_ms;
+}
+
+void doubt_unlooked(struct set *s)
+{
+	s->doubt.unlooked_at_ms = cdm_now_ms();
+	s->doubt.only_unlooked |= !s->doubt.raised;
+	put_off(&s->doubt);
+	raise_it(s);
+}
+
+/* Since the comparison began that ends now. */
+static bool was_unlooked(const struct doubt_state *d)
+{
+	return d->unlooked_at_ms && d->unlooked_at_ms >= d->began_ms;
 }
 
 void doubt_ready(struct set *s)
@@ -164,7 +219,8 @@ void doubt_asked(struct peer *p)
 
 bool doubt_begin_verify(struct peer *p)
 {
-	if (!p->verify_wanted || p->verifying || (p->set->doubt.raised && set_parent_peer(p->set)))
+	const struct doubt_state *d = &p->set->doubt;
+	if (!p->verify_wanted || p->verifying || (d->raised && !d->only_unlooked && set_parent_peer(p->set)))
 		return false; /* in the last case when we have compared with our own parent */
 	p->verify_wanted = false;
 	p->verifying = true;
@@ -173,25 +229,48 @@ bool doubt_begin_verify(struct peer *p)
 	return true;
 }
 
+/* A comparison ended: where it came to everything, the pause begins anew. */
+static void note_looked(struct set *s)
+{
+	if (!any_child_is_at_it(s) && !was_unlooked(&s->doubt))
+		s->doubt.unlooked_ms = s->doubt.unlooked_due_ms = 0;
+}
+
+/* All was compared but what could not be looked at: that is left, and those that we feed need not wait for it. */
+static void leave_unlooked(struct set *s)
+{
+	if (!s->doubt.only_unlooked)
+		children_compare(s);
+	s->doubt.only_unlooked = true;
+	s->doubt.rounds = s->doubt.waits = 0;
+	wait_for(s, QUIET_MS);
+	state_changed(s);
+}
+
 void doubt_compared(struct set *s, bool decisive, bool changed)
 {
-	if (!s->doubt.raised)
+	struct doubt_state *d = &s->doubt;
+	note_looked(s);
+	if (!d->raised)
 		return;
-	took(s, s->doubt.began_ms);
-	cdm_timer_cancel(&s->doubt.timer);
-	if (decisive && !changed && !s->doubt.raised_since) {
-		settle(s);
-		return;
+	took(s, d->began_ms);
+	cdm_timer_cancel(&d->timer);
+	bool over = decisive && !changed && !d->raised_since;
+	d->rounds += changed;
+	if (!over && d->rounds >= ROUNDS_MAX) {
+		cdm_log(trees_differ, cdm_str("set", set_name(s)), cdm_uint("comparisons", d->rounds));
+		over = true;
 	}
-	s->doubt.rounds += changed;
-	if (s->doubt.rounds >= ROUNDS_MAX) {
-		cdm_log(trees_differ, cdm_str("set", set_name(s)), cdm_uint("comparisons", s->doubt.rounds));
+	if (over && was_unlooked(d)) {
+		leave_unlooked(s);
+	} else if (over) {
 		settle(s);
-		return;
+	} else {
+		unsigned shift = d->waits < 9 ? d->waits++ : 9;
+		int64_t ms = (int64_t)QUIET_MS << shift;
+		d->only_unlooked = false;
+		wait_for(s, ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
 	}
-	unsigned shift = s->doubt.waits < 9 ? s->doubt.waits++ : 9;
-	int64_t ms = (int64_t)QUIET_MS << shift;
-	wait_for(s, ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
 }
 
 void doubt_child_done(struct peer *p)
@@ -200,6 +279,7 @@ void doubt_child_done(struct peer *p)
 		return;
 	p->verifying = false;
 	took(p->set, p->set->doubt.began_ms);
+	note_looked(p->set);
 	forget_if_over(p->set);
 	state_changed(p->set);
 }

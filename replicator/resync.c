@@ -75,7 +75,7 @@ void resync_unlooked(struct set *s, const char *path, size_t len, int error)
 	struct cdm_error err = CDM_ERROR_INIT;
 	cdm_fail(&err, -error, "look at directory %.*s to compare trees", len ? (int)(len < 200 ? len : 200) : 1, len ? path : "/");
 	cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
-	doubt_raise(s);
+	doubt_unlooked(s);
 }
 
 /* A queued frame starts with its flags byte. */

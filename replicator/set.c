@@ -509,6 +509,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (s->resyncing) {
 		state = code = "resync";
 		reason = "comparing trees with its parent";
+	} else if (s->doubt.only_unlooked) {
+		state = code = "resync";
+		reason = "a directory could not be looked at: trees will be compared again";
 	} else if (doubt_is_open(s)) {
 		state = code = "resync";
 		reason = s->doubt.raised ? "a conflict: trees will be compared" : "those that it feeds compare trees after a conflict";

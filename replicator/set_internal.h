@@ -100,11 +100,13 @@ enum ship_phase { SHIP_WAIT, SHIP_SEEK, SHIP_STREAM, SHIP_RESYNC };
 struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
 	bool raised_since; /* while trees are being compared */
+	bool only_unlooked; /* for no other reason than that something could not be looked at */
 	bool owed;         /* children that are not here are to compare when they come */
 	_Atomic unsigned ahead; /* what was taken ahead of the stream since a comparison saw none of that */
 	unsigned rounds;   /* comparisons that found something */
 	unsigned waits;    /* comparisons that were not the last one */
 	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
+	int64_t unlooked_at_ms, unlooked_ms, unlooked_due_ms; /* when something could not be looked at; the pause for that, and its end */
 	struct cdm_timer *timer;
 };
 
@@ -265,6 +267,7 @@ void adopt_stop(struct set *s);
 
 /* doubt.c */
 void doubt_raise(struct set *s);
+void doubt_unlooked(struct set *s); /* something could not be looked at, while trees were compared: again, after a pause that grows */
 void doubt_ready(struct set *s); /* the journal was read: what was open when the program before this ended is open again */
 void doubt_author_began_anew(struct set *s); /* a change of a new incarnation came: is something here that the old one may have lost? */
 void doubt_parent_is_there(struct set *s);

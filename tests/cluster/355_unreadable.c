@@ -166,6 +166,28 @@ static void comparing_trees_with_its_parent_leaves_it(void **state)
 	administrator("route", "set", LAB_SET, "n1", "--auto", NULL);
 }
 
+/* For what its parent cannot look at a node compares trees again, ever more rarely. */
+static void a_directory_is_compared_again_after_growing_pauses(void **state)
+{
+	enum { COMPARISONS = 3 };
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	make_directory("n1", "shut");
+	save("n1", "shut/file", "x");
+	everywhere_equal();
+	killed("n1", LAB_REPLICATOR);
+	shell("n1", ": > %s/.cdmfs/doubt", lab_store(lab, "n1"));
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_READ, EIO, "shut");
+	started("n1", LAB_REPLICATOR);
+	calls_failed(1);
+	int64_t began_ms = cdm_now_ms(), compared = counter("n2", "verify_count");
+	calls_failed(1 + COMPARISONS); /* after 1, 2, 4 s */
+	assert_true(cdm_now_ms() - began_ms > 5000);
+	assert_in_range(counter("n2", "verify_count") - compared, 1, COMPARISONS + 1);
+	nth_disarmed();
+	everywhere_equal();
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -174,6 +196,7 @@ int main(void)
 		cmocka_unit_test(or_when_it_is_ordered),
 		cmocka_unit_test(it_is_tried_again_by_the_next_program_and_under_its_next_name),
 		cmocka_unit_test(comparing_trees_with_its_parent_leaves_it),
+		cmocka_unit_test(a_directory_is_compared_again_after_growing_pauses),
 	};
 	nth_prepare();
 	int status = STORIES("unreadable", ((struct lab_options){.nodes = 2}), stories);

@@ -208,7 +208,7 @@ static size_t build(struct assembly *a, struct cdm_handle *handle)
 	return a->count;
 }
 
-/* What was spooled in staging is published, or (give_back) needed there again. */
+/* What was spooled in staging is published, or (give_back) needed there again; what cannot be moved back goes with the assembly. */
 static void end_spools(struct assembly *a, bool give_back)
 {
 	char name[CDM_NAME_LEN_MAX + 1];
@@ -219,12 +219,13 @@ static void end_spools(struct assembly *a, bool give_back)
 		in = in->next;
 		if (!in->staging[0])
 			continue;
-		const char *path = below(a, &in->carried.change, &len);
-		int dir = give_back ? directory_of(a, path, len, name) : -1;
-		if (dir >= 0)
-			renameat(dir, name, a->pub->set->staging_fd, in->staging);
-		if (!give_back)
+		if (!give_back) {
 			in->staging[0] = 0;
+			continue;
+		}
+		const char *path = below(a, &in->carried.change, &len);
+		int dir = directory_of(a, path, len, name);
+		in->lost = dir < 0 || renameat(dir, name, a->pub->set->staging_fd, in->staging) < 0;
 	}
 }
 

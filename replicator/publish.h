@@ -30,6 +30,7 @@ struct incoming { /* one received change with what came along */
 	uint64_t received;
 	unsigned writes;              /* in flight */
 	bool orphan;                  /* its link is gone: the last write frees it */
+	bool lost;                    /* its content went from staging after it came: its batch ends here, and comes again */
 	bool torn;                    /* a piece of it could not be written: it never becomes complete, its link ends */
 	bool resync;                  /* from a walk: no dot of its own to move the vector */
 	bool decisive;                /* from a walk: the sender knew all of our changes, so what he has counts */

@@ -171,6 +171,8 @@ static int finish_open(struct incoming *in, int fd, const struct stat *st)
 static int make_file(struct publisher *pub, struct incoming *in, int dir_fd, const char *name)
 {
 	bool spooled = in->staging[0] && dir_fd == pub->set->staging_fd;
+	if (in->lost)
+		return -ECANCELED;
 	_cleanup_close_ int fd = openat(dir_fd, spooled ? in->staging : name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | (spooled ? 0 : O_CREAT | O_EXCL), in->carried.mode & 0777);
 	if (fd < 0)
 		return -errno;

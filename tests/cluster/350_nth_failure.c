@@ -456,6 +456,27 @@ static void direct_writes_are_refused(void **state)
 	remove_file("n1", "direct");
 }
 
+/* A new directory with a large file, built in staging: two calls on names there fail in a row, also the one that publishes it and the one that
+ * moves the file back. Nothing is set aside for that: what was lost comes again. */
+static void names_in_staging_fail_twice(void **state)
+{
+	enum { POINTS = 6 };
+	int64_t quarantined = counter("n2", "quarantined");
+	unsigned long fired = 0;
+	for (unsigned nth = 1; nth <= POINTS; nth++) {
+		killed("n1", LAB_REPLICATOR); /* so that all comes at once */
+		shell("n1", "mkdir new-%u && cd new-%u && echo x > small && head -c 700K /dev/urandom > large && head -c 2M /dev/urandom > fetched", nth, nth);
+		nth_armed_twice("n2", LAB_REPLICATOR, NTH_NAME, EIO, nth, "staging");
+		started("n1", LAB_REPLICATOR);
+		everywhere_equal();
+		nth_disarmed();
+		fired += nth_control->fired;
+		assert_int_equal(counter("n2", "quarantined"), quarantined);
+	}
+	assert_true(fired >= POINTS);
+	assert_true(counter("n2", "assembled") > 0);
+}
+
 static bool reading_has_failed(void *arg, char *seen)
 {
 	int status = shell_status("n2", NULL, "grep -q 'event=failed.*read the journal' %s/logs/n2-replicator.log", lab_dir(lab));
@@ -489,7 +510,7 @@ static bool is_for_every_day(const struct row *row)
 int main(void)
 {
 	enum { ROWS = sizeof rows / sizeof *rows };
-	static struct CMUnitTest stories[ROWS + 2];
+	static struct CMUnitTest stories[ROWS + 3];
 	static char names[ROWS][80];
 	static const char *const programs[LAB_PROGRAMS] = {"holder", "server", "watcher", "replicator", "master"};
 	size_t count = 0;
@@ -502,6 +523,7 @@ int main(void)
 		stories[count++] = (struct CMUnitTest){names[i], row_story, NULL, NULL, (void *)row};
 	}
 	stories[count++] = (struct CMUnitTest)cmocka_unit_test(direct_writes_are_refused);
+	stories[count++] = (struct CMUnitTest)cmocka_unit_test(names_in_staging_fail_twice);
 	stories[count++] = (struct CMUnitTest)cmocka_unit_test(a_journal_that_cannot_be_looked_at_is_read_later);
 	nth_prepare();
 	int status = story_tell("nth", (struct lab_options){.nodes = 2}, stories, count);

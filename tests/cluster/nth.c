@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,7 +44,7 @@ void nth_forget(void)
 	unlink(control_file);
 }
 
-static void arm(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good, const char *name)
+static void arm(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, unsigned long last, const char *name)
 {
 	static const char *const roles[LAB_PROGRAMS] = {"cdmfs", "server", "watcher", "cdm-replicator", "cdm-master"};
 	struct nth_control *c = nth_control;
@@ -52,7 +53,7 @@ static void arm(const char *node, enum lab_program program, enum nth_kind kind, 
 	snprintf(c->name, sizeof c->name, "%s", name);
 	c->where[0] = 0;
 	atomic_store(&c->error, number);
-	atomic_store(&c->for_good, for_good);
+	atomic_store(&c->last, last);
 	atomic_store(&c->nth, nth);
 	atomic_store(&c->passes, 0);
 	atomic_store(&c->fired, 0);
@@ -62,12 +63,17 @@ static void arm(const char *node, enum lab_program program, enum nth_kind kind, 
 
 void nth_armed(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good)
 {
-	arm(node, program, kind, number, nth, for_good, "");
+	arm(node, program, kind, number, nth, for_good ? ULONG_MAX : nth, "");
+}
+
+void nth_armed_twice(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, const char *name)
+{
+	arm(node, program, kind, number, nth, nth + 1, name);
 }
 
 void nth_armed_on(const char *node, enum lab_program program, enum nth_kind kind, int number, const char *name)
 {
-	arm(node, program, kind, number, 1, true, name);
+	arm(node, program, kind, number, 1, ULONG_MAX, name);
 }
 
 unsigned long nth_disarmed(void)

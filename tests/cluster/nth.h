@@ -14,6 +14,8 @@ void nth_forget(void); /* after it */
 void nth_armed(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, bool for_good);
 /* Each of this program's calls of the kind (NTH_READ, NTH_WRITE, NTH_LOOK, …) on an open file or directory of this name fails from now on. */
 void nth_armed_on(const char *node, enum lab_program program, enum nth_kind kind, int number, const char *name);
+/* Of these calls the Nth and the one after it fail. */
+void nth_armed_twice(const char *node, enum lab_program program, enum nth_kind kind, int number, unsigned long nth, const char *name);
 /* Nothing fails any more; how many calls of that kind there were. */
 unsigned long nth_disarmed(void);
 /* What was seen of it. */

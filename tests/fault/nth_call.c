@@ -98,8 +98,8 @@ static __attribute__((noinline)) bool is_due(enum nth_kind kind, const char *wha
 {
 	if (!is_wanted(kind))
 		return false;
-	unsigned long pass = atomic_fetch_add(&control->passes, 1) + 1, nth = atomic_load(&control->nth);
-	if (pass != nth && !(pass > nth && atomic_load(&control->for_good)))
+	unsigned long pass = atomic_fetch_add(&control->passes, 1) + 1;
+	if (pass < atomic_load(&control->nth) || pass > atomic_load(&control->last))
 		return false;
 	if (atomic_fetch_add(&control->fired, 1) == 0) {
 		busy = true;
@@ -179,6 +179,12 @@ static bool fails(enum nth_kind kind, const char *what)
 static bool fails_at(enum nth_kind kind, int fd, const char *what)
 {
 	return is_wanted(kind) && (fd == AT_FDCWD || is_disk(fd)) && is_named(fd) && fails_now(kind, what);
+}
+
+/* From a directory to another one: either may be the one that is meant. */
+static bool fails_between(enum nth_kind kind, int dir, int to_dir, const char *what)
+{
+	return is_wanted(kind) && (dir == AT_FDCWD || is_disk(dir)) && (is_named(dir) || is_named(to_dir)) && fails_now(kind, what);
 }
 
 static bool fails_on(enum nth_kind kind, const char *path, const char *what)
@@ -274,9 +280,9 @@ FAILS(fails_at(NTH_SYNC, fd, "fsync"), int, fsync, (int fd), (fd))
 FAILS(fails_at(NTH_SYNC, fd, "fdatasync"), int, fdatasync, (int fd), (fd))
 FAILS(fails_at(NTH_SYNC, fd, "syncfs"), int, syncfs, (int fd), (fd))
 
-FAILS(fails_at(NTH_NAME, dir, "renameat2"), int, renameat2, (int dir, const char *from, int to_dir, const char *to, unsigned flags),
+FAILS(fails_between(NTH_NAME, dir, to_dir, "renameat2"), int, renameat2, (int dir, const char *from, int to_dir, const char *to, unsigned flags),
 	(dir, from, to_dir, to, flags))
-FAILS(fails_at(NTH_NAME, dir, "renameat"), int, renameat, (int dir, const char *from, int to_dir, const char *to), (dir, from, to_dir, to))
+FAILS(fails_between(NTH_NAME, dir, to_dir, "renameat"), int, renameat, (int dir, const char *from, int to_dir, const char *to), (dir, from, to_dir, to))
 FAILS(fails(NTH_NAME, "rename"), int, rename, (const char *from, const char *to), (from, to))
 FAILS(fails_at(NTH_NAME, to_dir, "linkat"), int, linkat, (int dir, const char *from, int to_dir, const char *to, int flags),
 	(dir, from, to_dir, to, flags))

@@ -29,8 +29,8 @@ struct nth_control {
 	char who[48];                   /* "n1/cdm-replicator", "n1/server" (by --server), "/cdm-master" */
 	char name[64];                  /* not "": only calls on an open file or directory of this name, by descriptor or /proc/self/fd */
 	atomic_int error;
-	atomic_bool for_good;           /* each from the Nth on */
-	atomic_ulong nth, passes, fired;
+	atomic_ulong nth, last;         /* these fail, from Nth to last */
+	atomic_ulong passes, fired;
 	atomic_bool gave_up;            /* abort() was called after memory was refused: ended without a core */
 	char where[1024];               /* which call it was, and who called: offsets for addr2line */
 	atomic_uint kind;               /* written last */

@@ -350,5 +350,9 @@ int content_verdict(struct cdm_journal_reader *reader, const struct cdm_handle *
 		r = cdm_journal_reader_pending(reader, handle);
 	if (r == 1)
 		return 1;
-	return content_has_version(fd, version) ? 0 : -EAGAIN;
+	struct cdm_stamp now;
+	r = cdm_stamp_get(fd, &now);
+	if (r < 0 && r != -ENODATA && r != -EBADMSG)
+		return r;
+	return r == 0 && cdm_dot_equal(now.content.dot, version) ? 0 : -EAGAIN;
 }

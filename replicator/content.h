@@ -40,8 +40,8 @@ int content_next(struct content *c, uint64_t *ret_offset, uint32_t *ret_len);
 /* Account for a piece that was read (and will be sent), in order. */
 void content_hashed(struct content *c, uint64_t offset, const void *data, uint32_t len);
 void content_digest(struct content *c, uint8_t ret[16]);
-/* Was what was read of this file, since it had this version, of that version all the time? 0 yes, -EAGAIN no; 1: an operation on it is under way, its
- * record in the journal will tell. reader (any of the set's; NULL: nobody writes) and file are borrowed. */
+/* Was what was read of this file, since it had this version, of that version all the time? 0 yes, -EAGAIN no, else -errno: its stamp cannot be read;
+ * 1: an operation on it is under way, its record in the journal will tell. reader (any of the set's; NULL: nobody writes) and file are borrowed. */
 struct cdm_journal_reader;
 int content_verdict(struct cdm_journal_reader *reader, const struct cdm_handle *handle, int fd, struct cdm_dot version);
 /* Does this open file have this content version? */

@@ -347,6 +347,10 @@ static void finish_stored(struct feed *f)
 	int r = f->digest_error < 0 ? f->digest_error : content_verdict(f->set->follow.reader, &f->handle, f->fd, f->version);
 	if (r == 1)
 		return;
+	if (r < 0 && r != -EAGAIN && r != -ENODATA)
+		read_failed(f, -r);
+	if (r == 0)
+		unreadable_over(f->set, f->path, f->path_len);
 	if (f->hashed)
 		block_hash_end(&f->hash, f->digest);
 	feed_end(f, r == 0 ? FED_WHOLE : FED_GONE, f->digest);

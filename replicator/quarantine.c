@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "replicator/quarantine.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -89,7 +90,8 @@ static void unlock_and_store(struct quarantine *q)
 	pthread_mutex_unlock(&q->lock);
 	if (fclose(f) == 0) {
 		_cleanup_close_ int dir = openat(q->store_fd, ".cdmfs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (cdm_replace_file(dir, "quarantine", text, len, 0600, &err) < 0)
+		int r = dir < 0 ? cdm_fail(&err, errno, "write the list of what is set aside") : cdm_replace_file(dir, "quarantine", text, len, 0600, &err);
+		if (r < 0)
 			cdm_log_err(failed, &err);
 	}
 	free(text);

@@ -190,7 +190,7 @@ static void read_failed(struct ship *ship)
 	unreadable_said(ship->peer, c->path, c->path_len, &err);
 }
 
-/* 1: the journal is not settled about this file yet, wait for it; 0: content is what its version says; -EAGAIN: overtaken. */
+/* 1: the journal is not settled about this file yet, wait for it; 0: content is what its version says; less: overtaken, or (read_error) not to be told. */
 static int verdict(struct ship *ship)
 {
 	if (ship->short_read)
@@ -198,7 +198,10 @@ static int verdict(struct ship *ship)
 	if (ship->content->fd < 0)
 		return 0; /* read for another child, and found whole then */
 	struct cdm_journal_reader *reader = ship->phase == SHIP_STREAM ? ship->reader : ship_set(ship)->follow.reader;
-	return content_verdict(reader, &ship->current->change.handle, ship->content->fd, ship->content->carried.stamp.content.dot);
+	int r = content_verdict(reader, &ship->current->change.handle, ship->content->fd, ship->content->carried.stamp.content.dot);
+	if (r < 0 && r != -EAGAIN)
+		ship->read_error = -r;
+	return r;
 }
 
 /* --- content that fits into its CHANGE --- */
@@ -401,7 +404,6 @@ static void send_apart(struct ship *ship)
 	k->kind = CONTENT_APART;
 	feed_offer(ship_set(ship), k->stamp.content.dot, &ship->current->change.handle);
 	send_change(ship, k);
-	unreadable_over(ship_set(ship), ship->current->change.path, ship->current->change.path_len);
 	item_done(ship);
 }
 
@@ -421,6 +423,8 @@ static bool content_step(struct ship *ship)
 		int r = verdict(ship);
 		if (r == 1)
 			return false;
+		if (r < 0 && ship->read_error)
+			read_failed(ship);
 		if (r < 0) {
 			superseded(ship);
 			send_skip(ship);

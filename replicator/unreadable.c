@@ -8,18 +8,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "replicator/quarantine.h"
 #include "replicator/unreadable.h"
 
 #define PAUSE_FIRST_MS 1000
 #define PAUSE_MAX_MS 3600000
 #define UNREAD_MAX 256 /* as many as can be set aside */
+#define RENAMES_MAX 256
+#define MOVES_MAX 8    /* so often one is looked for under its next name */
+#define MISSED_MAX 3   /* so often what is not there may be under a name that the journal did not tell yet */
 
 enum unread_state {
 	NOTING,  /* being set aside */
 	WAITING, /* for its next try */
 	TRYING,
-	OVER,    /* recorded again: kept for its pause, should it fail once more */
+	OVER,    /* recorded again: kept until it ships, or for its pause, should it fail once more */
 };
 
 struct unread {
@@ -28,12 +32,21 @@ struct unread {
 	size_t len;
 	enum unread_state state;
 	bool hastened; /* by being shipped: once */
+	unsigned moves, missed;
 	int64_t pause_ms, due_ms;
+};
+
+struct renamed { /* a directory, in the journal's order; from NULL: none yet */
+	char *from, *to;
+	size_t from_len, to_len;
+	bool exchanged;
 };
 
 struct unreadable {
 	struct unread *list; /* newest first */
 	size_t count;
+	struct renamed renames[RENAMES_MAX]; /* a ring */
+	size_t renamed_at;   /* the oldest */
 	bool trying;
 	struct cdm_timer *timer;
 };
@@ -70,11 +83,16 @@ static void drop_oldest(struct unreadable *u)
 	drop(u, at);
 }
 
-static struct unread *remember(struct set *s, const char *path, size_t len)
+static struct unreadable *unreadable_of(struct set *s)
 {
 	if (!s->unreadable && !(s->unreadable = calloc(1, sizeof *s->unreadable)))
 		abort();
-	struct unreadable *u = s->unreadable;
+	return s->unreadable;
+}
+
+static struct unread *remember(struct set *s, const char *path, size_t len)
+{
+	struct unreadable *u = unreadable_of(s);
 	if (u->count == UNREAD_MAX)
 		drop_oldest(u);
 	struct unread *e = calloc(1, sizeof *e);
@@ -89,9 +107,24 @@ static struct unread *remember(struct set *s, const char *path, size_t len)
 	return e;
 }
 
+static bool is_path_below(const char *path, size_t len, const char *dir, size_t dir_len)
+{
+	return len >= dir_len && memcmp(path, dir, dir_len) == 0 && (len == dir_len || path[dir_len] == '/');
+}
+
 static bool is_at_or_below(const struct unread *e, const char *path, size_t len)
 {
-	return !len || (e->len >= len && memcmp(e->path, path, len) == 0 && (e->len == len || e->path[len] == '/'));
+	return !len || is_path_below(e->path, e->len, path, len);
+}
+
+/* path, at or below from, as it is called once from is called to. The caller frees. */
+static char *renamed_path(const char *path, size_t len, size_t from_len, const char *to, size_t to_len, size_t *ret_len)
+{
+	*ret_len = to_len;
+	char *name = len > from_len ? cdm_path_join(to, to_len, path + from_len + 1, len - from_len - 1, ret_len) : strndup(to, to_len);
+	if (!name)
+		abort();
+	return name;
 }
 
 /* --- the list of what is set aside --- */
@@ -181,6 +214,64 @@ static void submit(struct set *s, int what, const char *path, size_t len, const 
 	cdm_worker_submit(s->applier, note_work, note_done, n);
 }
 
+/* --- directories that are renamed --- */
+
+static void note_rename(struct unreadable *u, const struct cdm_change *c)
+{
+	struct renamed *r = &u->renames[u->renamed_at++ % RENAMES_MAX];
+	free(r->from);
+	free(r->to);
+	*r = (struct renamed){strndup(c->path, c->path_len), strndup(c->path2, c->path2_len), c->path_len, c->path2_len, c->rename_flags & RENAME_EXCHANGE};
+	if (!r->from || !r->to)
+		abort();
+}
+
+/* NULL: the rename did not concern it. */
+static char *path_after(const struct renamed *r, const char *path, size_t len, size_t *ret_len)
+{
+	if (r->from && is_path_below(path, len, r->from, r->from_len))
+		return renamed_path(path, len, r->from_len, r->to, r->to_len, ret_len);
+	if (r->from && r->exchanged && is_path_below(path, len, r->to, r->to_len))
+		return renamed_path(path, len, r->to_len, r->from, r->from_len, ret_len);
+	return NULL;
+}
+
+/* Set aside under this name, which it has now: it is not known what the others have of it. Takes path. */
+static void move_to(struct set *s, struct unread *e, char *path, size_t len)
+{
+	if (len > CDM_PATH_MAX || find(s, path, len)) {
+		free(path);
+		return;
+	}
+	submit(s, RESOLVED, e->path, e->len, "");
+	free(e->path);
+	e->path = path;
+	e->len = len;
+	e->state = NOTING;
+	e->pause_ms = PAUSE_FIRST_MS;
+	submit(s, SAID, path, len, "it could not be read before it was renamed");
+}
+
+/* It is not there: it may be that a directory above had been renamed before this was said. False: that leads nowhere. */
+static bool follow_renames(struct set *s, struct unread *e)
+{
+	const struct unreadable *u = s->unreadable;
+	char *path = NULL;
+	size_t len = e->len;
+	for (size_t i = 0; i < RENAMES_MAX && e->moves < MOVES_MAX; i++) {
+		char *next = path_after(&u->renames[(u->renamed_at + i) % RENAMES_MAX], path ?: e->path, len, &len);
+		if (!next)
+			continue;
+		free(path);
+		path = next;
+	}
+	if (!path)
+		return false;
+	e->moves++;
+	move_to(s, e, path, len);
+	return true;
+}
+
 /* --- trying again --- */
 
 /* What is over is forgotten, what is set aside no more (another change was applied there, the name went) likewise. */
@@ -232,22 +323,32 @@ static void double_pause(struct unread *e)
 	e->pause_ms = 2 * e->pause_ms < PAUSE_MAX_MS ? 2 * e->pause_ms : PAUSE_MAX_MS;
 }
 
+/* Else it is looked for once more, or was found under another name. */
+static bool is_gone(struct set *s, struct unread *e)
+{
+	return !follow_renames(s, e) && ++e->missed == MISSED_MAX;
+}
+
+static void settle(struct set *s, struct unread *e, enum tried tried)
+{
+	double_pause(e);
+	wait_again(s, e);
+	if (tried == TRIED_IN_VAIN || (tried == TRIED_GONE && !is_gone(s, e)))
+		return;
+	submit(s, RESOLVED, e->path, e->len, "");
+	e->state = OVER;
+}
+
 void unreadable_tried(struct set *s, const char *path, size_t len, enum tried tried)
 {
 	struct unread *e = find(s, path, len);
 	s->unreadable->trying = false;
-	if (tried != TRIED_IN_VAIN)
-		submit(s, RESOLVED, path, len, "");
-	if (tried == TRIED_COMPARE)
+	if (e)
+		settle(s, e, tried);
+	else
+		arm(s); /* so many others came meanwhile, or it was renamed */
+	if (tried == TRIED_COMPARE || tried == TRIED_LINKED)
 		doubt_raise(s);
-	if (!e) { /* so many others came meanwhile */
-		arm(s);
-		return;
-	}
-	double_pause(e);
-	wait_again(s, e);
-	if (tried != TRIED_IN_VAIN)
-		e->state = OVER;
 }
 
 static void hasten(struct set *s, struct unread *e)
@@ -274,6 +375,10 @@ void unreadable_stop(struct set *s)
 	cdm_timer_cancel(&u->timer);
 	while (u->list)
 		drop(u, &u->list);
+	for (size_t i = 0; i < RENAMES_MAX; i++) {
+		free(u->renames[i].from);
+		free(u->renames[i].to);
+	}
 	free(u);
 }
 
@@ -293,10 +398,12 @@ void unreadable_said(struct peer *p, const char *path, size_t len, struct cdm_er
 void unreadable_over(struct set *s, const char *path, size_t len)
 {
 	struct unread *e = find(s, path, len);
-	if (!e || e->hastened || e->state != WAITING)
-		return;
-	e->hastened = true;
-	hasten(s, e);
+	if (e && e->state == OVER) {
+		drop(s->unreadable, slot_of(s->unreadable, path, len));
+	} else if (e && e->state == WAITING && !e->hastened) { /* to a peer: others may have been left without */
+		e->hastened = true;
+		hasten(s, e);
+	}
 }
 
 void unreadable_asked(struct set *s, const char *path, size_t len)
@@ -308,32 +415,27 @@ void unreadable_asked(struct set *s, const char *path, size_t len)
 		}
 }
 
-/* Set aside under the name that it has now: it is not known what the others have of it. */
-static void rename_one(struct set *s, struct unread *e, const struct cdm_change *c)
+/* Also one that is only being set aside. */
+static bool is_known_below(struct set *s, const struct cdm_change *c)
 {
-	const char *rest = e->path + c->path_len + 1;
-	size_t len = c->path2_len;
-	char *path = e->len > c->path_len ? cdm_path_join(c->path2, len, rest, e->len - c->path_len - 1, &len) : strndup(c->path2, len);
-	if (!path)
-		abort();
-	if (len > CDM_PATH_MAX || find(s, path, len)) {
-		free(path);
-		return;
-	}
-	free(e->path);
-	e->path = path;
-	e->len = len;
-	e->state = NOTING;
-	submit(s, SAID, path, len, "it could not be read before it was renamed");
+	for (const struct unread *e = s->unreadable ? s->unreadable->list : NULL; e; e = e->next)
+		if (is_at_or_below(e, c->path, c->path_len))
+			return true;
+	return !(c->flags & CDM_CH_RECEIVED) && quarantine_has_below(s->quarantine, c->path, c->path_len);
 }
 
 void unreadable_gone(struct set *s, const struct cdm_change *c)
 {
-	bool went = s->ready && (c->op == CDM_OP_UNLINK || c->op == CDM_OP_RMDIR || c->op == CDM_OP_RENAME), received = c->flags & CDM_CH_RECEIVED;
-	if (!went || !(received ? quarantine_has_unread : quarantine_has_below)(s->quarantine, c->path, c->path_len))
+	bool went = c->op == CDM_OP_UNLINK || c->op == CDM_OP_RMDIR || c->op == CDM_OP_RENAME;
+	if (c->op == CDM_OP_RENAME && c->attr.mask & CDM_ATTR_MODE && S_ISDIR(c->attr.mode))
+		note_rename(unreadable_of(s), c);
+	if (!s->ready || !went || !is_known_below(s, c))
 		return;
 	submit(s, GONE, c->path, c->path_len, "");
 	for (struct unread *e = s->unreadable && c->op == CDM_OP_RENAME ? s->unreadable->list : NULL; e; e = e->next)
-		if (e->state != OVER && is_at_or_below(e, c->path, c->path_len))
-			rename_one(s, e, c);
+		if (e->state != OVER && is_at_or_below(e, c->path, c->path_len)) {
+			size_t len;
+			char *path = renamed_path(e->path, e->len, c->path_len, c->path2, c->path2_len, &len);
+			move_to(s, e, path, len);
+		}
 }

@@ -22,6 +22,7 @@ struct attempt {
 	size_t len;
 	struct content *content; /* of a file, while it is being read; the walker's during a step */
 	bool more;               /* another step */
+	bool linked;             /* it has other names */
 	enum tried tried;
 };
 
@@ -45,9 +46,9 @@ static int save_again(const struct attempt *a)
 	return setxattr(full, "trusted.cdmfs.again", a->path, a->len, 0) < 0 ? -errno : 0;
 }
 
-static enum tried recorded(int r)
+static enum tried recorded(const struct attempt *a, int r)
 {
-	return r == 0 ? TRIED_RECORDED : r == -EROFS ? TRIED_COMPARE : TRIED_IN_VAIN; /* what went meanwhile is found gone the next time */
+	return r == 0 ? (a->linked ? TRIED_LINKED : TRIED_RECORDED) : r == -EROFS ? TRIED_COMPARE : TRIED_IN_VAIN; /* what went meanwhile is found gone the next time */
 }
 
 static enum tried try_directory(const struct attempt *a)
@@ -56,7 +57,7 @@ static enum tried try_directory(const struct attempt *a)
 	if (listing_read(a->set, a->path, a->len, &below) < 0)
 		return TRIED_IN_VAIN;
 	listing_free(&below);
-	return recorded(touch(a));
+	return recorded(a, touch(a));
 }
 
 /* As its save says it: by handle, of the version in its stamp. */
@@ -105,7 +106,7 @@ static enum tried try_file(struct attempt *a)
 	a->more = r == 1;
 	if (!a->more)
 		content_close(&a->content);
-	return r == 0 ? recorded(save_again(a)) : TRIED_IN_VAIN;
+	return r == 0 ? recorded(a, save_again(a)) : TRIED_IN_VAIN;
 }
 
 static void attempt_work(void *arg)
@@ -117,6 +118,7 @@ static void attempt_work(void *arg)
 		return;
 	}
 	int r = entry_read(a->set, a->path, a->len, &e);
+	a->linked = r == 0 && !S_ISDIR(e.mode) && e.nlink > 1;
 	if (listing_is_gone(r) || set_leaves_out(a->set, a->path, a->len))
 		a->tried = TRIED_GONE;
 	else if (r < 0)
@@ -124,7 +126,7 @@ static void attempt_work(void *arg)
 	else if (S_ISREG(e.mode))
 		a->tried = try_file(a);
 	else
-		a->tried = S_ISDIR(e.mode) ? try_directory(a) : recorded(touch(a));
+		a->tried = S_ISDIR(e.mode) ? try_directory(a) : recorded(a, touch(a));
 }
 
 static void attempt_done(void *arg)

@@ -13,6 +13,7 @@
 #include "replicator/publish.h"
 #include "replicator/rescan.h"
 #include "replicator/resync_compare.h"
+#include "replicator/route.h"
 #include "replicator/view.h"
 
 #define DIRS_ASKED_MAX 16
@@ -523,13 +524,29 @@ void adopt_stop(struct set *s)
 
 /* --- the start --- */
 
+/* NULL: it is not reached. Else it may not be ready yet. */
 static struct peer *find_parent(struct set *s)
 {
 	struct peer *p = set_parent_peer(s);
 	if (!p)
 		for (p = s->peers; p && !p->towards_parent; p = p->next)
 			;
-	return p ? p : s->peers; /* the root of the tree compares with one of its children */
+	return p;
+}
+
+/* Whose tree is taken over? That of a child only by the root of the set's tree. */
+static struct peer *whom_to_adopt(struct set *s)
+{
+	const struct held *held = route_held_find(s->node, set_name(s));
+	struct peer *p = find_parent(s);
+	return !p && held && !parent_now(held) ? s->peers : p;
+}
+
+/* What was written past the mount shows in a comparison with a child, too. */
+static struct peer *find_neighbour(struct set *s)
+{
+	struct peer *p = find_parent(s);
+	return p ? p : s->peers;
 }
 
 static bool is_other_store(const struct set *s, const char *store)
@@ -585,7 +602,7 @@ static struct adopt *adopt_new(struct set *s, bool dry, bool remove, set_adopt_f
 void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adopt_fn *done, void *arg)
 {
 	struct adopt *a = adopt_new(s, dry, remove, done, arg);
-	struct peer *p = find_parent(s);
+	struct peer *p = whom_to_adopt(s);
 	char text[600];
 	if (is_other_store(s, store)) {
 		snprintf(text, sizeof text, "this node keeps set %.80s in %.200s, not in %.200s", set_name(s), s->conf->store, store);
@@ -598,7 +615,7 @@ void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adop
 void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt_fn *done, void *arg)
 {
 	struct adopt *a = adopt_new(s, dry, false, done, arg);
-	struct peer *p = find_parent(s);
+	struct peer *p = find_neighbour(s);
 	if (!dry)
 		unreadable_asked(s, path, len);
 	if (!s->mounted) {

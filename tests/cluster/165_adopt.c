@@ -120,12 +120,58 @@ static void what_only_it_has_goes_when_asked(void **state)
 	has_text("n1", "d/7", "7\n");
 }
 
+static bool n2_refuses(void *arg, char *seen)
+{
+	bool *compared = arg;
+	struct cdm_error err = CDM_ERROR_INIT;
+	_cleanup_free_ char *output = NULL;
+	const char *const words[] = {"set", "adopt", LAB_SET, "--node", "n2", "--json", "--dry-run", NULL};
+	int r = lab_cdmctl(lab, words, &output, &err);
+	snprintf(seen, 512, "%.400s", r < 0 ? err.text : output);
+	*compared |= r == 0;
+	return r == 0 || strstr(err.text, "no other node of the set can be reached that is ready");
+}
+
+static void n2_compares_with_nobody(void)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	bool compared = false;
+	if (lab_wait_for(n2_refuses, &compared, STORY_MS, "n2 compares with nobody", &err) < 0)
+		fail_msg("%s", err.text);
+	if (compared)
+		fail_msg("n2 compared its tree with its child's");
+}
+
+/* n2 stands between n1, who is gone, or there and not ready, and n3, who is ready all the time. */
+static void it_does_not_compare_with_a_child(void **state)
+{
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n2", NULL);
+	save("n1", "by-the-table", "x");
+	in_sync();
+	ended("n1", LAB_HOLDER);
+	killed("n1", LAB_REPLICATOR);
+	save("n2", "without-n1", "x");
+	gets_text("n3", "without-n1", "x");
+	n2_compares_with_nobody();
+	started("n1", LAB_REPLICATOR); /* its set is not mounted */
+	n2_compares_with_nobody();
+	killed("n3", LAB_REPLICATOR);
+	started("n3", LAB_REPLICATOR);
+	save("n2", "beside-n1", "x");
+	gets_text("n3", "beside-n1", "x");
+	n2_compares_with_nobody();
+	started("n1", LAB_SERVER);
+	in_sync();
+}
+
 int main(void)
 {
 	static const struct CMUnitTest stories[] = {
 		cmocka_unit_test(a_dry_run_changes_nothing),
 		cmocka_unit_test(the_mount_adopts_it),
 		cmocka_unit_test(what_only_it_has_goes_when_asked),
+		cmocka_unit_test(it_does_not_compare_with_a_child),
 	};
 	return STORIES("165", ((struct lab_options){.nodes = 3, .sources = "n1,n2", .local = "cache/**,config.local.php"}), stories);
 }

@@ -4,7 +4,6 @@
  * is tried again, after a pause that doubles, when it was shipped after all, or when a person orders it (a rescan), until it can be read:
  * then it is recorded again, and ships as any change (unreadable_try.c). Should that fail, the pause goes on growing. Loop thread; the
  * list of what is set aside is written by the applier's. */
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -467,6 +467,8 @@ static bool is_logged_again(void *arg, char *seen)
 static void who_has_the_newest_comes_late(void **state)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
 	shell("n1", "mkdir late && echo old > late/file");
 	everywhere_equal();
 	killed("n2", LAB_REPLICATOR);
@@ -489,6 +491,8 @@ static void who_has_the_newest_comes_late(void **state)
 	everywhere_equal();
 	has_text("n2", "late/file", "newer\n");
 	remove_tree("n1", "late");
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
 }
 
 static void more_than_is_remembered(void **state)

@@ -29,7 +29,7 @@ static void yesterdays_master_is_restored(void **state)
 	killed(NULL, LAB_MASTER);
 	shell("n1", "cd %s && cp -a master yesterday", lab_dir(lab));
 	started(NULL, LAB_MASTER);
-	if (lab_add_node(lab, NULL, &fourth, &err) < 0)
+	if (lab_add_node(lab, NULL, &fourth, &err) < 0 || lab_wait_ready(lab, STORY_MS, &err) < 0)
 		fail_msg("%s", err.text);
 	everywhere_equal();
 	save(fourth, "from-the-fourth", "saved before the disaster");

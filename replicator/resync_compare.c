@@ -209,18 +209,12 @@ static void want_link(struct compare *c, const struct group *first, const char *
 
 /* --- only here --- */
 
-/* No journal ever saw it: give it a change of its own, so that it ships (the owner set to what it is). Not on a pure target. */
+/* No journal ever saw it: give it a change of its own, so that it ships. Not on a pure target. */
 static void touch(struct compare *c, const char *path, size_t len)
 {
-	char content[600];
-	if (!(c->set->policy.role & CDM_ROLE_SOURCE))
-		return;
-	snprintf(content, sizeof content, "%s/full/content", c->set->run_dir);
-	_cleanup_close_ int root = open(content, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_close_ int fd = root < 0 ? -1 : cdm_open_beneath(root, path, len, O_PATH | O_NOFOLLOW, 0);
-	struct stat st;
-	if (fd >= 0 && fstat(fd, &st) == 0 && fchownat(fd, "", st.st_uid, st.st_gid, AT_EMPTY_PATH) < 0)
-		cdm_debug("touch %s: %s", path, strerror(errno));
+	int r = c->set->policy.role & CDM_ROLE_SOURCE ? set_mount_touch(c->set, path, len) : 0;
+	if (r < 0)
+		cdm_debug("touch %.*s: %s", (int)len, path, strerror(-r));
 }
 
 /* --- what was lost with its author --- */

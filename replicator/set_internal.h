@@ -202,6 +202,8 @@ void set_mount_begin(struct set *s);
 void set_mount_reload(struct set *s); /* the mount reads its policy again */
 /* The mount is there, but what stands between the set and work did not open or cannot be read: nobody else would try that again. */
 void set_mount_follow_later(struct set *s);
+/* Any thread: set the owner of what is there to what it is, a change of this node for which everybody needs the object itself. -errno (EROFS: a pure target). */
+int set_mount_touch(const struct set *s, const char *path, size_t len);
 void set_mount_stop(struct set *s);   /* mounts_io's callback comes yet */
 
 /* set.c */

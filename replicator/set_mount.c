@@ -5,8 +5,11 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
+#include <unistd.h>
+#include "common/io.h"
 #include "replicator/deltas.h"
 #include "replicator/set_internal.h"
 
@@ -147,6 +150,20 @@ void set_mount_begin(struct set *s)
 void set_mount_reload(struct set *s)
 {
 	probe_start(s, true);
+}
+
+int set_mount_touch(const struct set *s, const char *path, size_t len)
+{
+	char content[600];
+	struct stat st;
+	snprintf(content, sizeof content, "%s/full/content", s->run_dir);
+	_cleanup_close_ int root = open(content, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -EIO; /* that says nothing of the path */
+	_cleanup_close_ int fd = cdm_open_beneath(root, path, len, O_PATH | O_NOFOLLOW, 0);
+	if (fd < 0)
+		return fd;
+	return fstat(fd, &st) < 0 || fchownat(fd, "", st.st_uid, st.st_gid, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
 void set_mount_stop(struct set *s)

@@ -26,19 +26,6 @@ struct attempt {
 	enum tried tried;
 };
 
-/* The owner set to what it is: a change of attributes, for which everybody needs the object itself. */
-static int touch(const struct attempt *a)
-{
-	char content[600];
-	struct stat st;
-	snprintf(content, sizeof content, "%s/full/content", a->set->run_dir);
-	_cleanup_close_ int root = open(content, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_close_ int fd = root < 0 ? -1 : cdm_open_beneath(root, a->path, a->len, O_PATH | O_NOFOLLOW, 0);
-	if (root < 0 || fd < 0)
-		return root < 0 ? -EIO : fd;
-	return fstat(fd, &st) < 0 || fchownat(fd, "", st.st_uid, st.st_gid, AT_EMPTY_PATH) < 0 ? -errno : 0;
-}
-
 static int save_again(const struct attempt *a)
 {
 	char full[600];
@@ -57,7 +44,7 @@ static enum tried try_directory(const struct attempt *a)
 	if (listing_read(a->set, a->path, a->len, &below) < 0)
 		return TRIED_IN_VAIN;
 	listing_free(&below);
-	return recorded(a, touch(a));
+	return recorded(a, set_mount_touch(a->set, a->path, a->len));
 }
 
 /* As its save says it: by handle, of the version in its stamp. */
@@ -126,7 +113,7 @@ static void attempt_work(void *arg)
 	else if (S_ISREG(e.mode))
 		a->tried = try_file(a);
 	else
-		a->tried = S_ISDIR(e.mode) ? try_directory(a) : recorded(a, touch(a));
+		a->tried = S_ISDIR(e.mode) ? try_directory(a) : recorded(a, set_mount_touch(a->set, a->path, a->len));
 }
 
 static void attempt_done(void *arg)

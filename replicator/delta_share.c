@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
+#include "common/faultpoint.h"
 #include "common/loop.h"
 
 #define SHARE_MIN (256u << 10)   /* less is sooner written; and a file of many shared pieces is slow to read */
@@ -41,11 +42,13 @@ void delta_share_copy(struct delta_share *s, const struct delta_copy *c, uint64_
 	uint64_t skip = (s->block - c->from % s->block) % s->block;
 	uint64_t len = (c->length - skip) / s->block * s->block;
 	struct file_clone_range range = {.src_fd = s->from, .src_offset = c->from + skip, .src_length = len, .dest_offset = c->at + skip};
+	cdm_faultpoint("delta_share.looked_not_shared");
 	if (ioctl(s->to, FICLONERANGE, &range) < 0) {
 		s->block = 0; /* most filesystems cannot; what stands in the way otherwise, writing will tell */
 		return;
 	}
 	s->shared = true;
+	cdm_faultpoint("delta_share.shared_not_read");
 	*ret_from = c->from + skip;
 	*ret_to = *ret_from + len;
 }

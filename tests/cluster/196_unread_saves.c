@@ -2,6 +2,7 @@
 /* What an author on this node saved is in its journal, and its replicator has not read that yet, when something comes that was made by who did not
  * know of it, although he knows later changes of this node: it neither removes nor silently replaces what was saved. Threads of n2's replicator
  * are held where that can happen (common/faultpoint.h). */
+#include "tests/cluster/held.h"
 #include "tests/cluster/story.h"
 
 #include <fcntl.h>
@@ -16,57 +17,10 @@
 #define REMOVING "publish.removal_came_not_looked"
 #define REPLACING "stage.made_not_published"
 
-static char hold_path[64];
-
-static void fifo_of(const char *point, char out[128])
-{
-	snprintf(out, 128, "%s.%s", hold_path, point);
-}
-
-/* Whoever comes to this point waits there. */
-static void hold(const char *point)
-{
-	char fifo[128];
-	fifo_of(point, fifo);
-	assert_int_equal(mkfifo(fifo, 0600), 0);
-}
-
-struct arrival {
-	const char *point;
-	int fd;
-};
-
-static bool is_there(void *arg, char *seen)
-{
-	struct arrival *a = arg;
-	char fifo[128];
-	fifo_of(a->point, fifo);
-	snprintf(seen, 512, "nobody has come to %s", a->point);
-	a->fd = open(fifo, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-	return a->fd >= 0;
-}
-
-/* Somebody waits there. He goes on when what is returned is closed. */
-static int arrived(const char *point)
-{
-	struct cdm_error err = CDM_ERROR_INIT;
-	struct arrival a = {.point = point};
-	char fifo[128];
-	fifo_of(point, fifo);
-	int r = lab_wait_for(is_there, &a, STORY_MS, point, &err);
-	unlink(fifo);
-	if (r < 0)
-		fail_msg("%s", err.text);
-	return a.fd;
-}
-
 /* The only program that can be held is n2's replicator. */
 static int can_be_held(void **state)
 {
-	killed("n2", LAB_REPLICATOR);
-	setenv("CDMFS_FAULTPOINT_FILE", hold_path, 1);
-	started("n2", LAB_REPLICATOR);
-	unsetenv("CDMFS_FAULTPOINT_FILE");
+	started_to_be_held("n2");
 	return 0;
 }
 
@@ -162,6 +116,5 @@ int main(void)
 		cmocka_unit_test_setup(a_removal_that_comes, can_be_held),
 		cmocka_unit_test_setup(a_save_that_comes, can_be_held),
 	};
-	snprintf(hold_path, sizeof hold_path, "/tmp/cdmfs-hold-%d", getpid());
 	return STORIES("unread", ((struct lab_options){.nodes = 2}), stories);
 }

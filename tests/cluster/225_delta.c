@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What travels of a rewritten file is what changed, and a base that is not what it should be is found out. */
+#include "tests/cluster/held.h"
 #include "tests/cluster/story.h"
 
 #include <errno.h>
@@ -227,6 +228,35 @@ static void blocks_are_shared_where_the_disk_can(void **state)
 	assert_int_equal(total("deltas_refused"), refused);
 }
 
+/* Past the mount, while its old version is shared, and as it was before it is read: its digest is right, what was shared is not. */
+static void a_base_that_changes_while_it_is_shared(void **state)
+{
+	struct stat st;
+	char was[9];
+	struct cdm_error err = CDM_ERROR_INIT;
+	shipped("head -c 8M /dev/urandom > changing");
+	_cleanup_free_ char *path = lab_store_path(lab, "n2", "changing");
+	_cleanup_close_ int base = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(fstat(base, &st), 0);
+	started_to_be_held("n2");
+	everywhere_equal();
+	if (lab_wait_for(is_settled, &st, STORY_MS, "the old version's age", &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(pread(base, was, sizeof was, 4000000), sizeof was);
+	int64_t refused = counter("n2", "deltas_refused");
+	hold("delta_share.looked_not_shared");
+	hold("delta_share.shared_not_read");
+	shell("n1", "(cat changing; echo more) > changing.new && mv changing.new changing");
+	int looked = arrived("delta_share.looked_not_shared");
+	assert_int_equal(cdm_pwrite_all(base, "corrupted", 9, 4000000), 0);
+	close(looked);
+	int shared = arrived("delta_share.shared_not_read");
+	assert_int_equal(cdm_pwrite_all(base, was, sizeof was, 4000000), 0);
+	close(shared);
+	everywhere_equal();
+	assert_int_equal(counter("n2", "deltas_refused") - refused, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -242,6 +272,7 @@ int main(void)
 		cmocka_unit_test(many_versions_quickly),
 		cmocka_unit_test(known_after_a_restart),
 		cmocka_unit_test(blocks_are_shared_where_the_disk_can),
+		cmocka_unit_test(a_base_that_changes_while_it_is_shared),
 	};
 	return STORIES("delta", ((struct lab_options){.nodes = 3, .netns = true}), stories);
 }

@@ -247,7 +247,7 @@ int act_stamp(struct act *a, int fd, bool content, bool attributes)
 
 	if (a->silent)
 		return 0;
-	if (a->an && cdm_dot_is_none(a->an->stamp.dot) && !a->an->attr_clock)
+	if (a->an && (a->an->flags & CDM_AN_PART || (cdm_dot_is_none(a->an->stamp.dot) && !a->an->attr_clock)))
 		return 0;
 	r = stamp_of(fd, &s);
 	if (r < 0)

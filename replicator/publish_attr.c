@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include "common/faultpoint.h"
 #include "common/io.h"
 #include "replicator/content.h"
 #include "replicator/delta_read.h"
@@ -126,7 +127,7 @@ static int attr_steps(struct publisher *pub, struct incoming *in, struct attr_ca
 			continue;
 		struct step step;
 		step_init(&step, CDM_CALL_SETATTR, in, NULL);
-		step.a.flags = last->a.flags;
+		step.a.flags = last->a.flags | CDM_AN_PART;
 		step.a.attr_clock = last->a.attr_clock;
 		step.a.attr_origin = last->a.attr_origin;
 		if (i == last_step)
@@ -134,6 +135,7 @@ static int attr_steps(struct publisher *pub, struct incoming *in, struct attr_ca
 		int r = publisher_call(pub, &step, steps[i].fn, call, NULL);
 		if (r < 0)
 			return r == -ESTALE ? APPLY_RETRY : r;
+		cdm_faultpoint("publish.attributes_partly_set");
 	}
 	return APPLIED;
 }

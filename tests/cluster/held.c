@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include "tests/cluster/story.h"
 
-static const char *hold_path(void)
+const char *hold_path(void)
 {
 	static char path[64];
 	if (!path[0])

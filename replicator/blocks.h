@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <openssl/evp.h>
 #include <xxhash.h>
 #include "common/error.h"
 
@@ -37,5 +38,16 @@ void block_hash_fini(struct block_hash *h);
 
 /* Of what a file has. 0 or -errno; -ENODATA when it is shorter than size. Blocks: for a worker. */
 int block_hash_file(int fd, uint64_t size, uint8_t ret[16]);
+
+/* SHA-256 over the same: what nobody can find another content for. Whole blocks, in ascending order; those that are all zero may be left out. */
+#define BLOCK_SHA 32
+struct block_sha {
+	EVP_MD_CTX *ctx;
+};
+void block_sha_begin(struct block_sha *h);
+void block_sha_block(struct block_sha *h, uint64_t offset, const uint8_t *block, uint32_t len);
+void block_sha_end(struct block_sha *h, uint64_t size, uint8_t ret[BLOCK_SHA]);
+void block_sha_fini(struct block_sha *h);
+int block_sha_file(int fd, uint64_t size, uint8_t ret[BLOCK_SHA]); /* as block_hash_file */
 
 #endif

@@ -12,6 +12,7 @@
 #include "replicator/publish.h"
 #include "replicator/content_cache.h"
 #include "replicator/route.h"
+#include "replicator/seal.h"
 #include "replicator/state.h"
 #include "replicator/unsure.h"
 
@@ -118,6 +119,8 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 		return false;
 	publisher_note(s->publisher, c);
 	unsure_note(s, c);
+	if (own)
+		seals_note(s, c);
 	bool anew = s->ready && began_anew(&f->visible, c->dot.origin);
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;

@@ -352,7 +352,7 @@ static void take_frame(struct link *l, const struct wire_header *h, const uint8_
 		link_take_set_down(l, payload, h->payload);
 		break;
 	default:
-		if (h->type == FRAME_STATE || (h->type >= FRAME_SUBSCRIBE && h->type <= FRAME_SCRUB_LOOK))
+		if (h->type == FRAME_STATE || (h->type >= FRAME_SUBSCRIBE && h->type <= FRAME_SEAL_SEEN))
 			link_take_set_frame(l, h, payload);
 		else if (h->type >= FRAME_FETCH && h->type <= FRAME_FETCH_AT)
 			take_fetch_frame(l, h, payload);

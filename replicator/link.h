@@ -41,6 +41,9 @@ enum frame_type {
 	FRAME_SCRUB_ASK = 55,  /* which digests have these files at yours? */
 	FRAME_SCRUB_TELL = 56,
 	FRAME_SCRUB_LOOK = 57, /* look at this file of yours: others have it otherwise */
+	/* what authors signed of their changes: seal*.c */
+	FRAME_SEAL = 58,       /* flooded as it is over the set's tree */
+	FRAME_SEAL_SEEN = 59,  /* these came to me already */
 	/* contents that are fetched, also between nodes that are not parent and child: fetch.c feed.c */
 	FRAME_FETCH = 64,     /* send me this content */
 	FRAME_FETCH_STOP = 65,

@@ -39,6 +39,7 @@ struct incoming { /* one received change with what came along */
 	const struct incoming *instead_of; /* its content is used for this change, which is what gets journaled; NULL = for itself */
 	int64_t mtime_was_ns;         /* a comparison saw this mtime: set another one only if it is still that, or earlier; 0 = do not look */
 	bool mends;                   /* in place of the same version here, whose bytes are wrong (scrub.h), and of nothing else … */
+	struct content *like;         /* … with the attributes of what is here: `carried` points into this; NULL: with those that came … */
 	bool mended;                  /* … and so it was */
 	bool again;                   /* once it is there, it is recorded as a save of this node (unsure.h) */
 };

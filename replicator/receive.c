@@ -79,6 +79,7 @@ void incoming_free(struct incoming *in, int staging_fd)
 	carried_fini(&in->carried);
 	cdm_vector_fini(&in->context);
 	bytes_fini(&in->copies);
+	content_close(&in->like);
 	free(in->frame);
 	free(in);
 }

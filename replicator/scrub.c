@@ -255,7 +255,7 @@ static struct peer *find_peer(struct set *s)
 	return found && scrub_may_ask(found) ? found : NULL;
 }
 
-static bool is_at_rest(struct set *s)
+bool scrub_is_at_rest(struct set *s)
 {
 	return s->mounted && s->ready && !s->resyncing && !s->adopt && !doubt_is_open(s) && !unsure_waits(s);
 }
@@ -265,7 +265,7 @@ static void on_timer(void *arg)
 	struct scrub *sc = arg;
 	struct peer *p = find_peer(sc->set);
 	sc->timer = NULL;
-	if (!sc->run && sc->record.due_s <= now_s() && p && is_at_rest(sc->set))
+	if (!sc->run && sc->record.due_s <= now_s() && p && scrub_is_at_rest(sc->set))
 		scrub_run_begin(sc, p);
 	timer_set(sc, RETRY_MS);
 }
@@ -312,7 +312,7 @@ json_t *set_scrub(struct set *s)
 	if (!runs && !p)
 		return refusal("no neighbour of this node that can compare contents is connected, so there is nothing to compare with",
 			"cdmfs-stat and `cdmctl route show` tell more; an older cdm-replicator cannot");
-	if (!runs && !is_at_rest(s))
+	if (!runs && !scrub_is_at_rest(s))
 		return refusal("the trees are being compared already", "cdmfs-stat shows when that is done");
 	if (!runs) {
 		sc->record.due_s = now_s(); /* after a restart it begins anew */

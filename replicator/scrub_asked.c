@@ -106,7 +106,7 @@ int asked_take(struct scrub *sc, struct peer *p, const uint8_t *payload, size_t 
 		a->waiting++;
 		scrub_ask_peer(sc, other, files, (struct scrub_ask_how){.doubted = ask->doubted}, other_told, a);
 	}
-	a->reading = scrub_read(sc->reader, files, ask->doubted, was_read, a);
+	a->reading = scrub_read(sc->reader, files, ask->doubted ? READ_IN_DOUBT : READ_TO_COMPARE, was_read, a);
 	free(ask);
 	return 0;
 }

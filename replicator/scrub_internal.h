@@ -46,6 +46,8 @@ void scrub_ask_peer(struct scrub *sc, struct peer *p, const struct scrub_files *
 void scrub_forget_questions(struct scrub *sc, const void *arg); /* their told() is not called */
 size_t scrub_questions_to(const struct scrub *sc, const struct peer *p);
 bool scrub_may_ask(const struct peer *p);
+/* Nothing that would make trees differ for a while is under way here. */
+bool scrub_is_at_rest(struct set *s);
 /* The run ended. with: whom it compared with; NULL: it was interrupted. */
 void scrub_run_over(struct scrub *sc, const char *with, bool good);
 
@@ -59,6 +61,8 @@ const char *scrub_run_peer_name(const struct scrub *sc);
 
 /* scrub_suspect.c */
 void suspect_add(struct scrub *sc, const struct scrub_question *q, bool of_run);
+/* What this node has of that version is not what its author signed: it is replaced by what has this digest. */
+void suspect_add_sealed(struct scrub *sc, const struct scrub_question *q, const uint8_t digest[BLOCK_SHA]);
 bool suspect_any_of_run(const struct scrub *sc);
 void suspect_peer_gone(struct scrub *sc, const struct peer *p);
 void suspects_free(struct scrub *sc);

@@ -377,7 +377,7 @@ static bool begin_group(struct scrub_run *run)
 	if (!group)
 		return false;
 	scrub_ask_peer(run->scrub, peer_of(run), group, (struct scrub_ask_how){0}, group_told, run);
-	run->reading = scrub_read(run->scrub->reader, group, false, group_read, run);
+	run->reading = scrub_read(run->scrub->reader, group, READ_TO_COMPARE, group_read, run);
 	return true;
 }
 

@@ -19,6 +19,7 @@
 #include "replicator/rights.h"
 #include "replicator/content_cache.h"
 #include "replicator/scrub.h"
+#include "replicator/seal.h"
 #include "replicator/ship.h"
 #include "replicator/state.h"
 #include "replicator/unsure.h"
@@ -53,6 +54,7 @@ void set_ready(struct set *s)
 	unsure_ready(s);
 	unreadable_ready(s);
 	scrub_ready(s);
+	seals_ready(s);
 	doubt_ready(s);
 	for (struct peer *p = s->peers; p; p = p->next)
 		set_subscribe_peer(p);
@@ -95,6 +97,7 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 	s->quarantine = quarantine_new();
 	s->publisher = publisher_new(s);
 	s->content_cache = content_cache_new();
+	s->seals = seals_new(s);
 	if (r < 0) {
 		set_free(&s);
 		return r;
@@ -110,6 +113,7 @@ void set_let_go(struct set *s)
 	if (!s->over || s->mounts_io || s->follow.wake || s->posted || s->writing)
 		return;
 	deltas_free(&s->deltas);
+	seals_free(s);
 	scrub_free(s);
 	pthread_mutex_destroy(&s->policy_lock);
 	free(s);
@@ -131,6 +135,7 @@ void set_free(struct set **set)
 	s->stopping = true;
 	adopt_stop(s);
 	doubt_stop(s);
+	seals_stop(s);
 	scrub_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);
@@ -235,6 +240,7 @@ void set_link_down(struct set *s, struct link *l)
 		unsure_peer_gone(p);
 		doubt_child_gone(p);
 		scrub_peer_gone(p);
+		seals_peer_gone(p);
 		publisher_peer_gone(s->publisher, p->serial);
 		resync_free(p);
 		ship_free(p);
@@ -259,6 +265,7 @@ void set_link_drained(struct set *s, struct link *l)
 		return;
 	resync_drained(p);
 	ship_kick(p);
+	seals_drained(p);
 }
 
 static void peer_subscribed(struct peer *p, const struct subscribe *sub)
@@ -275,6 +282,7 @@ static void peer_subscribed(struct peer *p, const struct subscribe *sub)
 	else
 		doubt_child_is_there(p);
 	scrub_peer_is_there(p);
+	seals_subscribed(p);
 }
 
 void set_subscribe_peer(struct peer *p)
@@ -415,6 +423,10 @@ int set_frame(struct set *s, struct link *l, enum frame_type type, uint8_t flags
 			return resync_frame(p, type, flags, payload, len, err);
 		if (type >= FRAME_SCRUB_ASK && type <= FRAME_SCRUB_LOOK)
 			return scrub_frame(p, type, payload, len, err);
+		if (type == FRAME_SEAL)
+			return seals_frame(p, payload, len, err);
+		if (type == FRAME_SEAL_SEEN)
+			return seals_seen(p, payload, len, err);
 		return receive_frame(p, type, flags, payload, len, err);
 	}
 }
@@ -429,6 +441,7 @@ void set_moved(struct set *s)
 	state_changed(s);
 	durable_wanted(s);
 	unsure_moved(s);
+	seals_moved(s);
 	fetch_moved(s);
 }
 
@@ -521,6 +534,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (quarantine_describe(s->quarantine, text, sizeof text)) {
 		code = "quarantined";
 		reason = text;
+	} else if (seals_describe(s, text, sizeof text)) {
+		code = "seal_broken";
+		reason = text;
 	} else if (describe_proof(ret, text, sizeof text)) {
 		code = "proven";
 		reason = text;
@@ -568,6 +584,7 @@ json_t *set_stats(struct set *s)
 	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fetch_bypassed), STAT(fed_bytes);
 	STAT(full_resync_count), STAT(verify_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
 	STAT(scrubs), STAT(scrub_files), STAT(scrub_differences), STAT(scrub_mended), STAT(scrub_undecided);
+	STAT(seals_made), STAT(seals_taken), STAT(seal_names), STAT(seal_equal), STAT(seal_broken), STAT(seal_left_out);
 	STAT(sent_bytes), STAT(ranges_saved_bytes);
 #undef STAT
 	uint64_t content = atomic_load(&s->counters.content_sent_bytes);

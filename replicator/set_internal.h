@@ -28,6 +28,8 @@ struct ship;
 struct receiver;
 struct resync;
 struct scrub;
+struct seals;
+struct seal_seen;
 struct unsure;
 struct waiter;
 struct question;
@@ -53,6 +55,7 @@ struct set_counters { /* any thread */
 		sent_bytes, ranges_saved_bytes, deltas_sent, deltas_passed_on, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
 		fetched, fetched_bytes, fetch_resumed_bytes, fetch_damaged, fetch_bypassed, fed_bytes, /* contents apart from their changes; these bytes are part of the content's */
 		scrubs, scrub_files, scrub_differences, scrub_mended, scrub_undecided,
+		seals_made, seals_taken, seal_names, seal_equal, seal_broken, seal_left_out, /* names: that were compared; equal: of these, contents */
 		signing; /* this one also falls: saves that wait for their signature */
 };
 
@@ -136,6 +139,9 @@ struct peer { /* one link that carries this set */
 	struct receiver *receiver;
 	struct resync *resync;
 	struct question *question;          /* unsure.c */
+	struct seal_seen *seals_seen;       /* seal.c: it told this; NULL: not yet */
+	unsigned seals_refused;             /* that came from it and were not good */
+	uint64_t seals_sent;                /* kept ones up to this number were sent, or are known there */
 	unsigned signs;                     /* base.c: signatures that it asked for, being made */
 	struct subscribe *early; /* came before we were ready */
 };
@@ -191,6 +197,7 @@ struct set {
 	bool renewed_for_child;                   /* rights.c: a peer that does not bring led to a new incarnation */
 	struct adopt *adopt;                      /* running comparison, or NULL */
 	struct scrub *scrub;
+	struct seals *seals;
 	struct unsure *unsure;                    /* found after a power cut and not settled yet, or NULL */
 	size_t posted;                            /* messages from workers still to come */
 	size_t writing;                           /* pieces of content on their way to staging */

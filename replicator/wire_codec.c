@@ -33,7 +33,7 @@ static uint32_t payload_limit(uint8_t type)
 	case FRAME_FETCH_AT:
 		return FRAME_PAYLOAD_MAX;
 	default:
-		return type >= FRAME_SUBSCRIBE && type <= FRAME_SCRUB_LOOK ? FRAME_PAYLOAD_MAX : 0;
+		return type >= FRAME_SUBSCRIBE && type <= FRAME_SEAL_SEEN ? FRAME_PAYLOAD_MAX : 0;
 	}
 }
 

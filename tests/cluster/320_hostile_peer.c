@@ -5,6 +5,8 @@
  * counts for nothing. Then it is one that carries changes of a source. */
 #include "tests/cluster/hostile.h"
 #include "common/loop.h"
+#include "common/tls.h"
+#include "replicator/seal_sign.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -895,7 +897,103 @@ static void save_as_the_receiver_before(struct hostile *h)
 	save_as(h, CDM_ORIGIN(hostile_number("n1"), 1), 1ull << 39);
 }
 
+/* --- seals --- */
+
+static void seal_of_nonsense(struct hostile *h) { hostile_frame(h, FRAME_SEAL, WIRE_FLAG_MAY_SKIP, 0, "\3\0abc\0\0nonsense", 15); }
+static void seal_with_a_large_certificate(struct hostile *h) { hostile_frame(h, FRAME_SEAL, WIRE_FLAG_MAY_SKIP, 0, "\xff\xff" "abc", 5); }
+static void seen_of_too_many(struct hostile *h) { hostile_frame(h, FRAME_SEAL_SEEN, WIRE_FLAG_MAY_SKIP, 0, "\xff\xff", 2); }
+static void seen_twice(struct hostile *h)
+{
+	hostile_frame(h, FRAME_SEAL_SEEN, WIRE_FLAG_MAY_SKIP, 0, "\0\0", 2);
+	hostile_frame(h, FRAME_SEAL_SEEN, WIRE_FLAG_MAY_SKIP, 0, "\0\0", 2);
+}
+/* One that n2 made, as n1 sends it: before it lies below n2 and reads along, later it is between the two. */
+static const uint8_t *true_seal(struct hostile *h, size_t *ret_len)
+{
+	const uint8_t *payload;
+	struct seal *seal = calloc(1, sizeof *seal);
+	assert_non_null(seal);
+	hostile_frame(h, FRAME_SEAL_SEEN, WIRE_FLAG_MAY_SKIP, 0, "\0\0", 2);
+	do {
+		payload = hostile_await(h, FRAME_SEAL, ret_len);
+		seal_fini(seal);
+		assert_int_equal(seal_decode(payload, *ret_len, seal), 0);
+	} while (CDM_ORIGIN_NODE(seal->upto.origin) != hostile_number("n2"));
+	seal_fini(seal);
+	free(seal);
+	return payload;
+}
+static void seal_again(struct hostile *h)
+{
+	size_t len;
+	struct bytes p = {0};
+	const uint8_t *payload = true_seal(h, &len);
+	int64_t before = counter("n1", "seals_taken");
+	bytes_put(&p, payload, len);
+	put_frame(h, FRAME_SEAL, &p);
+	hostile_lives(h);
+	assert_int_equal(counter("n1", "seals_taken"), before);
+}
+/* The last byte: of a digest. */
+static void seal_altered(struct hostile *h)
+{
+	size_t len;
+	struct bytes p = {0};
+	const uint8_t *payload = true_seal(h, &len);
+	int64_t before = counter("n1", "seals_taken");
+	bytes_put(&p, payload, len);
+	p.data[p.len - 1] ^= 1;
+	put_frame(h, FRAME_SEAL, &p);
+	hostile_lives(h);
+	assert_int_equal(counter("n1", "seals_taken"), before);
+}
+
+/* Well made, by the key of a node, and n1 takes none of it. */
+static void seal_signed_by(struct hostile *h, const char *signer, const char *set, const char *author)
+{
+	char path[3][512];
+	static const char *const names[] = {"node.crt", "node.key", "ca.crt"};
+	struct seal *seal = calloc(1, sizeof *seal);
+	struct bytes statement = {0}, memory = {0}, p = {0};
+	int64_t before = counter("n1", "seals_taken");
+	for (size_t i = 0; i < 3; i++)
+		snprintf(path[i], sizeof path[i], "%s/%s/state/%s", lab_dir(lab), signer, names[i]);
+	struct node node = {.tls_server = cdm_tls_context(path[0], path[1], path[2], true, NULL)};
+	assert_true(seal && node.tls_server);
+	snprintf(seal->set, sizeof seal->set, "%s", set);
+	seal->clock = cdm_clock_now();
+	seal->upto = (struct cdm_dot){CDM_ORIGIN(hostile_number(author), 1), 1};
+	seal->count = 1;
+	seal->names[0] = (struct sealed){.path = "kept", .path_len = 4, .user = "", .group = ""};
+	seal_statement_encode(seal, &statement);
+	seal->statement = statement.data;
+	seal->statement_len = statement.len;
+	assert_int_equal(seal_sign(&node, seal, &memory, NULL), 0);
+	seal_encode(seal, &p);
+	put_frame(h, FRAME_SEAL, &p);
+	hostile_lives(h);
+	assert_int_equal(counter("n1", "seals_taken"), before);
+	SSL_CTX_free(node.tls_server);
+	bytes_fini(&statement);
+	bytes_fini(&memory);
+	free(seal);
+}
+static void seal_of_who_may_not_write(struct hostile *h) { seal_signed_by(h, LIAR, LAB_SET, LIAR); }
+static void seal_for_another_author(struct hostile *h) { seal_signed_by(h, LIAR, LAB_SET, "n2"); }
+static void seal_of_another_set(struct hostile *h) { seal_signed_by(h, "n2", "other", "n2"); }
+static void seal_in_the_receivers_name(struct hostile *h) { seal_signed_by(h, LIAR, LAB_SET, "n1"); }
+
 static const struct attack claims[] = {
+	{"a seal of nonsense", HOSTILE_SUBSCRIBED, 0, seal_of_nonsense, "SEAL"},
+	{"a seal with a certificate of 64 KiB that is not there", HOSTILE_SUBSCRIBED, 0, seal_with_a_large_certificate, "SEAL"},
+	{"seals of 65,535 authors were seen", HOSTILE_SUBSCRIBED, 0, seen_of_too_many, "SEAL_SEEN"},
+	{"seals are seen twice", HOSTILE_SUBSCRIBED, 0, seen_twice, "SEAL_SEEN"},
+	{"a seal of a source once more", HOSTILE_SUBSCRIBED, 0, seal_again, NULL},
+	{"a seal of a source, altered", HOSTILE_SUBSCRIBED, 0, seal_altered, NULL},
+	{"a seal of who may not write", HOSTILE_SUBSCRIBED, 0, seal_of_who_may_not_write, NULL},
+	{"a seal of a source that somebody else signed", HOSTILE_SUBSCRIBED, 0, seal_for_another_author, NULL},
+	{"a seal of a source for another set", HOSTILE_SUBSCRIBED, 0, seal_of_another_set, NULL},
+	{"a seal in the name of the receiver", HOSTILE_SUBSCRIBED, 0, seal_in_the_receivers_name, NULL},
 	{"a save in the name of a source", HOSTILE_SUBSCRIBED, 0, save_as_a_source, NULL},
 	{"a save in the name of a source that began anew", HOSTILE_SUBSCRIBED, 0, save_as_a_source_begun_anew, NULL},
 	{"a save in the name of nobody", HOSTILE_SUBSCRIBED, 0, save_as_nobody, NULL},
@@ -1000,6 +1098,7 @@ static void a_leaf_says_nothing_of_others(void **state)
 	shell("n1", "[ $(cat %s/logs/n1-*.log | grep -c event=incarnation_new) -le 1 ]", lab_dir(lab));
 	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep 'peer=\"n3\"' | grep 'path=\"forged-' | grep -q 'origin=\"n2:'", lab_dir(lab));
 	shell("n1", "grep event=change_passed_over %s/logs/n1-replicator.log | grep -q 'origin=\"4242.1:1\"'", lab_dir(lab));
+	shell("n1", "grep event=seal_refused %s/logs/n1-replicator.log | grep 'peer=\"n3\"' | grep -q 'not its author'", lab_dir(lab));
 	shell("n1", "grep event=tree_refused %s/logs/n1-replicator.log | grep -q 'peer=\"n3\"'", lab_dir(lab));
 }
 
@@ -1039,5 +1138,6 @@ int main(void)
 		cmocka_unit_test(no_lie_gets_through),
 		cmocka_unit_test(others_have_noticed_nothing),
 	};
+	stories_alter = true;
 	return STORIES("hostile", ((struct lab_options){.nodes = 3, .sources = "n1,n2", .local = "cache/**", .exclude = "*.private"}), stories);
 }

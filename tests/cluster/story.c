@@ -352,6 +352,23 @@ static int logs_are_clean(void)
 	return output && *output;
 }
 
+bool stories_alter;
+
+/* Whatever came about, it is what its authors made. */
+static int seals_are_whole(void)
+{
+	_cleanup_free_ char *command = NULL, *output = NULL;
+	int status = 0;
+	if (stories_alter)
+		return 0;
+	if (asprintf(&command, "cd '%s/logs'; grep 'event=seal_' -- *.log", lab_dir(lab)) < 0)
+		return 1;
+	lab_run(lab, NULL, (const char *const[]){"bash", "-c", command, NULL}, &status, &output, NULL);
+	if (output && *output)
+		fprintf(stderr, "a node has not what an author signed:\n%s", output);
+	return output && *output;
+}
+
 /* A process that ends the lab if this one dies before it could (a time-out of the test runner, a crash). Returns the end of a pipe
  * to be written to when all is done. */
 static int start_guardian(const char *dir)
@@ -398,7 +415,7 @@ int story_tell(const char *name, struct lab_options options, const struct CMUnit
 	if (getenv("CDMFS_TEST_ONLY"))
 		cmocka_set_test_filter(getenv("CDMFS_TEST_ONLY"));
 	int failed = _cmocka_run_group_tests(name, stories, count, NULL, NULL);
-	failed += logs_are_clean();
+	failed += logs_are_clean() + seals_are_whole();
 	if (failed)
 		show_logs();
 	if (lab_down(lab, &err) < 0 || (!(failed && getenv("CDMFS_TEST_KEEP")) && lab_remove(lab, &err) < 0)) {

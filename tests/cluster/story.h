@@ -20,6 +20,8 @@ extern struct lab *lab;
 
 /* Bring the lab up, tell the stories, end it; `options->dir` is chosen here. The exit status for main. */
 int story_tell(const char *name, struct lab_options options, const struct CMUnitTest stories[], size_t count);
+/* Set before: these stories change stores behind the authors' backs, or lie. Else no node may find that it has what no author signed (seal.h). */
+extern bool stories_alter;
 #define STORIES(name, options, stories) story_tell(name, options, stories, sizeof stories / sizeof *stories)
 
 /* -- what authors do --------------------------------------------------------------------------------------------- */

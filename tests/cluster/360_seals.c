@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An author signs what it made, and every node checks that, whoever carried it there. n1 writes; n2 carries to n3, and alters it on the way: its store is
+ * changed past the mount while n3 is away. Made-up seals: 320_hostile_peer. */
+#include "tests/cluster/story.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct counted {
+	const char *node, *name;
+	int64_t least;
+};
+
+static bool has_counted(void *arg, char *seen)
+{
+	struct counted *c = arg;
+	int64_t now = counter(c->node, c->name);
+	snprintf(seen, 512, "%s %s is %lld", c->node, c->name, (long long)now);
+	return now >= c->least;
+}
+
+static void until(const char *node, const char *name, int64_t least)
+{
+	struct counted c = {node, name, least};
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(has_counted, &c, STORY_MS, "what a replicator counts", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static bool is_so(void *arg, char *seen)
+{
+	int status = shell_status("n1", NULL, "%s", (const char *)arg);
+	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
+	return status == 0;
+}
+
+/* Until this command succeeds. */
+static void comes_about(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void comes_about(const char *fmt, ...)
+{
+	char command[1024];
+	va_list ap;
+	struct cdm_error err = CDM_ERROR_INIT;
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof command, fmt, ap);
+	va_end(ap);
+	if (lab_wait_for(is_so, command, STORY_MS, "this", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static bool has_logged(const char *node, const char *event, const char *words)
+{
+	return shell_status("n1", NULL, "grep 'event=%s ' %s/logs/%s-replicator.log | grep -q '%s'", event, lab_dir(lab), node, words) == 0;
+}
+
+static void logs(const char *node, const char *event, const char *words)
+{
+	comes_about("grep 'event=%s ' %s/logs/%s-replicator.log | grep -q '%s'", event, lab_dir(lab), node, words);
+}
+
+/* n1 feeds n2, n2 feeds n3. */
+static void in_a_row(void)
+{
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n2", NULL);
+	comes_about("grep 'event=set_up.*as=\"parent\"' %s/logs/n3-replicator.log | tail -n 1 | grep -q 'peer=\"n2\"'", lab_dir(lab));
+	in_sync();
+}
+
+/* n1 makes this while n3 is away, and n2 has checked it. */
+static void made_while_n3_is_away(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void made_while_n3_is_away(const char *fmt, ...)
+{
+	char command[512];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof command, fmt, ap);
+	va_end(ap);
+	killed("n3", LAB_REPLICATOR);
+	int64_t before = counter("n2", "seal_names");
+	shell("n1", "%s", command);
+	until("n2", "seal_names", before + 1);
+}
+
+static void every_node_checks_what_an_author_signed(void **state)
+{
+	in_a_row();
+	make_directory("n1", "checked");
+	shell("n1", "cd checked && echo a > a && head -c 3M /dev/urandom > large && truncate -s 1M hole && ln -s a link && ln a also && setfattr -n user.k -v v a");
+	shell("n1", "cd checked && echo gone > gone && sleep 0.5 && rm gone && chmod 0750 . && touch -d 2001-01-01 a");
+	in_sync();
+	until("n2", "seal_equal", 4);
+	until("n3", "seal_equal", 4);
+	assert_true(counter("n1", "seals_made") >= 1 && counter("n1", "seals_taken") == 0);
+	assert_int_equal(counter("n2", "seal_broken") + counter("n3", "seal_broken"), 0);
+}
+
+static void a_content_altered_on_its_way_is_found_and_replaced(void **state)
+{
+	make_directory("n1", "altered");
+	in_sync();
+	made_while_n3_is_away("echo 'pay to A' > altered/invoice");
+	shell("n1", "cd %s/altered && touch -r invoice /tmp/$$ && printf B | dd of=invoice bs=1 seek=7 conv=notrunc status=none && touch -r /tmp/$$ invoice && rm /tmp/$$",
+		lab_store(lab, "n2"));
+	started("n3", LAB_REPLICATOR);
+	gets_text("n3", "altered/invoice", "pay to B\n");
+	logs("n3", "seal_broken", "path=\"altered/invoice\" author=\"n1\" peer=\"n2\"");
+	gets_text("n3", "altered/invoice", "pay to A\n");
+	logs("n3", "seal_mended", "altered/invoice");
+	gets_text("n2", "altered/invoice", "pay to A\n"); /* who was told to look, and knows what its author signed */
+	assert_false(has_logged("n1", "seal_broken", ""));
+	has_text("n1", "altered/invoice", "pay to A\n");
+	everywhere_equal_below("altered");
+}
+
+static void rights_given_on_the_way_are_found(void **state)
+{
+	make_directory("n1", "rights");
+	in_sync();
+	made_while_n3_is_away("echo '#!/bin/sh' > rights/run && chmod 0755 rights/run");
+	shell("n1", "cd %s/rights && chmod 04755 run", lab_store(lab, "n2"));
+	started("n3", LAB_REPLICATOR);
+	logs("n3", "seal_broken", "path=\"rights/run\" author=\"n1\"");
+	comes_about("CDMFS_CONFIG=%s/n3/node.conf cdmfs-stat %s | grep -q 'not what its author signed'", lab_dir(lab), LAB_SET);
+	shell("n1", "chmod 0700 rights/run"); /* a later version is what counts */
+	gets_text("n3", "rights/run", "#!/bin/sh\n");
+	comes_about("! CDMFS_CONFIG=%s/n3/node.conf cdmfs-stat %s | grep -q 'author signed'", lab_dir(lab), LAB_SET);
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(every_node_checks_what_an_author_signed),
+		cmocka_unit_test(a_content_altered_on_its_way_is_found_and_replaced),
+		cmocka_unit_test(rights_given_on_the_way_are_found),
+	};
+	stories_alter = true;
+	return STORIES("seals", ((struct lab_options){.nodes = 3, .sources = "n1"}), stories);
+}

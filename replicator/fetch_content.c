@@ -115,7 +115,7 @@ static void check_work(void *arg)
 {
 	struct fetch *f = arg;
 	uint8_t digest[16];
-	f->hashed = block_hash_file(f->fd, f->size, digest) == 0 && memcmp(digest, f->digest, sizeof digest) == 0;
+	f->right = block_hash_file(f->fd, f->size, digest) == 0 && memcmp(digest, f->digest, sizeof digest) == 0;
 }
 
 static void check_done(void *arg)
@@ -123,7 +123,7 @@ static void check_done(void *arg)
 	struct fetch *f = arg;
 	f->set->posted--;
 	f->checking = false;
-	if (!f->gone && f->hashed)
+	if (!f->gone && f->right)
 		became_whole(f);
 	else if (!f->gone)
 		damaged(f);

@@ -45,6 +45,7 @@ struct fetch {
 	bool hashed;                 /* it covers all that came */
 	bool ended, checking, whole, gone;
 	uint8_t digest[16];          /* with ended: what it must have */
+	bool right;                  /* it has; the worker's answer, its only write here: not beside what the loop reads meanwhile, in one word */
 	struct link *feeder;         /* it was asked and has not ended */
 	uint32_t request;
 	bool answered;               /* the feeder said what it has, … */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "common/faultpoint.h"
 #include "replicator/fetch.h"
@@ -315,6 +316,8 @@ void follow_start(struct set *s)
 		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
 		return;
 	}
+	struct stat st;
+	f->root_was_ns = fstat(s->store_fd, &st) == 0 ? st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec : 0;
 	milestones_clear(f);
 	f->started = false;
 	if (cdm_journal_reader_seek(f->reader, CDM_JOURNAL_LAST_MARK) < 0)

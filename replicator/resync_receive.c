@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include "common/faultpoint.h"
 #include "replicator/base.h"
 #include "replicator/hold.h"
 #include "replicator/publish.h"
@@ -286,12 +287,19 @@ static void root_done(struct job *job)
 	job_free(job);
 }
 
-/* The root's attributes. Where something was already, its mtime only moves forward: a newer one is on its way to the sender. */
+static int64_t root_mtime_ns(const struct set *s)
+{
+	struct stat st;
+	return fstat(s->store_fd, &st) < 0 ? 0 : st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
+}
+
+/* The root's attributes. Where something was already, its mtime only moves forward: a newer one is on its way to the sender. So it is where nothing was,
+ * but somebody has done something since; the applier looks at that. */
 static void take_root(struct peer *p, struct incoming *answer)
 {
 	struct cdm_attr *attr = &answer->carried.change.attr;
-	struct stat st;
-	bool exactly = (p->was_empty && !p->root_taken) || p->root_exact;
+	bool was_empty = p->was_empty && !p->root_taken, exactly = p->root_exact;
+	cdm_faultpoint("resync.root_came_not_taken");
 	p->root_exact = false;
 	p->root_taken = true;
 	answer->resync = true;
@@ -302,7 +310,9 @@ static void take_root(struct peer *p, struct incoming *answer)
 		p->resync->in->root = answer;
 		return;
 	}
-	if (!exactly && fstat(p->set->store_fd, &st) == 0 && st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= attr->mtime_ns)
+	if (!exactly)
+		answer->mtime_was_ns = was_empty ? p->set->follow.root_was_ns : root_mtime_ns(p->set);
+	if (!exactly && !was_empty && answer->mtime_was_ns >= attr->mtime_ns)
 		attr->mask &= ~(uint32_t)CDM_ATTR_MTIME;
 	struct job *job = job_new(p->set, p->serial, 0);
 	job_add(job, answer);

@@ -89,6 +89,7 @@ struct follow {
 	unsigned wakes;            /* in a row, each at once after the one before */
 	uint64_t asked, asked_to;  /* follow_read_up: its number, 0 = none; up to this position */
 	bool stepping, started;
+	int64_t root_was_ns;       /* mtime of the root before the journal was read: if that is empty, before anybody did anything in it here */
 };
 
 struct durable {

@@ -16,6 +16,7 @@
 #define ASKING "publish.found_not_read_up"
 #define REMOVING "publish.removal_came_not_looked"
 #define REPLACING "stage.made_not_published"
+#define ROOT "resync.root_came_not_taken"
 
 /* The only program that can be held is n2's replicator. */
 static int can_be_held(void **state)
@@ -66,6 +67,18 @@ static void author_ends(int fd, const char *path, const char *point)
 	close(loop);
 }
 
+/* n2 has nothing yet, so it is about to take n1's root directory for its own, mtime and all: not any more. */
+static void the_root_of_who_had_nothing(void **state)
+{
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	hold(ROOT);
+	can_be_held(state);
+	int loop = arrived(ROOT);
+	make_directory("n2", "first");
+	close(loop);
+	everywhere_equal();
+}
+
 static void trees_that_are_compared(void **state)
 {
 	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
@@ -112,6 +125,7 @@ static void a_save_that_comes(void **state)
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(the_root_of_who_had_nothing), /* the first */
 		cmocka_unit_test(trees_that_are_compared),
 		cmocka_unit_test_setup(a_removal_that_comes, can_be_held),
 		cmocka_unit_test_setup(a_save_that_comes, can_be_held),

@@ -46,7 +46,7 @@ struct recalled_dots {
 struct store { /* store.h */
 	int root_fd, meta_fd, journal_fd, staging_fd, orphans_fd, conflicts_fd, lock_fd;
 	dev_t dev;
-	uint32_t incarnation;
+	_Atomic uint32_t incarnation; /* a call on the root may set it, one at a time, while others read it */
 	bool fresh;              /* `format` was made now */
 };
 

@@ -2,6 +2,7 @@
 /* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
 #include "replicator/publish_ops.h"
 #include "replicator/base.h"
+#include "replicator/names.h"
 #include "replicator/quarantine.h"
 
 #include <errno.h>
@@ -176,6 +177,14 @@ void publisher_was_read(struct publisher *pub, uint64_t number)
 	pub->read = number;
 	pthread_cond_broadcast(&pub->wake);
 	pthread_mutex_unlock(&pub->lock);
+}
+
+bool publisher_is_stopping(struct publisher *pub)
+{
+	pthread_mutex_lock(&pub->lock);
+	bool stopping = pub->stopping;
+	pthread_mutex_unlock(&pub->lock);
+	return stopping;
 }
 
 void publisher_stop(struct publisher *pub)
@@ -440,7 +449,7 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 
 /* --- the work --- */
 
-static bool mount_is_gone(int r)
+bool publisher_mount_is_gone(int r)
 {
 	return r == -ENOTCONN || r == -ECONNABORTED || r == -ENODEV || r == -ESHUTDOWN || r == -EBADF;
 }
@@ -479,8 +488,7 @@ static void record_again(struct publisher *pub, const struct cdm_change *c)
 	cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
 }
 
-/* What no change can be applied without: until it is there again all of them wait. The reason code, or NULL. */
-static const char *waits_for(int r)
+const char *publisher_waits_for(int r)
 {
 	return r == -ENOSPC || r == -EDQUOT ? "disk_full" : r == -EROFS ? "read_only_store" :
 		r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -ENOBUFS ? "no_resources" : NULL;
@@ -496,19 +504,19 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		int r = moved_begin(pub, in);
 		if (r == 0)
 			r = apply_change(pub, in, &err);
-		if (paused && !waits_for(r)) {
+		if (paused && !publisher_waits_for(r)) {
 			tell_pause(pub, "", "");
 			paused = false;
 		}
-		if (waits_for(r)) {
+		if (publisher_waits_for(r)) {
 			if (!paused)
-				tell_pause(pub, waits_for(r), err.text[0] ? err.text : "the store takes nothing");
+				tell_pause(pub, publisher_waits_for(r), err.text[0] ? err.text : "the store takes nothing");
 			if (!wait_ms(pub, paused ? RETRY_SPACE_MS : RETRY_SOON_MS))
 				return false;
 			paused = true;
 			continue;
 		}
-		if (mount_is_gone(r)) {
+		if (publisher_mount_is_gone(r)) {
 			publisher_close(pub);
 			if (!wait_ms(pub, 10))
 				return false;
@@ -589,7 +597,7 @@ static bool flush_all(struct publisher *pub)
 		int r = flush_records(pub, &err);
 		if (r == 0)
 			return true;
-		if (!mount_is_gone(r))
+		if (!publisher_mount_is_gone(r))
 			cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
 		if (r == -EINVAL || r == -EBADMSG) { /* it will not be taken the next time either; the peer sends it again */
 			pub->records.len = 0;
@@ -661,6 +669,7 @@ static void job_work(void *arg)
 	if (!pub->begun) {
 		pub->begun = true;
 		conflict_begin(pub);
+		several_tidy(pub);
 		count_up(&pub->set->counters.quarantined, quarantine_load(pub->set->quarantine, pub->set->store_fd));
 	}
 	job->broken = is_broken(pub, job->peer_serial);
@@ -672,6 +681,7 @@ static void job_work(void *arg)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
 	conflict_tidy(pub);
+	several_tidy(pub);
 	publisher_forget_dirs(pub);
 	pub->job = NULL;
 }
@@ -715,6 +725,8 @@ struct publisher *publisher_new(struct set *s)
 	pub->set = s;
 	pub->history = history_new();
 	pub->full_fd = pub->content_fd = pub->staging_fd = -1;
+	pub->known_names = known_names_new();
+	pub->several_left = true; /* there may be some of an earlier run */
 	pub->staged_number = (uint64_t)cdm_wall_ns() >> 20; /* names of an earlier run must not come again */
 	pthread_mutex_init(&pub->calling, NULL);
 	pthread_mutex_init(&pub->lock, NULL);
@@ -734,6 +746,7 @@ void publisher_free(struct publisher **p)
 	cdm_vector_fini(&pub->seen_at_start);
 	cdm_vector_fini(&pub->history_since);
 	history_free(&pub->history);
+	known_names_free(&pub->known_names);
 	contexts_fini(&pub->told);
 	bytes_fini(&pub->records);
 	pthread_cond_destroy(&pub->wake);

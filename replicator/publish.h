@@ -15,6 +15,7 @@
 
 #define STAGING_NAME_MAX 64
 #define STAGING_FETCH "fetch-" /* begins the names of contents that are being fetched (fetch.c) */
+#define STAGING_SEVERAL "several-" /* and of those that are put under several names (publish_names.c) */
 
 struct incoming { /* one received change with what came along */
 	struct incoming *next;
@@ -126,6 +127,8 @@ struct publisher {
 	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */
 	size_t broken_next;
 	uint64_t staged_number;      /* for names of things that are staged here */
+	bool several_left;           /* there may be STAGING_SEVERAL files (publish_names.c) */
+	struct known_names *known_names; /* of files with several */
 
 	pthread_mutex_t calling;     /* held during each call that moves a directory's mtime */
 	pthread_mutex_t lock;        /* below: any thread */
@@ -151,6 +154,10 @@ enum apply {
 };
 
 int publisher_open(struct publisher *pub, struct cdm_error *err);
+bool publisher_is_stopping(struct publisher *pub); /* any thread */
+/* What no change can be applied without: until it is there again all of them wait. The reason code, or NULL. */
+const char *publisher_waits_for(int r);
+bool publisher_mount_is_gone(int r);
 void publisher_close(struct publisher *pub);
 /* Fetch what the sender has at this path; with a base it may come as a delta. NULL: it has nothing there, or is gone (*ret_gone). */
 struct incoming *publisher_need(struct publisher *pub, const struct need *need, bool *ret_gone);

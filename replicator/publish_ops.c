@@ -11,6 +11,7 @@
 #include "common/faultpoint.h"
 #include "common/io.h"
 #include "replicator/content.h"
+#include "replicator/names.h"
 #include "replicator/publish.h"
 #include "replicator/publish_ops.h"
 #include "replicator/base.h"
@@ -50,7 +51,7 @@ int call_rename(void *arg)
 	return renameat2(n->dir, n->name, n->dir2, n->name2, n->flags);
 }
 
-static int call_link(void *arg)
+int call_link(void *arg)
 {
 	struct two_names *n = arg;
 	return linkat(n->dir, n->name, n->dir2, n->name2, 0);
@@ -343,6 +344,12 @@ static bool is_strict(struct set *s)
 	return strict;
 }
 
+/* A file that has several names, here or at its author. What a crash left of an attempt is done to its end, whatever the policy says now. */
+static int apply_to_several(struct publisher *pub, struct incoming *in, int base, struct cdm_error *err)
+{
+	return is_strict(pub->set) || pub->several_left ? apply_to_names(pub, in, base, err) : apply_in_place(pub, in, err);
+}
+
 int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -363,14 +370,17 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	if (r < 0 && !is_gone(r) && r != -ENXIO) /* a fifo or socket that nobody has open */
 		return r;
 	bool there = r == 0 && S_ISREG(st.st_mode) && !cdm_dot_is_none(stamp.content.dot);
+	bool based = there && cdm_dot_equal(stamp.content.dot, c->base);
 	if (in->carried.kind == CONTENT_WHOLE)
-		return there && st.st_nlink > 1 && cdm_dot_equal(stamp.content.dot, c->base) ? apply_in_place(pub, in, err) : apply_staged(pub, in, err);
+		return based && (st.st_nlink > 1 || pub->several_left) ? apply_to_several(pub, in, base, err) : apply_staged(pub, in, err);
 	if (there && cdm_dot_equal(stamp.content.dot, in->carried.stamp.content.dot))
 		return APPLY_NOTHING;
-	if (!there || !cdm_dot_equal(stamp.content.dot, c->base))
+	if (!based)
 		return apply_instead(pub, in, c->path, c->path_len, err);
 	bool small = in->carried.content_bytes <= 8u << 20 && in->carried.content_bytes <= (uint64_t)st.st_size / 4;
-	if (linked || st.st_nlink > 1 || (small && !is_strict(pub->set)))
+	if (linked || st.st_nlink > 1)
+		return apply_to_several(pub, in, base, err);
+	if (small && !is_strict(pub->set))
 		return apply_in_place(pub, in, err);
 	char name[CDM_NAME_LEN_MAX + 1], made[STAGING_NAME_MAX];
 	struct cdm_handle handle;
@@ -548,6 +558,12 @@ static int replace_by_link(struct publisher *pub, struct incoming *in, struct tw
 	return APPLY_RETRY;
 }
 
+static void note_names(struct publisher *pub, const struct cdm_change *link, const struct stat *file)
+{
+	known_names_add(pub->known_names, file, link->path, link->path_len);
+	known_names_add(pub->known_names, file, link->path2, link->path2_len);
+}
+
 static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -575,6 +591,8 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 		step_init(&step, CDM_CALL_LINK, in, &record);
 		step.a.expect = CDM_EXPECT_ABSENT;
 		r = publisher_call(pub, &step, call_link, &n, NULL);
+		if (r == 0)
+			note_names(pub, c, &subject);
 		return r == -ESTALE || r == -EEXIST || r == -ENOENT ? APPLY_RETRY : r < 0 ? r : APPLIED;
 	}
 	if (other.st_ino == subject.st_ino)
@@ -590,7 +608,9 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 		return r;
 	n = (struct two_names){pub->staging_fd, parent2, staged, name2, 0};
 	r = replace_by_link(pub, in, &n, here.content.dot);
-	if (r != APPLIED)
+	if (r == APPLIED)
+		note_names(pub, c, &subject);
+	else
 		unlinkat(pub->set->staging_fd, staged, 0);
 	return r;
 }

@@ -21,6 +21,7 @@ struct two_names {
 };
 int call_rename(void *arg); /* a struct two_names */
 int call_unlink(void *arg);
+int call_link(void *arg);
 /* Remove what is at a name and keep it in conflicts/; the record, if any, is another step's. */
 int keep_away(struct publisher *pub, struct incoming *in, int dir, const char *name);
 /* Descriptor of a path's parent; parents that are missing here are brought back. */
@@ -45,6 +46,10 @@ int apply_instead(struct publisher *pub, struct incoming *in, const char *path, 
 int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* Ranges (or all) written into the file that is there: base version checked by the server, record with the last step. */
 int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err);
+/* publish_names.c: the same by renames, under all names of what is there (open as `old`, of the base version). tidy: after a job, remove what is staged
+ * for that and not needed any more. */
+int apply_to_names(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err);
+void several_tidy(struct publisher *pub);
 int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* A directory that was made here, too: the higher creation's attributes stay. */

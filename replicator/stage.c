@@ -297,7 +297,12 @@ int stage_copy_with_ranges(struct publisher *pub, struct incoming *in, int base_
 		in->carried.change.path);
 }
 
-static void sweep(int dir_fd, const char *name, const char *keep)
+static bool begins_with(const char *name, const char *prefix)
+{
+	return strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
+static void sweep(int dir_fd, const char *name, bool all)
 {
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -309,10 +314,10 @@ static void sweep(int dir_fd, const char *name, const char *keep)
 	for (struct dirent *e; (e = readdir(d));) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
-		if (keep && strncmp(e->d_name, keep, strlen(keep)) == 0)
-			continue;
+		if (!all && (begins_with(e->d_name, STAGING_FETCH) || begins_with(e->d_name, STAGING_SEVERAL)))
+			continue; /* fetch_start's; several_tidy's */
 		if (unlinkat(fd, e->d_name, 0) < 0 && errno == EISDIR) {
-			sweep(fd, e->d_name, NULL);
+			sweep(fd, e->d_name, true);
 			unlinkat(fd, e->d_name, AT_REMOVEDIR);
 		}
 	}
@@ -321,11 +326,11 @@ static void sweep(int dir_fd, const char *name, const char *keep)
 
 void stage_remove_tree(int staging_fd, const char *name)
 {
-	sweep(staging_fd, name, NULL);
+	sweep(staging_fd, name, true);
 	unlinkat(staging_fd, name, AT_REMOVEDIR);
 }
 
 void stage_sweep(int staging_fd)
 {
-	sweep(staging_fd, ".", STAGING_FETCH); /* those are fetch_start's */
+	sweep(staging_fd, ".", false);
 }

@@ -58,7 +58,8 @@ int arrived(const char *point)
 
 void started_to_be_held(const char *node)
 {
-	killed(node, LAB_REPLICATOR);
+	if (lab_pid(lab, node, LAB_REPLICATOR))
+		killed(node, LAB_REPLICATOR);
 	setenv("CDMFS_FAULTPOINT_FILE", hold_path(), 1);
 	started(node, LAB_REPLICATOR);
 	unsetenv("CDMFS_FAULTPOINT_FILE");

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* 122_several_names — update = strict, and files with several names: a change is seen whole or not at all under each of them, all of them stay names of
+ * one file, wherever they are and whoever dies amid it, and who has the old content open keeps it. n1 is the author, n2 is looked at. */
+#include "tests/cluster/nth.h"
+#include "tests/cluster/held.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LARGE (1u << 20)
+#define AT_ONE "publish.put_at_one_name_not_all"
+#define AT_OTHERS "publish.put_at_others_not_own"
+
+static void must(bool good, const char *what)
+{
+	if (!good)
+		fail_msg("%s: %s", what, strerror(errno));
+}
+
+static ino_t inode_at(const char *node, const char *path)
+{
+	struct stat st;
+	_cleanup_free_ char *full = lab_store_path(lab, node, path);
+	must(stat(full, &st) == 0, full);
+	return st.st_ino;
+}
+
+/* What names a, b and c of a directory are at a node. */
+static const char *const abc[] = {"a", "b", "c"};
+#define ABC 3
+
+static char *path_in(const char *dir, const char *name)
+{
+	char *path = NULL;
+	assert_true(asprintf(&path, "%s/%s", dir, name) > 0);
+	return path;
+}
+
+static void are_one_file(const char *node, const char *dir)
+{
+	_cleanup_free_ char *first = path_in(dir, abc[0]);
+	for (size_t i = 1; i < ABC; i++) {
+		_cleanup_free_ char *path = path_in(dir, abc[i]);
+		if (inode_at(node, path) != inode_at(node, first))
+			fail_msg("at %s %s is another file than %s", node, path, first);
+	}
+}
+
+static bool is_new_file(void *arg, char *seen)
+{
+	static unsigned count;
+	char text[9];
+	ino_t before = inode_at("n2", "force");
+	snprintf(text, sizeof text, "%08u", count++);
+	save_at("n1", "force", LARGE / 2, text);
+	in_sync();
+	snprintf(seen, 512, "a small change is written in place");
+	return inode_at("n2", "force") != before;
+}
+
+/* Once; each story may be the first one. */
+static void strict_is_in_force(void)
+{
+	static bool done;
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (done)
+		return;
+	done = true;
+	uint8_t *bytes = calloc(1, LARGE);
+	must(bytes, "calloc");
+	save_bytes("n1", "force", bytes, LARGE);
+	free(bytes);
+	in_sync();
+	administrator("set", "change", LAB_SET, "--update", "strict", NULL);
+	if (lab_wait_for(is_new_file, NULL, STORY_MS, "strict", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+/* A large file with three names, the same everywhere. */
+static void make_three(const char *dir)
+{
+	uint8_t *bytes = calloc(1, LARGE);
+	must(bytes, "calloc");
+	strict_is_in_force();
+	make_directory("n1", dir);
+	_cleanup_free_ char *first = path_in(dir, abc[0]);
+	save_bytes("n1", first, bytes, LARGE);
+	shell("n1", "ln %s %s/b && ln %s %s/c", first, dir, first, dir);
+	free(bytes);
+	in_sync();
+	are_one_file("n2", dir);
+}
+
+/* Eight bytes in the middle, in place; they say which change it was. */
+static void change(const char *node, const char *dir, const char *name, const char *text)
+{
+	_cleanup_free_ char *path = path_in(dir, name);
+	save_at(node, path, LARGE / 2, text);
+}
+
+static bool has(const char *node, const char *dir, const char *name, const char *text)
+{
+	char got[9] = "";
+	_cleanup_free_ char *path = path_in(dir, name), *full = lab_path(lab, node, path);
+	_cleanup_close_ int fd = open(full, O_RDONLY | O_CLOEXEC);
+	must(fd >= 0 && pread(fd, got, 8, LARGE / 2) == 8, full);
+	return strcmp(got, text) == 0;
+}
+
+static void all_have(const char *node, const char *dir, const char *text)
+{
+	for (size_t i = 0; i < ABC; i++)
+		if (!has(node, dir, abc[i], text))
+			fail_msg("at %s %s/%s has not %s", node, dir, abc[i], text);
+}
+
+static void nothing_is_staged(const char *node)
+{
+	_cleanup_free_ char *said = NULL;
+	shell_status(node, &said, "ls %s/.cdmfs/staging | grep -E '^(several|name|back)'", lab_store(lab, node));
+	assert_string_equal(said ?: "", "");
+}
+
+static void who_looks_finds_it_whole_under_every_name(void **state)
+{
+	strict_is_in_force();
+	make_directory("n1", "whole");
+	save("n1", "whole/load-0", "xxxxxxxxxxxxxxxx");
+	shell("n1", "ln whole/load-0 whole/b && ln whole/load-0 whole/c");
+	in_sync();
+	struct reader *readers[] = {reader_begin("n2", "whole/load-0", false), reader_begin("n2", "whole/b", false), reader_begin("n2", "whole/c", false)};
+	struct load *load = load_begin("n1", "whole", 1, LOAD_REWRITE);
+	for (int i = 0; i < 40; i++) {
+		char text[16];
+		snprintf(text, sizeof text, "mark %d", i);
+		save("n1", "whole-mark", text);
+		gets_text("n2", "whole-mark", text);
+	}
+	assert_true(load_end(load) > 0);
+	everywhere_equal();
+	for (int i = 0; i < 3; i++)
+		assert_true(reader_end(readers[i]) > 0);
+	assert_true(inode_at("n2", "whole/load-0") == inode_at("n2", "whole/b") && inode_at("n2", "whole/b") == inode_at("n2", "whole/c"));
+}
+
+static void who_has_it_open_keeps_it(void **state)
+{
+	make_three("open");
+	ino_t before = inode_at("n2", "open/b");
+	_cleanup_free_ char *full = lab_path(lab, "n2", "open/b");
+	_cleanup_close_ int fd = open(full, O_RDONLY | O_CLOEXEC);
+	char got[8], none[8] = "";
+	must(fd >= 0, full);
+	change("n1", "open", "c", "another1");
+	in_sync();
+	all_have("n2", "open", "another1");
+	are_one_file("n2", "open");
+	assert_true(inode_at("n2", "open/b") != before);
+	must(pread(fd, got, 8, LARGE / 2) == 8, "read");
+	assert_memory_equal(got, none, 8);
+	everywhere_equal();
+	nothing_is_staged("n2");
+}
+
+/* Its replicator has just begun, and knows none of them. */
+static void a_thousand_names_are_found_wherever_they_are(void **state)
+{
+	make_three("many");
+	shell("n1", "cd many && for d in 1 2 3 4 5 6 7 8 9 10; do mkdir -p $d/deep/er && for i in $(seq 100); do ln a $d/deep/er/$i; done; done");
+	in_sync();
+	killed("n2", LAB_REPLICATOR);
+	started("n2", LAB_REPLICATOR);
+	change("n1", "many", "b", "thousand");
+	everywhere_equal();
+	all_have("n2", "many", "thousand");
+	are_one_file("n2", "many");
+	shell("n2", "test $(stat -c %%h %s/many/a) = 1003", lab_store(lab, "n2"));
+	change("n1", "many", "b", "and more");
+	everywhere_equal();
+	shell("n2", "test $(stat -c %%h %s/many/a) = 1003", lab_store(lab, "n2"));
+}
+
+/* As it does where it is changed, and where changes are written in place. */
+static void a_name_of_the_nodes_own_goes_with_it(void **state)
+{
+	make_three("own");
+	shell("n2", "mkdir -p mine && ln own/b mine/too");
+	change("n1", "own", "a", "for mine");
+	in_sync();
+	all_have("n2", "own", "for mine");
+	are_one_file("n2", "own");
+	assert_true(inode_at("n2", "own/a") == inode_at("n2", "mine/too"));
+	shell("n2", "rm -r mine");
+	shell("n1", "touch ."); /* mine was made there */
+	everywhere_equal();
+}
+
+static void dies_at(const char *point, const char *dir)
+{
+	make_three(dir);
+	started_to_be_held("n2");
+	hold(point);
+	change("n1", dir, "b", "in parts");
+	_cleanup_close_ int held = arrived(point);
+	killed("n2", LAB_REPLICATOR);
+	assert_in_range(has("n2", dir, "a", "in parts") + has("n2", dir, "b", "in parts") + has("n2", dir, "c", "in parts"), 1, ABC - 1);
+}
+
+static void comes_back_and_ends_it(const char *dir, const char *text)
+{
+	started("n2", LAB_REPLICATOR);
+	everywhere_equal();
+	all_have("n2", dir, text);
+	are_one_file("n2", dir);
+	nothing_is_staged("n2");
+}
+
+static void death_after_one_name(void **state)
+{
+	dies_at(AT_ONE, "one");
+	comes_back_and_ends_it("one", "in parts");
+}
+
+static void death_before_the_last_name(void **state)
+{
+	dies_at(AT_OTHERS, "last");
+	comes_back_and_ends_it("last", "in parts");
+}
+
+static void death_of_all_programs(void **state)
+{
+	dies_at(AT_ONE, "all");
+	node_killed("n2");
+	node_started("n2");
+	comes_back_and_ends_it("all", "in parts");
+}
+
+/* What the first attempt brought is old when the second one is made; that dies, too. */
+static void death_and_another_change(void **state)
+{
+	dies_at(AT_ONE, "again");
+	change("n1", "again", "c", "changed2");
+	started_to_be_held("n2");
+	hold(AT_OTHERS);
+	_cleanup_close_ int held = arrived(AT_OTHERS);
+	killed("n2", LAB_REPLICATOR);
+	change("n1", "again", "a", "changed3");
+	comes_back_and_ends_it("again", "changed3");
+}
+
+static void the_mount_dies_amid_it(void **state)
+{
+	make_three("mount");
+	started_to_be_held("n2");
+	hold(AT_ONE);
+	change("n1", "mount", "b", "mounted1");
+	int held = arrived(AT_ONE);
+	killed("n2", LAB_SERVER);
+	close(held);
+	started("n2", LAB_SERVER);
+	everywhere_equal();
+	all_have("n2", "mount", "mounted1");
+	are_one_file("n2", "mount");
+	nothing_is_staged("n2");
+}
+
+/* Those of the node's own, for the others' would be changes that conflict with this one: some are moved, another one is made. */
+static void names_that_move_amid_it(void **state)
+{
+	make_three("moves");
+	shell("n2", "mkdir -p mine && cd mine && for i in 1 2 3 4; do ln ../moves/a $i; done");
+	started_to_be_held("n2");
+	hold(AT_ONE);
+	change("n1", "moves", "b", "moving 1");
+	int held = arrived(AT_ONE);
+	shell("n2", "cd mine && mkdir to && mv 1 2 3 4 to && for i in a b c; do test ../moves/$i -ef to/1 || ln ../moves/$i new-$i; done");
+	close(held);
+	in_sync();
+	all_have("n2", "moves", "moving 1");
+	are_one_file("n2", "moves");
+	nothing_is_staged("n2");
+	shell("n2", "cd mine && find . -type f | while read i; do test $i -ef ../moves/a || exit 1; done; test $(find . -type f | wc -l) -gt 4");
+	shell("n2", "rm -r mine");
+	shell("n1", "touch .");
+	everywhere_equal();
+}
+
+/* Somebody writes at n2 what is not replaced yet: one of the two wins, everywhere and under all names. */
+static void a_change_of_the_nodes_own_amid_it(void **state)
+{
+	make_three("both");
+	started_to_be_held("n2");
+	hold(AT_OTHERS);
+	change("n1", "both", "b", "by n1 n1");
+	int held = arrived(AT_OTHERS);
+	change("n2", "both", "b", "by n2 n2");
+	close(held);
+	everywhere_equal();
+	const char *won = has("n1", "both", "a", "by n1 n1") ? "by n1 n1" : "by n2 n2";
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		all_have(lab_node_name(lab, i), "both", won);
+	are_one_file("n2", "both");
+}
+
+static bool has_set_aside(void *arg, char *seen)
+{
+	bool aside = counter("n2", "quarantined") > *(const int64_t *)arg;
+	snprintf(seen, 512, "n2 has set %s aside", aside ? "something" : "nothing");
+	return aside;
+}
+
+/* A directory that cannot be read may hold one of them: all names keep the old content, and n2 says so. */
+static void a_name_that_cannot_be_looked_for(void **state)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	make_three("closed");
+	shell("n1", "mkdir closed/sealed && ln closed/a closed/sealed/d");
+	in_sync();
+	killed("n2", LAB_REPLICATOR);
+	started("n2", LAB_REPLICATOR);
+	gets_text("n2", "whole-mark", "mark 39");
+	int64_t before = counter("n2", "quarantined");
+	nth_armed_on("n2", LAB_REPLICATOR, NTH_READ, EIO, "sealed");
+	change("n1", "closed", "b", "unlooked");
+	if (lab_wait_for(has_set_aside, &before, STORY_MS, "what n2 sets aside", &err) < 0)
+		fail_msg("%s", err.text);
+	nth_disarmed();
+	for (size_t i = 0; i < ABC; i++)
+		assert_false(has("n2", "closed", abc[i], "unlooked"));
+	are_one_file("n2", "closed");
+	nothing_is_staged("n2");
+	shell("n1", "cd closed && cat a > whole && cat whole > a && rm whole");
+	everywhere_equal();
+	all_have("n2", "closed", "unlooked");
+}
+
+int main(void)
+{
+	const struct CMUnitTest stories[] = {
+		cmocka_unit_test(who_looks_finds_it_whole_under_every_name),
+		cmocka_unit_test(who_has_it_open_keeps_it),
+		cmocka_unit_test(a_thousand_names_are_found_wherever_they_are),
+		cmocka_unit_test(a_name_of_the_nodes_own_goes_with_it),
+		cmocka_unit_test(death_after_one_name),
+		cmocka_unit_test(death_before_the_last_name),
+		cmocka_unit_test(death_of_all_programs),
+		cmocka_unit_test(death_and_another_change),
+		cmocka_unit_test(the_mount_dies_amid_it),
+		cmocka_unit_test(names_that_move_amid_it),
+		cmocka_unit_test(a_change_of_the_nodes_own_amid_it),
+		cmocka_unit_test(a_name_that_cannot_be_looked_for),
+	};
+	nth_prepare();
+	int status = STORIES("names", ((struct lab_options){.nodes = 3, .local = "mine,mine/**"}), stories);
+	nth_forget();
+	return status;
+}

@@ -82,6 +82,12 @@ void content_hash_piece(XXH3_state_t *hash, uint64_t offset, const void *data, u
 
 /* --- attributes --- */
 
+/* Else there is no such attribute (any more; or it was set anew meanwhile, which its own change tells), or not one that anybody can read. */
+static bool is_unread(int number)
+{
+	return number != ENODATA && number != ERANGE && number != E2BIG && number != ENOTSUP && number != EPERM && number != EACCES;
+}
+
 static int read_xattrs(struct content *c)
 {
 	char names[8192];
@@ -98,6 +104,8 @@ static int read_xattrs(struct content *c)
 		if (!content_xattr_replicates(name))
 			continue;
 		ssize_t len = fgetxattr(c->fd, name, NULL, 0);
+		if (len < 0 && is_unread(errno))
+			return -errno;
 		if (len < 0 || (total += (size_t)len) > FRAME_PIECE_MAX / 2)
 			continue; /* gone meanwhile, or more than one frame can carry */
 		at[count].name = b->len;
@@ -105,6 +113,8 @@ static int read_xattrs(struct content *c)
 		at[count].value = b->len;
 		uint8_t *room = bytes_add(b, (size_t)len + 1);
 		ssize_t got = fgetxattr(c->fd, name, room, (size_t)len);
+		if (got < 0 && is_unread(errno))
+			return -errno;
 		if (got < 0)
 			continue;
 		at[count++].len = (uint32_t)got;

@@ -472,7 +472,11 @@ static int open_content(struct ship *ship, struct cdm_error *err)
 static void send_directory(struct ship *ship)
 {
 	struct cdm_change *c = &ship->current->change;
-	if (open_content(ship, NULL) < 0) {
+	struct cdm_error err = CDM_ERROR_INIT;
+	int r = open_content(ship, &err);
+	if (r < 0 && r != -ESTALE && r != -EAGAIN)
+		unreadable_said(ship->peer, c->path, c->path_len, &err);
+	if (r < 0) {
 		send_without_content(ship);
 		return;
 	}

@@ -9,7 +9,8 @@ enum tried {
 	TRIED_IN_VAIN,  /* it cannot be read yet, or not be recorded now */
 	TRIED_GONE,     /* there is no such name any more, or it is nobody else's business */
 	TRIED_RECORDED, /* it was read, and is a change of this node now: it ships */
-	TRIED_LINKED,   /* likewise; it has other names, too, which the others may have as files of their own: only comparing trees joins them */
+	TRIED_LINKED,   /* likewise; it has other names, too, which the others may have as files of their own, or is a directory that they may have without
+			 * its attributes: only comparing trees mends that */
 	TRIED_COMPARE,  /* it can be read, and this node makes no changes: those that it feeds find out by comparing trees */
 };
 

@@ -44,7 +44,8 @@ static enum tried try_directory(const struct attempt *a)
 	if (listing_read(a->set, a->path, a->len, &below) < 0)
 		return TRIED_IN_VAIN;
 	listing_free(&below);
-	return recorded(a, set_mount_touch(a->set, a->path, a->len));
+	enum tried tried = recorded(a, set_mount_touch(a->set, a->path, a->len));
+	return tried == TRIED_RECORDED ? TRIED_LINKED : tried;
 }
 
 /* As its save says it: by handle, of the version in its stamp. */

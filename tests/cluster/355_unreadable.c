@@ -81,6 +81,49 @@ static void a_large_file_too(void **state)
 	assert_int_equal(times_said("sector"), 1);
 }
 
+/* What a file has from its directory and from before its first save is told with its content alone. Each of the looks at it fails once, and again. */
+static void its_attributes_too(void **state)
+{
+	enum { LOOKS = 16 };
+	shell("n1", "mkdir worn && setfacl -d -m u:77:rwx worn");
+	for (unsigned look = 1; look <= LOOKS; look++) {
+		char name[32];
+		snprintf(name, sizeof name, "look-%u", look);
+		nth_armed_twice("n1", LAB_REPLICATOR, NTH_LOOK, EIO, look, name);
+		shell("n1", "exec 3> worn/%s && echo text >&3 && setfattr -n user.worn -v %u worn/%s && exec 3>&-", name, look, name);
+		in_sync();
+		nth_disarmed();
+		_cleanup_free_ char *all = NULL;
+		shell_status("n2", &all, "getfattr -d -m - --absolute-names worn/%s | grep -v '^#'", name);
+		if (!strstr(all, "user.worn") || !strstr(all, "system.posix_acl_access"))
+			fail_msg("after look %u at it failed %s has only %s", look, name, all);
+	}
+	everywhere_equal();
+}
+
+/* A directory is there all the same, for what is in it. */
+static void those_of_a_directory_are_said_and_follow(void **state)
+{
+	enum { LOOKS = 8 };
+	shell("n1", "mkdir rooms && setfacl -d -m u:77:rwx rooms");
+	for (unsigned look = 1; look <= LOOKS; look++) {
+		char name[32];
+		snprintf(name, sizeof name, "room-%u", look);
+		nth_armed_twice("n1", LAB_REPLICATOR, NTH_LOOK, EIO, look, name);
+		shell("n1", "mkdir rooms/%s && echo text > rooms/%s/file", name, name);
+		in_sync();
+		nth_disarmed();
+	}
+	nth_armed_on("n1", LAB_REPLICATOR, NTH_LOOK, EIO, "room");
+	shell("n1", "mkdir rooms/room && echo text > rooms/room/file");
+	gets_text("n2", "rooms/room/file", "text\n");
+	waits_until(true);
+	nth_disarmed();
+	waits_until(false);
+	everywhere_equal();
+	assert_int_equal(times_said("rooms/room"), 1);
+}
+
 /* After some tries the next one is far away; nothing is recorded of all of them. */
 static void or_when_it_is_ordered(void **state)
 {
@@ -193,6 +236,8 @@ int main(void)
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(it_is_tried_again_by_itself),
 		cmocka_unit_test(a_large_file_too),
+		cmocka_unit_test(its_attributes_too),
+		cmocka_unit_test(those_of_a_directory_are_said_and_follow),
 		cmocka_unit_test(or_when_it_is_ordered),
 		cmocka_unit_test(it_is_tried_again_by_the_next_program_and_under_its_next_name),
 		cmocka_unit_test(comparing_trees_with_its_parent_leaves_it),

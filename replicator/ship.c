@@ -421,7 +421,7 @@ static void forget_contents(struct set *s)
 static void run_stream(struct ship *ship)
 {
 	for (;;) {
-		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM || unsure_waits(ship_set(ship)))
+		if (!ship_send_step(ship) || ship->phase != SHIP_STREAM || unsure_waits_for(ship->peer))
 			return;
 		bool all_read = ship->compare_due || ship_gather(ship);
 		bool all_there = all_read && has_all(ship);

@@ -10,6 +10,7 @@
 #include "common/io.h"
 #include "replicator/base.h"
 #include "replicator/resync.h"
+#include "replicator/unsure_late.h"
 
 #define FILE_NAME ".cdmfs/unsure"
 #define PATHS_MAX 4096
@@ -33,6 +34,8 @@ struct unsure {
 	bool gathered;  /* all neighbours are there, or were waited for */
 	bool late;      /* nothing came for long: do not wait for what the peers still have for us */
 	bool open;      /* ship all the same */
+	bool settled;   /* the others were told; neighbours that were not there are asked when they come */
+	struct late asked; /* settled: the nodes that were */
 	bool answered;  /* by a peer that counts */
 	uint64_t received; /* bytes of content, when last looked */
 	struct cdm_timer *timer;
@@ -65,25 +68,29 @@ static void drop_paths(struct unsure *u)
 	u->count = u->bytes = 0;
 }
 
-void unsure_note(struct set *s, const struct cdm_change *c)
+static void add_path(struct unsure *u, const char *path, size_t len)
 {
-	if (c->op != CDM_OP_SAVE || !(c->flags & CDM_CH_RECOVERED) || c->flags & (CDM_CH_RECEIVED | CDM_CH_LOCAL) ||
-		c->version.clock != CDM_CLOCK_UNSURE || s->ready)
-		return;
-	struct unsure *u = unsure_of(s);
-	if (u->count == PATHS_MAX || u->bytes + c->path_len > BYTES_MAX)
+	if (u->count == PATHS_MAX || u->bytes + len > BYTES_MAX)
 		u->compare = true;
 	if (u->compare)
 		return;
 	if (!u->paths && !(u->paths = calloc(PATHS_MAX, sizeof *u->paths)))
 		abort();
 	struct unsure_path *p = &u->paths[u->count++];
-	*p = (struct unsure_path){.path = malloc(c->path_len + 1), .len = c->path_len};
+	*p = (struct unsure_path){.path = malloc(len + 1), .len = len};
 	if (!p->path)
 		abort();
-	memcpy(p->path, c->path, c->path_len);
-	p->path[c->path_len] = 0;
-	u->bytes += c->path_len;
+	memcpy(p->path, path, len);
+	p->path[len] = 0;
+	u->bytes += len;
+}
+
+void unsure_note(struct set *s, const struct cdm_change *c)
+{
+	if (c->op != CDM_OP_SAVE || !(c->flags & CDM_CH_RECOVERED) || c->flags & (CDM_CH_RECEIVED | CDM_CH_LOCAL) ||
+		c->version.clock != CDM_CLOCK_UNSURE || s->ready)
+		return;
+	add_path(unsure_of(s), c->path, c->path_len);
 }
 
 /* --- asking --- */
@@ -160,18 +167,101 @@ static bool fetch_on(struct set *s)
 	return waiting;
 }
 
-static void done(struct set *s)
-{
-	unlinkat(s->store_fd, FILE_NAME, 0);
-	unsure_free(s);
-}
-
 static void kick_all(struct set *s)
 {
 	for (struct peer *p = s->peers, *next; p; p = next) {
 		next = p->next;
 		ship_kick(p);
 	}
+}
+
+/* --- neighbours that come when it is settled --- */
+
+static bool was_asked(const struct set *s, const char *name)
+{
+	const struct member *m = route_member(s->route, name);
+	return !m || late_was_asked(&s->unsure->asked, m->number);
+}
+
+static bool all_were_asked(const struct set *s)
+{
+	bool all = s->route && (!s->route->parent || was_asked(s, s->route->parent));
+	for (size_t i = 0; all && i < s->route->child_count; i++)
+		all = was_asked(s, s->route->children[i]);
+	return all;
+}
+
+static void end_question(struct peer *p)
+{
+	if (!p->question)
+		return;
+	cdm_vector_fini(&p->question->goal);
+	free(p->question);
+	p->question = NULL;
+}
+
+/* Those that answered are not asked again. What is left to be asked survives the end of this program, before the others are told. */
+static void note_asked(struct set *s)
+{
+	struct unsure *u = s->unsure;
+	struct cdm_error err = CDM_ERROR_INIT;
+	for (struct peer *p = s->peers; p; p = p->next) {
+		if (p->question && p->question->over)
+			late_add_asked(&u->asked, p->number);
+		end_question(p);
+	}
+	bool all = all_were_asked(s);
+	for (size_t i = 0; i < u->count && !all; i++)
+		late_add_path(&u->asked, u->paths[i].path, u->paths[i].len);
+	if (late_write(s->store_fd, &u->asked, &err) < 0)
+		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+	u->settled = true;
+	bytes_fini(&u->asked.paths);
+	if (all)
+		unsure_free(s);
+}
+
+/* All who came have answered, and the newest of theirs is here: they get what the others have. */
+static void step_settled(struct set *s)
+{
+	bool waiting = false, any = false;
+	for (struct peer *p = s->peers; p; p = p->next) {
+		if (!p->question)
+			continue;
+		any = true;
+		look_on(p);
+		waiting |= !p->question->over;
+	}
+	if (!any || waiting || fetch_on(s))
+		return;
+	cdm_log(unsure_asked_late, cdm_str("set", set_name(s)), cdm_uint("files", s->unsure->count));
+	note_asked(s);
+	kick_all(s);
+}
+
+/* What an earlier run left to be asked. With names that are new, all of them are asked of all neighbours. */
+static void take_up(struct set *s)
+{
+	bool fresh = s->unsure;
+	struct late late = {0};
+	struct cdm_error err = CDM_ERROR_INIT;
+	size_t at = 0;
+	int r = late_read(s->store_fd, &late, &err);
+	if (r < 0)
+		cdm_log_err(failed, &err, cdm_str("set", set_name(s)));
+	for (const char *path; r == 1 && (path = late_next_path(&late, &at));)
+		add_path(unsure_of(s), path, strlen(path));
+	bytes_fini(&late.paths);
+	if (r == 1 && !fresh && s->unsure) {
+		s->unsure->asked = late;
+		s->unsure->settled = true;
+	}
+}
+
+static void done(struct set *s)
+{
+	unlinkat(s->store_fd, FILE_NAME, 0);
+	unsure_free(s);
 }
 
 static void out_of_patience(void *arg)
@@ -227,6 +317,10 @@ static void step(struct set *s)
 	struct unsure *u = s->unsure;
 	if (!u || u->open || s->stopping)
 		return;
+	if (u->settled) {
+		step_settled(s);
+		return;
+	}
 	u->gathered |= all_are_linked(s);
 	bool waiting = u->compare || !u->gathered;
 	for (struct peer *p = s->peers; p && !u->compare; p = p->next) {
@@ -237,7 +331,8 @@ static void step(struct set *s)
 	}
 	if (!waiting && u->answered && !fetch_on(s)) {
 		cdm_log(unsure_settled, cdm_str("set", set_name(s)), cdm_uint("files", u->count));
-		done(s);
+		note_asked(s);
+		unlinkat(s->store_fd, FILE_NAME, 0);
 		kick_all(s);
 		return;
 	}
@@ -252,7 +347,8 @@ void unsure_ready(struct set *s)
 	struct stat st;
 	if (!s->unsure && (fstatat(s->store_fd, FILE_NAME, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT))
 		unsure_of(s)->compare = true; /* an earlier run knew the names */
-	if (!s->unsure)
+	take_up(s);
+	if (!s->unsure || s->unsure->settled)
 		return;
 	if (s->unsure->compare)
 		drop_paths(s->unsure);
@@ -265,7 +361,12 @@ void unsure_ready(struct set *s)
 
 bool unsure_waits(const struct set *s)
 {
-	return s->unsure && !s->unsure->open;
+	return s->unsure && !s->unsure->open && !s->unsure->settled;
+}
+
+bool unsure_waits_for(const struct peer *p)
+{
+	return unsure_waits(p->set) || (p->set->unsure && p->set->unsure->settled && p->question);
 }
 
 bool unsure_compares(const struct set *s, const struct peer *p)
@@ -286,7 +387,12 @@ void unsure_subscribed(struct peer *p, const struct cdm_vector *visible)
 	struct unsure *u = p->set->unsure;
 	if (!u || u->compare || u->open)
 		return;
-	if (!anybody_is_asked(p->set)) { /* the others may be just behind it */
+	if (u->settled && late_was_asked(&u->asked, p->number)) {
+		if (all_were_asked(p->set)) /* by newer routes */
+			note_asked(p->set);
+		return;
+	}
+	if (!u->settled && !anybody_is_asked(p->set)) { /* the others may be just behind it */
 		u->gathered = false;
 		cdm_timer_cancel(&u->timer);
 	}
@@ -294,12 +400,13 @@ void unsure_subscribed(struct peer *p, const struct cdm_vector *visible)
 	if (!p->question)
 		abort();
 	cdm_vector_copy(&p->question->goal, visible);
+	p->question->begun = u->settled; /* it may wait for us, too */
 	step(p->set);
 }
 
 void unsure_moved(struct set *s)
 {
-	if (!s->unsure || s->unsure->open)
+	if (!s->unsure || s->unsure->open || s->unsure->settled)
 		return;
 	if (s->unsure->gathered)
 		cdm_timer_cancel(&s->unsure->timer); /* something comes */
@@ -343,6 +450,7 @@ void unsure_answer(struct peer *p, struct incoming *in)
 	if (usable && !fetch && c->op == CDM_OP_SETATTR && cdm_version_compare(&c->version, &asked->best) > 0) {
 		asked->best = c->version;
 		asked->best_serial = p->serial;
+		asked->fetched = false;
 	}
 	incoming_free(in, s->staging_fd);
 	if (!asked)
@@ -361,6 +469,7 @@ void unsure_compared(struct peer *p)
 		return;
 	cdm_log(unsure_settled, cdm_str("set", set_name(s)), cdm_str("how", "trees were compared"));
 	done(s);
+	take_up(s);
 	kick_all(s);
 }
 
@@ -388,9 +497,7 @@ void unsure_peer_gone(struct peer *p)
 {
 	if (!p->question)
 		return;
-	cdm_vector_fini(&p->question->goal);
-	free(p->question);
-	p->question = NULL;
+	end_question(p);
 	ask_again(p->set, p->serial);
 	step(p->set);
 }
@@ -403,5 +510,6 @@ void unsure_free(struct set *s)
 	s->unsure = NULL;
 	cdm_timer_cancel(&u->timer);
 	drop_paths(u);
+	late_fini(&u->asked);
 	free(u);
 }

@@ -7,7 +7,10 @@
  * All neighbours of the route are waited for, 15 s at most since the first one came: one that is not asked may be the only one that has the newest, and what
  * is taken from another one would win over it. A peer is asked once what it had when it subscribed has arrived here,
  * or when nothing comes for ten seconds. The parent (where there is none, any neighbour) must have answered; if none does for ten
- * seconds more this node goes on, and compares trees with its parent as soon as that is there. Too many names to remember: trees are
+ * seconds more this node goes on, and compares trees with its parent as soon as that is there.
+ *
+ * A neighbour that was not there is asked when it comes, before anything ships to it: it may still have the newest. So it goes on, also in the next run
+ * (STORE/.cdmfs/late), until each neighbour of the route was asked once. Too many names to remember: trees are
  * compared at once. STORE/.cdmfs/unsure exists until it is over, so that a restart in between compares trees, too. Loop thread only. */
 #ifndef REPLICATOR_UNSURE_H
 #define REPLICATOR_UNSURE_H
@@ -22,6 +25,7 @@ void unsure_note(struct set *s, const struct cdm_change *c);
 void unsure_ready(struct set *s);
 /* Must nothing ship yet? */
 bool unsure_waits(const struct set *s);
+bool unsure_waits_for(const struct peer *p); /* … to this one? */
 /* Must this peer be asked to compare trees? (For its SUBSCRIBE.) */
 bool unsure_compares(const struct set *s, const struct peer *p);
 void unsure_subscribed(struct peer *p, const struct cdm_vector *visible);

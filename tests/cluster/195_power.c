@@ -495,6 +495,64 @@ static void who_has_the_newest_comes_late(void **state)
 	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
 }
 
+static bool is_marked(void *arg, char *seen)
+{
+	const char *node = arg;
+	_cleanup_free_ char *said = NULL;
+	int status = shell_status(node, &said, "cd %s && jq -c '[.nodes[] | select(.self) | .visible, .durable]' peers && "
+		"jq -e '.nodes[] | select(.self) | .visible == .durable' peers > /dev/null", lab_run_dir(lab, node));
+	snprintf(seen, 512, "%s: visible and durable are %s", node, said ?: "?");
+	return status == 0;
+}
+
+/* What it has made is in its journal's last mark. */
+static void checkpoint_is_done(const char *node)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	if (lab_wait_for(is_marked, (void *)node, STORY_MS, "a checkpoint", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+/* The same, but n3 is away until all is settled, and n1 began anew meanwhile: it is asked before it gets anything. */
+static void who_has_the_newest_comes_when_it_is_settled(void **state)
+{
+	enum { SETTLED_MS = 60000 };
+	struct cdm_error err = CDM_ERROR_INIT;
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
+	shell("n1", "mkdir away && echo old > away/file && echo old > away/changed");
+	everywhere_equal();
+	killed("n2", LAB_REPLICATOR);
+	shell("n1", "echo newer > away/file && echo newer > away/changed");
+	gets_text("n3", "away/changed", "newer\n");
+	shell("n1", "cdmfs-stat " LAB_SET " --wait --node n1 --timeout 30 && cdmfs-stat " LAB_SET " --wait --node n3 --timeout 30");
+	checkpoint_is_done("n1");
+	killed("n1", LAB_REPLICATOR);
+	killed("n3", LAB_REPLICATOR);
+	shell("n1", "echo half > away/file && echo half > away/changed");
+	node_killed("n1");
+	here("umount -l %s %s/full; rm -rf %s/*", lab_mount(lab, "n1"), lab_run_dir(lab, "n1"), lab_run_dir(lab, "n1"));
+	struct line settled = {"n1", "event=unsure_settled", lines_in_log("n1", "event=unsure_settled")};
+	node_started("n1");
+	started("n2", LAB_REPLICATOR);
+	if (lab_wait_for(is_logged_again, &settled, SETTLED_MS, "a decision without n3", &err) < 0)
+		fail_msg("%s", err.text);
+	gets_text("n1", "away/file", "old\n");
+	shell("n1", "echo newest > away/changed"); /* by somebody who saw the old one */
+	gets_text("n2", "away/changed", "newest\n");
+	killed("n1", LAB_REPLICATOR);
+	started("n1", LAB_REPLICATOR);
+	started("n3", LAB_REPLICATOR);
+	everywhere_equal();
+	has_text("n1", "away/file", "newer\n");
+	has_text("n2", "away/file", "newer\n");
+	has_text("n3", "away/changed", "newest\n");
+	assert_int_equal(shell_status("n1", NULL, "test -e %s/.cdmfs/late", lab_store(lab, "n1")), 1);
+	remove_tree("n1", "away");
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
+}
+
 static void more_than_is_remembered(void **state)
 {
 	shell("n2", "mkdir crowd && for i in $(seq 20); do echo old > crowd/known-$i; done");
@@ -544,6 +602,7 @@ int main(void)
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(what_was_not_synced_gives_way),
 		cmocka_unit_test(who_has_the_newest_comes_late),
+		cmocka_unit_test(who_has_the_newest_comes_when_it_is_settled),
 		cmocka_unit_test(more_than_is_remembered),
 		cmocka_unit_test(what_an_author_lost_is_taken_over_by_who_has_it),
 		cmocka_unit_test_setup_teardown(nothing_acknowledged_is_lost, give_disks, take_disks), /* the last: it leaves other stores */

@@ -205,6 +205,20 @@ static int put_at_others(struct several *s, int file, struct cdm_dot expected)
 	return -ESTALE;
 }
 
+/* One that an earlier attempt left. What was written into it since, under the names that it has got, makes it a file of its own. */
+static int put_at_one_left(struct several *s, int dir, const char *staged, struct cdm_dot version)
+{
+	struct cdm_stamp stamp;
+	_cleanup_close_ int file = openat(dir, staged, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int r = file < 0 ? -errno : stamp_of(file, &stamp);
+	if (r < 0)
+		return r;
+	if (cdm_dot_equal(stamp.content.dot, version))
+		return put_at_others(s, file, version);
+	s->pub->job->odd_surely = true;
+	return drop_staged(s->pub, s->in, staged);
+}
+
 /* What earlier attempts with other versions of the content left. */
 static int put_at_left(struct several *s)
 {
@@ -221,8 +235,7 @@ static int put_at_left(struct several *s)
 		if (strncmp(e->d_name, s->prefix, len) != 0 || strcmp(e->d_name, s->staged) == 0 ||
 			sscanf(e->d_name + len, "%" SCNx64 "-%" SCNx64, &version.origin, &version.number) != 2)
 			continue;
-		_cleanup_close_ int file = openat(fd, e->d_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-		r = file < 0 ? -errno : put_at_others(s, file, version);
+		r = put_at_one_left(s, fd, e->d_name, version);
 	}
 	closedir(d);
 	return r;

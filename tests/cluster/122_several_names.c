@@ -252,6 +252,21 @@ static void death_and_another_change(void **state)
 	comes_back_and_ends_it("again", "changed3");
 }
 
+/* Under a name that has got the first one's content. */
+static void death_and_changes_by_both(void **state)
+{
+	int64_t before = counter("n2", "quarantined");
+	dies_at(AT_ONE, "apart");
+	change("n2", "apart", has("n2", "apart", "a", "in parts") ? "a" : has("n2", "apart", "b", "in parts") ? "b" : "c", "by n2 n2");
+	change("n1", "apart", "c", "changed2");
+	started("n2", LAB_REPLICATOR);
+	everywhere_equal();
+	assert_true(counter("n2", "quarantined") <= before);
+	all_have("n2", "apart", has("n1", "apart", "a", "changed2") ? "changed2" : "by n2 n2");
+	are_one_file("n2", "apart");
+	nothing_is_staged("n2");
+}
+
 static void the_mount_dies_amid_it(void **state)
 {
 	make_three("mount");
@@ -349,6 +364,7 @@ int main(void)
 		cmocka_unit_test(death_before_the_last_name),
 		cmocka_unit_test(death_of_all_programs),
 		cmocka_unit_test(death_and_another_change),
+		cmocka_unit_test(death_and_changes_by_both),
 		cmocka_unit_test(the_mount_dies_amid_it),
 		cmocka_unit_test(names_that_move_amid_it),
 		cmocka_unit_test(a_change_of_the_nodes_own_amid_it),

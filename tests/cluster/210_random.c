@@ -224,6 +224,24 @@ static void all_are_authors_while_programs_die(void **state)
 	random_rounds("all are authors, programs killed", 3, kill_and_start);
 }
 
+/* Files with several names get their content by renames then (replicator/publish_names.c). */
+static void strictly(const char *what, unsigned authors, void (*trouble)(unsigned i))
+{
+	administrator("set", "change", LAB_SET, "--update", "strict", NULL);
+	random_rounds(what, authors, trouble);
+	administrator("set", "change", LAB_SET, "--update", "follow", NULL);
+}
+
+static void strictly_one_author_while_programs_die(void **state)
+{
+	strictly("strict, one author, programs killed", 1, kill_and_start);
+}
+
+static void strictly_all_are_authors(void **state)
+{
+	strictly("strict, all are authors", 3, no_trouble);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -233,6 +251,8 @@ int main(void)
 		cmocka_unit_test(all_are_authors),
 		cmocka_unit_test(all_are_authors_while_links_are_cut),
 		cmocka_unit_test(all_are_authors_while_programs_die),
+		cmocka_unit_test(strictly_one_author_while_programs_die),
+		cmocka_unit_test(strictly_all_are_authors),
 	};
 	return STORIES("random", ((struct lab_options){.nodes = 3, .netns = true}), stories);
 }

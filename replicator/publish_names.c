@@ -347,7 +347,10 @@ static bool is_kept_open(struct publisher *pub, const struct stat *file)
 static bool has_new_name(struct several *s, nlink_t names)
 {
 	struct stat st;
-	return fstat(s->old, &st) == 0 && st.st_nlink >= names && !(st.st_nlink == 1 && is_kept_open(s->pub, &st));
+	bool more = fstat(s->old, &st) == 0 && st.st_nlink >= names;
+	if (more && st.st_nlink == 1 && is_kept_open(s->pub, &st))
+		return false;
+	return more && fstat(s->old, &st) == 0 && st.st_nlink > 0; /* 0: it was not kept any more when that was looked at */
 }
 
 int apply_to_names(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err)

@@ -125,6 +125,14 @@ static void nothing_is_staged(const char *node)
 	assert_string_equal(said ?: "", "");
 }
 
+static int64_t comparisons(void)
+{
+	int64_t count = 0;
+	for (unsigned i = 0; i < lab_node_count(lab); i++)
+		count += counter(lab_node_name(lab, i), "verify_count");
+	return count;
+}
+
 static void who_looks_finds_it_whole_under_every_name(void **state)
 {
 	strict_is_in_force();
@@ -133,6 +141,7 @@ static void who_looks_finds_it_whole_under_every_name(void **state)
 	shell("n1", "ln whole/load-0 whole/b && ln whole/load-0 whole/c");
 	in_sync();
 	struct reader *readers[] = {reader_begin("n2", "whole/load-0", false), reader_begin("n2", "whole/b", false), reader_begin("n2", "whole/c", false)};
+	int64_t before = comparisons();
 	struct load *load = load_begin("n1", "whole", 1, LOAD_REWRITE);
 	for (int i = 0; i < 40; i++) {
 		char text[16];
@@ -142,6 +151,7 @@ static void who_looks_finds_it_whole_under_every_name(void **state)
 	}
 	assert_true(load_end(load) > 0);
 	everywhere_equal();
+	assert_int_equal(comparisons(), before);
 	for (int i = 0; i < 3; i++)
 		assert_true(reader_end(readers[i]) > 0);
 	assert_true(inode_at("n2", "whole/load-0") == inode_at("n2", "whole/b") && inode_at("n2", "whole/b") == inode_at("n2", "whole/c"));
@@ -174,6 +184,7 @@ static void a_thousand_names_are_found_wherever_they_are(void **state)
 	in_sync();
 	killed("n2", LAB_REPLICATOR);
 	started("n2", LAB_REPLICATOR);
+	int64_t before = comparisons();
 	change("n1", "many", "b", "thousand");
 	everywhere_equal();
 	all_have("n2", "many", "thousand");
@@ -181,6 +192,7 @@ static void a_thousand_names_are_found_wherever_they_are(void **state)
 	shell("n2", "test $(stat -c %%h %s/many/a) = 1003", lab_store(lab, "n2"));
 	change("n1", "many", "b", "and more");
 	everywhere_equal();
+	assert_int_equal(comparisons(), before);
 	shell("n2", "test $(stat -c %%h %s/many/a) = 1003", lab_store(lab, "n2"));
 }
 

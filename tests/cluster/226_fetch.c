@@ -348,5 +348,6 @@ int main(void)
 		cmocka_unit_test(a_slow_node_holds_up_nobody), cmocka_unit_test(many_from_everywhere),
 		cmocka_unit_test(a_corrupted_feeder), cmocka_unit_test(a_corrupted_part), cmocka_unit_test(a_part_of_another_boot), cmocka_unit_test(overwritten_while_it_travels),
 		cmocka_unit_test(a_new_node_goes_on_after_a_kill)};
+	stories_alter = true;
 	return STORIES("fetch", ((struct lab_options){.nodes = 4, .netns = true}), stories);
 }

@@ -414,6 +414,9 @@ int story_tell(const char *name, struct lab_options options, const struct CMUnit
 	}
 	if (getenv("CDMFS_TEST_ONLY"))
 		cmocka_set_test_filter(getenv("CDMFS_TEST_ONLY"));
+	const char *skip = getenv("CDMFS_TEST_SKIP");
+	if (skip && *skip)
+		cmocka_set_skip_filter(skip);
 	int failed = _cmocka_run_group_tests(name, stories, count, NULL, NULL);
 	failed += logs_are_clean() + seals_are_whole();
 	if (failed)

@@ -1047,6 +1047,7 @@ static void the_liar_takes_its_place(void **state)
 	everywhere_equal_below("kept-there");
 	everywhere_equal_below("kept-here");
 	administrator("section", "set", "group", "--compression", "0", NULL); /* what n1 says is read here as it comes */
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
 	administrator("route", "set", LAB_SET, LIAR, "--parent", "n2", NULL); /* below it, so that it is no alternate of n2's */
 	brings(LIAR, false);
 	killed(LIAR, LAB_REPLICATOR);

@@ -46,28 +46,12 @@ struct counted {
 	int64_t least;
 };
 
-static bool has_counted(void *arg, char *seen)
-{
-	struct counted *c = arg;
-	int64_t now = counter(c->node, c->name);
-	snprintf(seen, 512, "%s %s is %lld", c->node, c->name, (long long)now);
-	return now >= c->least;
-}
-
-static void until(const char *node, const char *name, int64_t least)
-{
-	struct counted c = {node, name, least};
-	struct cdm_error err = CDM_ERROR_INIT;
-	if (lab_wait_for(has_counted, &c, STORY_MS, "what a scrub counts", &err) < 0)
-		fail_msg("%s", err.text);
-}
-
 /* A scrub there, from its beginning to its end. */
 static void scrubbed(const char *node)
 {
 	int64_t before = counter(node, "scrubs");
 	administrator("scrub", LAB_SET, node, NULL);
-	until(node, "scrubs", before + 1);
+	counts(node, "scrubs", before + 1);
 }
 
 static bool begins_with_n1(void *arg, char *seen)
@@ -88,7 +72,7 @@ static void scrubbed_with_n1(const char *node)
 	administrator("route", "set", LAB_SET, node, "--parent", "n1", NULL);
 	if (lab_wait_for(begins_with_n1, &c, STORY_MS, "a scrub beside n1", &err) < 0)
 		fail_msg("%s", err.text);
-	until(node, "scrubs", c.least);
+	counts(node, "scrubs", c.least);
 }
 
 static bool is_proven(const char *node)
@@ -160,8 +144,8 @@ static void made(const char *dir)
 	shell("n1", "mkdir -p %s/sub && cd %s && for i in 1 2 3 4 5; do echo content-$i > f$i; head -c 300000 /dev/urandom > sub/g$i; done; "
 		"truncate -s 1M sub/hole; echo end >> sub/hole; ln -s f1 sub/link; setfattr -n user.a -v b f2", dir, dir);
 	everywhere_equal();
-	until("n2", "seal_equal", sealed2 + 10);
-	until("n3", "seal_equal", sealed3 + 10);
+	counts("n2", "seal_equal", sealed2 + 10);
+	counts("n3", "seal_equal", sealed3 + 10);
 }
 
 static void an_equal_set_is_proven(void **state)
@@ -193,7 +177,7 @@ static void a_target_that_rotted_is_mended(void **state)
 	rots("n2", "target/f3", 4);
 	rots("n2", "target/sub/g2", 299999);
 	scrubbed("n2");
-	until("n2", "scrub_mended", mended + 2);
+	counts("n2", "scrub_mended", mended + 2);
 	same_on_disk("target/f3", small);
 	same_on_disk("target/sub/g2", large);
 	has_text("n2", "target/f3", "content-3\n");
@@ -218,7 +202,7 @@ static void a_large_file_that_rotted_is_mended(void **state)
 	rots("n2", "large/c", 0);
 	shell("n2", "cd %s/large && touch -r b ../.cdmfs/time && truncate -s 3000000 b && touch -r ../.cdmfs/time b && rm ../.cdmfs/time", lab_store(lab, "n2"));
 	scrubbed("n2");
-	until("n2", "scrub_mended", mended + 3);
+	counts("n2", "scrub_mended", mended + 3);
 	same_on_disk("large/a", a);
 	same_on_disk("large/b", b);
 	same_on_disk("large/c", c);
@@ -242,9 +226,9 @@ static void a_large_file_that_rotted_on_two_is_mended(void **state)
 	started("n2", LAB_REPLICATOR);
 	in_sync();
 	scrubbed_with_n1("n3"); /* n2 is before it in the ring */
-	until("n3", "scrub_mended", third + 1);
+	counts("n3", "scrub_mended", third + 1);
 	scrubbed_with_n1("n2");
-	until("n2", "scrub_mended", 1);
+	counts("n2", "scrub_mended", 1);
 	same_on_disk("large/d", d);
 	everywhere_equal();
 	free(d);
@@ -258,7 +242,7 @@ static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 	int64_t mended = counter("n1", "scrub_mended"), mended2 = counter("n2", "scrub_mended"), fresh = counter("n1", "changes_sent");
 	rots("n1", "source/sub/g4", 0);
 	scrubbed_with_n1("n2"); /* it finds that n1 is wrong, and tells it */
-	until("n1", "scrub_mended", mended + 1);
+	counts("n1", "scrub_mended", mended + 1);
 	same_on_disk("source/sub/g4", good);
 	assert_int_equal(kept_files("n1", "conflicts"), kept + 1);
 	assert_int_equal(kept_files("n2", "conflicts"), kept2);
@@ -267,7 +251,7 @@ static void a_source_that_rotted_gets_a_good_copy_back(void **state)
 	scrubbed_with_n1("n3"); /* that is n1's neighbour, too */
 	rots("n1", "source/f1", 1);
 	scrubbed("n1"); /* it finds out by itself: two against one */
-	until("n1", "scrub_mended", mended + 2);
+	counts("n1", "scrub_mended", mended + 2);
 	has_text("n1", "source/f1", "content-1\n");
 	everywhere_equal();
 	free(good);
@@ -284,8 +268,8 @@ static void a_source_that_is_right_is_not_outvoted(void **state)
 	rots("n2", "outvoted/sub/g3", 7);
 	rots("n3", "outvoted/sub/g3", 7);
 	scrubbed("n1");
-	until("n2", "scrub_mended", mended2 + 1);
-	until("n3", "scrub_mended", mended3 + 1);
+	counts("n2", "scrub_mended", mended2 + 1);
+	counts("n3", "scrub_mended", mended3 + 1);
 	assert_int_equal(counter("n1", "scrub_mended"), mended);
 	same_on_disk("outvoted/sub/g3", good);
 	free(good);
@@ -301,8 +285,8 @@ static void of_two_the_one_that_sent_it_knows_better(void **state)
 	rots("n1", "two/sub/g5", 150000);
 	rots("n2", "two/sub/g1", 150000);
 	scrubbed_with_n1("n2");
-	until("n1", "scrub_mended", mended + 1);
-	until("n2", "scrub_mended", mended2 + 1);
+	counts("n1", "scrub_mended", mended + 1);
+	counts("n2", "scrub_mended", mended2 + 1);
 	char *here = on_disk("n1", "two/sub/g5"), *there = on_disk("n2", "two/sub/g5");
 	assert_string_equal(here, good);
 	assert_string_equal(there, good);
@@ -319,7 +303,7 @@ static void a_file_with_two_names_stays_one_file(void **state)
 	everywhere_equal();
 	rots("n3", "links/a", 2);
 	scrubbed("n3");
-	until("n3", "scrub_mended", 1);
+	counts("n3", "scrub_mended", 1);
 	everywhere_equal();
 	has_text("n3", "links/b", "linked-content\n");
 }
@@ -370,7 +354,7 @@ static void a_scrub_that_was_killed_begins_anew(void **state)
 	administrator("scrub", LAB_SET, "n2", NULL);
 	killed("n2", LAB_REPLICATOR);
 	started("n2", LAB_REPLICATOR);
-	until("n2", "scrubs", 1);
+	counts("n2", "scrubs", 1);
 	assert_true(proven_s("n2") > proven);
 }
 

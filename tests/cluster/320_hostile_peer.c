@@ -1016,21 +1016,9 @@ static const struct attack claims[] = {
 
 /* --- stories --- */
 
-static bool is_so(void *arg, char *seen)
-{
-	int status = shell_status("n1", NULL, "%s", (const char *)arg);
-	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
-	return status == 0;
-}
-
 static void brings(const char *node, bool yes)
 {
-	char command[1024];
-	struct cdm_error err = CDM_ERROR_INIT;
-	snprintf(command, sizeof command, "jq -e '.sets[0].members[] | select(.name == \"%s\") | .brings == %s' %s/n1/state/routes.json", node, yes ? "true" : "false",
-		lab_dir(lab));
-	if (lab_wait_for(is_so, command, STORY_MS, "n1's routes", &err) < 0)
-		fail_msg("%s", err.text);
+	comes_about("jq -e '.sets[0].members[] | select(.name == \"%s\") | .brings == %s' %s/n1/state/routes.json", node, yes ? "true" : "false", lab_dir(lab));
 }
 
 static void the_liar_takes_its_place(void **state)

@@ -11,27 +11,6 @@
 
 /* n1 is the root and writes, n4 writes, n2 and n3 receive. */
 
-static bool is_so(void *arg, char *seen)
-{
-	int status = shell_status("n1", NULL, "%s", (const char *)arg);
-	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
-	return status == 0;
-}
-
-/* Until this command succeeds. */
-static void comes_about(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void comes_about(const char *fmt, ...)
-{
-	char command[1024];
-	va_list ap;
-	struct cdm_error err = CDM_ERROR_INIT;
-	va_start(ap, fmt);
-	vsnprintf(command, sizeof command, fmt, ap);
-	va_end(ap);
-	if (lab_wait_for(is_so, command, STORY_MS, "this", &err) < 0)
-		fail_msg("%s", err.text);
-}
-
 static void holds_route(const char *node, const char *filter)
 {
 	comes_about("jq -e '.sets[0] | %s' %s/%s/state/routes.json", filter, lab_dir(lab), node);

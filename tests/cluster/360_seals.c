@@ -10,48 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct counted {
-	const char *node, *name;
-	int64_t least;
-};
-
-static bool has_counted(void *arg, char *seen)
-{
-	struct counted *c = arg;
-	int64_t now = counter(c->node, c->name);
-	snprintf(seen, 512, "%s %s is %lld", c->node, c->name, (long long)now);
-	return now >= c->least;
-}
-
-static void until(const char *node, const char *name, int64_t least)
-{
-	struct counted c = {node, name, least};
-	struct cdm_error err = CDM_ERROR_INIT;
-	if (lab_wait_for(has_counted, &c, STORY_MS, "what a replicator counts", &err) < 0)
-		fail_msg("%s", err.text);
-}
-
-static bool is_so(void *arg, char *seen)
-{
-	int status = shell_status("n1", NULL, "%s", (const char *)arg);
-	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
-	return status == 0;
-}
-
-/* Until this command succeeds. */
-static void comes_about(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void comes_about(const char *fmt, ...)
-{
-	char command[1024];
-	va_list ap;
-	struct cdm_error err = CDM_ERROR_INIT;
-	va_start(ap, fmt);
-	vsnprintf(command, sizeof command, fmt, ap);
-	va_end(ap);
-	if (lab_wait_for(is_so, command, STORY_MS, "this", &err) < 0)
-		fail_msg("%s", err.text);
-}
-
 static bool has_logged(const char *node, const char *event, const char *words)
 {
 	return shell_status("n1", NULL, "grep 'event=%s ' %s/logs/%s-replicator.log | grep -q '%s'", event, lab_dir(lab), node, words) == 0;
@@ -83,7 +41,7 @@ static void made_while_n3_is_away(const char *fmt, ...)
 	killed("n3", LAB_REPLICATOR);
 	int64_t before = counter("n2", "seal_names");
 	shell("n1", "%s", command);
-	until("n2", "seal_names", before + 1);
+	counts("n2", "seal_names", before + 1);
 }
 
 static void every_node_checks_what_an_author_signed(void **state)
@@ -93,8 +51,8 @@ static void every_node_checks_what_an_author_signed(void **state)
 	shell("n1", "cd checked && echo a > a && head -c 3M /dev/urandom > large && truncate -s 1M hole && ln -s a link && ln a also && setfattr -n user.k -v v a");
 	shell("n1", "cd checked && echo gone > gone && sleep 0.5 && rm gone && chmod 0750 . && touch -d 2001-01-01 a");
 	in_sync();
-	until("n2", "seal_equal", 4);
-	until("n3", "seal_equal", 4);
+	counts("n2", "seal_equal", 4);
+	counts("n3", "seal_equal", 4);
 	assert_true(counter("n1", "seals_made") >= 1 && counter("n1", "seals_taken") == 0);
 	assert_int_equal(counter("n2", "seal_broken") + counter("n3", "seal_broken"), 0);
 }

@@ -322,6 +322,42 @@ int64_t counter(const char *node, const char *name)
 	return value;
 }
 
+struct counted {
+	const char *node, *name;
+	int64_t least;
+};
+
+static bool has_counted(void *arg, char *seen)
+{
+	struct counted *c = arg;
+	int64_t now = counter(c->node, c->name);
+	snprintf(seen, 512, "%s %s is %lld", c->node, c->name, (long long)now);
+	return now >= c->least;
+}
+
+void counts(const char *node, const char *name, int64_t least)
+{
+	struct counted c = {node, name, least};
+	MUST(lab_wait_for(has_counted, &c, STORY_MS, "what a replicator counts", &err));
+}
+
+static bool succeeds(void *arg, char *seen)
+{
+	int status = shell_status("n1", NULL, "%s", (const char *)arg);
+	snprintf(seen, 512, "%.400s: %s", (const char *)arg, status == 0 ? "yes" : "no");
+	return status == 0;
+}
+
+void comes_about(const char *fmt, ...)
+{
+	char command[1024];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof command, fmt, ap);
+	va_end(ap);
+	MUST(lab_wait_for(succeeds, command, STORY_MS, "this", &err));
+}
+
 int stat_wait(const char *node, const char *arguments, char **ret_output)
 {
 	return shell_status(node, ret_output, "cd / && cdmfs-stat " LAB_SET " --wait %s", arguments);

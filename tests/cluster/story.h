@@ -70,6 +70,10 @@ bool exists(const char *node, const char *path);
 unsigned kept_files(const char *node, const char *state_directory);
 /* A number of the replicator's statistics of the set. Fails if there is none. */
 int64_t counter(const char *node, const char *name);
+/* It becomes so much, in time. */
+void counts(const char *node, const char *name, int64_t least);
+/* This command succeeds at n1, in time. */
+void comes_about(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* cdmfs-stat as a deploy script calls it; the exit status. */
 int stat_wait(const char *node, const char *arguments, char **ret_output);
 

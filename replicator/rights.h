@@ -8,7 +8,10 @@
  * that way. What nobody else has stays at the peer, who is not in sync then.
  *
  * Taken from such a peer all the same: what this node asks for because it has nothing, or to have trees compared; what it lost itself in a power cut,
- * for a while; that a change needs nothing (SKIP), where its author cannot bring it any more. Loop thread. */
+ * for a while; that a change needs nothing (SKIP), where its author cannot bring it any more.
+ *
+ * What a node itself sends when it may not write any more is left out, but not before all neighbours were heard: one of them may have taken it in
+ * time, and then it comes from there. Until then it is passed over. Loop thread. */
 #ifndef REPLICATOR_RIGHTS_H
 #define REPLICATOR_RIGHTS_H
 
@@ -26,6 +29,7 @@ bool rights_brings(const struct peer *p);
 enum right rights_of(const struct peer *p, const struct cdm_change *c);
 /* A change was not taken: nor are later ones of its origin, on this link. */
 void rights_pass_over(struct peer *p, const struct cdm_change *c);
+void rights_stop(struct set *s);
 
 /* May we take over what its tree has (RESYNC_START)? Where it does not bring: once, if we asked for that. */
 bool rights_takes_tree(struct peer *p);

@@ -136,6 +136,7 @@ void set_free(struct set **set)
 	adopt_stop(s);
 	doubt_stop(s);
 	seals_stop(s);
+	rights_stop(s);
 	scrub_stop(s);
 	while (s->peers)
 		set_link_down(s, s->peers->link);

@@ -130,7 +130,8 @@ struct peer { /* one link that carries this set */
 	bool asked_tree;                    /* rights.h: we asked it to compare trees, and it has not begun */
 	bool tree_refused;                  /* what its tree has was not taken */
 	struct cdm_vector gives;            /* what it had when we had nothing, or asked for its tree: taken whoever it is */
-	struct cdm_vector passed_over;      /* changes that were not taken from it */
+	struct cdm_vector passed_over;      /* changes that were not taken from it … */
+	bool passes_over_own;               /* … some of them its own, which may be elsewhere */
 	bool root_due;                      /* it is about to tell them: no vector says that we have them */
 	struct cdm_vector has;              /* what it has or was sent, or sent us, on this link */
 	struct cdm_vector visible, durable; /* as it acknowledged */
@@ -195,6 +196,7 @@ struct set {
 	struct unreadable *unreadable;            /* content here that could not be read, or NULL */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct { cdm_origin before; bool all; int64_t until_ms; } regains; /* rights.c: until then lost changes are taken back, of own incarnations before this one, or all */
+	struct { int64_t until_ms; struct cdm_timer *timer; } late; /* rights.c: until then neighbours are waited for that may have what comes too late from its author */
 	bool renewed_for_child;                   /* rights.c: a peer that does not bring led to a new incarnation */
 	struct adopt *adopt;                      /* running comparison, or NULL */
 	struct scrub *scrub;

@@ -26,9 +26,12 @@ static void logs(const char *node, const char *word)
 		fail_msg("%s", err.text);
 }
 
+/* n3 is fed by nobody and may meet n2 first, who was refused, and n1 later, who took it. */
 static void what_was_sent_in_time_reaches_who_was_away(void **state)
 {
 	make_directory("n2", "site");
+	administrator("route", "set", LAB_SET, "n1", "--parent", "n3", NULL);
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n3", NULL);
 	save("n2", "site/old", "of n2");
 	everywhere_equal();
 	killed("n3", LAB_REPLICATOR);
@@ -39,6 +42,8 @@ static void what_was_sent_in_time_reaches_who_was_away(void **state)
 	started("n3", LAB_REPLICATOR);
 	gets_text("n3", "site/in-time", "of n2");
 	everywhere_equal();
+	administrator("route", "set", LAB_SET, "n1", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
 }
 
 static void what_comes_too_late_is_left_out_and_kept(void **state)

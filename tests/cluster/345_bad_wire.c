@@ -43,6 +43,6 @@ int main(void)
 		cmocka_unit_test(without_encryption),
 		cmocka_unit_test(links_did_end_because_of_it),
 	};
-	setenv("LAB_WIRE_FAULTS", "drop=200 double=100 swap=50 spoil=1500", 1);
+	setenv("LAB_WIRE_FAULTS", "drop=200 double=100 swap=50 spoil=1500 after=40", 1);
 	return STORIES("wire", ((struct lab_options){.nodes = 3, .netns = true, .delay_us = 200}), stories);
 }

@@ -4,7 +4,8 @@
  * WIRE_BYTES, what does not fit is dropped as a full router does. Says READY=1 when both devices are there; ends by a signal.
  *
  * A bad wire: LAB_WIRE_FAULTS="drop=100 double=100 swap=50 spoil=2000" in the environment does that to one frame of so many, at random. What is
- * spoiled is one byte of a TCP segment's content, with the checksum corrected, so that it arrives. */
+ * spoiled is one byte of a TCP segment's content, with the checksum corrected, so that it arrives. after=40: the first 40 frames of each
+ * direction pass unharmed, for joining, which a person does by hand and repeats if it fails. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -36,6 +37,7 @@ struct frame {
 
 struct faults { /* one frame of so many; 0 = none */
 	unsigned drop, twice, swap, spoil;
+	unsigned after; /* frames that pass first */
 };
 static struct faults faults;
 
@@ -114,6 +116,8 @@ static void spoil(struct direction *d, struct frame *f)
 /* The frame at head - 1 has just come in. */
 static void mistreat(struct direction *d)
 {
+	if (d->head <= faults.after)
+		return;
 	struct frame *f = &d->ring[(d->head - 1) % WIRE_FRAMES], *before = &d->ring[(d->head - 2) % WIRE_FRAMES];
 	if (meets(d, faults.spoil))
 		spoil(d, f);
@@ -200,7 +204,7 @@ int main(int argc, char **argv)
 	int a = open_tap(argv[1], argv[2]), b = open_tap(argv[3], argv[4]);
 	int64_t delay_ns = strtoll(argv[5], NULL, 10) * 1000;
 	const char *spec = getenv("LAB_WIRE_FAULTS");
-	faults = (struct faults){fault_of(spec, "drop="), fault_of(spec, "double="), fault_of(spec, "swap="), fault_of(spec, "spoil=")};
+	faults = (struct faults){fault_of(spec, "drop="), fault_of(spec, "double="), fault_of(spec, "swap="), fault_of(spec, "spoil="), fault_of(spec, "after=")};
 	struct direction there = {.in = a, .out = b, .delay_ns = delay_ns, .seed = (unsigned)now_ns()}, back = {.in = b, .out = a, .delay_ns = delay_ns, .seed = (unsigned)getpid()};
 	there.ring = calloc(WIRE_FRAMES, sizeof *there.ring); /* untouched pages cost nothing */
 	back.ring = calloc(WIRE_FRAMES, sizeof *back.ring);

@@ -31,6 +31,7 @@ struct member { /* a node that may exchange a set, from routes.json */
 	bool paused; /* exchanges nothing of this set, by `cdmctl set pause` */
 	bool brings; /* changes of others may come upwards from it … */
 	int64_t brought_until_ms; /* … or so it was by a table before, and counts until then (route_brings) */
+	int64_t wrote_until_ms; /* 0: it had the right to write by no table before, or has it; else its late changes may be elsewhere until then (rights.c) */
 };
 
 struct route { /* the held table of one set */

@@ -734,7 +734,7 @@ void resync_in_refuse(struct peer *p, const struct cdm_vector *sender)
 		struct cdm_change skip = {.op = CDM_OP_SKIP, .dot = sender->entries[i], .clock = 1};
 		if (cdm_vector_covers(&s->follow.visible, skip.dot))
 			continue;
-		if (CDM_ORIGIN_NODE(skip.dot.origin) == p->number)
+		if (CDM_ORIGIN_NODE(skip.dot.origin) == p->number && rights_of(p, &skip) == RIGHT_TAKEN)
 			job_add(job, incoming_make(&(struct carried){.change = skip}));
 		else
 			rights_pass_over(p, &skip);

@@ -64,11 +64,12 @@ static bool was_waited(const struct set *s)
 	return s->late.until_ms && now >= s->late.until_ms && now < s->late.until_ms + ANSWERED_MS;
 }
 
-/* Its author sends it when he may not write any more. Was it taken by somebody while he might, it comes from there. */
+/* Its author sends it, who lost the right to write a while ago. Was it taken by somebody before that, it comes from there. */
 static bool may_be_elsewhere(const struct peer *author, struct cdm_dot dot)
 {
 	const struct set *s = author->set;
-	if (cdm_vector_covers(&s->follow.visible, dot))
+	const struct member *m = member_of(s, author->number);
+	if (!m || cdm_now_ms() >= m->wrote_until_ms || cdm_vector_covers(&s->follow.visible, dot))
 		return false;
 	for (const struct peer *p = s->peers; p; p = p->next)
 		if (p != author && p->subscribed && rights_brings(p) && cdm_vector_covers(&p->visible, dot))
@@ -83,10 +84,10 @@ enum right rights_of(const struct peer *p, const struct cdm_change *c)
 	bool writes = may_write(member_of(s, author));
 	if (cdm_vector_get(&p->passed_over, c->dot.origin))
 		return RIGHT_PASSED_OVER; /* or the vector would claim what was not taken */
-	if (author == p->number && (writes || c->op == CDM_OP_SKIP))
-		return RIGHT_TAKEN;
+	if (author == p->number && !writes && may_be_elsewhere(p, c->dot))
+		return RIGHT_PASSED_OVER;
 	if (author == p->number)
-		return may_be_elsewhere(p, c->dot) ? RIGHT_PASSED_OVER : RIGHT_LEFT_OUT;
+		return writes || c->op == CDM_OP_SKIP ? RIGHT_TAKEN : RIGHT_LEFT_OUT;
 	if (rights_brings(p) || cdm_vector_covers(&p->gives, c->dot) || is_lost_here(s, c->dot.origin))
 		return RIGHT_TAKEN;
 	bool nobodys = !writes && author != s->node->id->number;

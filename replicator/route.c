@@ -297,13 +297,17 @@ static void keep_choice(struct held *h, const struct held *before)
 	}
 }
 
-static void keep_bringing(struct route *r, const struct route *before)
+/* What is over for a member counts a while longer. */
+static void keep_lost(struct route *r, const struct route *before)
 {
+	int64_t until = cdm_now_ms() + BROUGHT_MS;
 	for (size_t i = 0; i < r->member_count; i++) {
 		struct member *m = &r->members[i];
-		const struct member *was = m->brings ? NULL : route_member_number(before, m->number);
-		if (was)
-			m->brought_until_ms = was->brings ? cdm_now_ms() + BROUGHT_MS : was->brought_until_ms;
+		const struct member *was = route_member_number(before, m->number);
+		if (was && !m->brings)
+			m->brought_until_ms = was->brings ? until : was->brought_until_ms;
+		if (was && !(m->role & CDM_ROLE_SOURCE))
+			m->wrote_until_ms = was->role & CDM_ROLE_SOURCE ? until : was->wrote_until_ms;
 	}
 }
 
@@ -315,7 +319,7 @@ static void table_use(struct node *node, struct route_table *t)
 		if (!h)
 			continue;
 		keep_choice(t->held[i], h);
-		keep_bringing(&t->held[i]->route, &h->route);
+		keep_lost(&t->held[i]->route, &h->route);
 	}
 	node->routes = t;
 	for (size_t i = 0; i < node->set_count; i++)

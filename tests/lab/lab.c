@@ -303,11 +303,9 @@ static bool port_used_by_us(const struct lab *lab, unsigned port)
 	return used;
 }
 
-/* `wanted` if it is free, else one below the range the kernel gives to outgoing connections, so that it is free again at a restart. */
-static unsigned choose_port(const struct lab *lab, unsigned wanted)
+/* Below the range that the kernel gives to outgoing connections, so that it is free again at a restart; apart from those of labs that begin at the same time. */
+static unsigned choose_port(const struct lab *lab)
 {
-	if (wanted && port_free(wanted))
-		return wanted;
 	for (unsigned i = 0, port = 10000 + hash_of(lab->dir) % 18000; i < 4000; i++, port++)
 		if (!port_used_by_us(lab, port) && port_free(port))
 			return port;
@@ -317,11 +315,11 @@ static unsigned choose_port(const struct lab *lab, unsigned wanted)
 static void choose_ports(struct lab *lab, unsigned from)
 {
 	if (!lab->api_port)
-		lab->api_port = lab->netns ? 7443 : choose_port(lab, 7443);
+		lab->api_port = lab->netns ? 7443 : choose_port(lab);
 	if (!lab->agent_port)
-		lab->agent_port = lab->netns ? 7440 : choose_port(lab, 7440);
+		lab->agent_port = lab->netns ? 7440 : choose_port(lab);
 	for (unsigned i = from; i < lab->node_count; i++)
-		lab->nodes[i]->port = lab->netns ? 7441 : choose_port(lab, 0);
+		lab->nodes[i]->port = lab->netns ? 7441 : choose_port(lab);
 }
 
 static void group_of(const struct lab *lab, unsigned index, char ret[16])

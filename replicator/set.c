@@ -265,8 +265,8 @@ void set_link_drained(struct set *s, struct link *l)
 	if (!p)
 		return;
 	resync_drained(p);
+	seals_drained(p); /* they are few, and under load there is never room behind what is produced now */
 	ship_kick(p);
-	seals_drained(p);
 }
 
 static void peer_subscribed(struct peer *p, const struct subscribe *sub)

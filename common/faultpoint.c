@@ -14,7 +14,7 @@
 
 bool cdm_faultpoints_armed;
 bool (*cdm_fault_submission)(struct io_uring_sqe *sqe, int *ret_result);
-static const char *from_environment, *from_file, *clock_file;
+static const char *from_environment, *from_file, *clock_file, *times;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct counted { /* under lock: the point asked for and how often it was passed */
 	char wanted[128];
@@ -26,6 +26,7 @@ static void __attribute__((constructor)) faultpoint_init(void)
 	from_environment = getenv("CDMFS_FAULTPOINT");
 	from_file = getenv("CDMFS_FAULTPOINT_FILE");
 	clock_file = getenv("CDMFS_CLOCK_FILE");
+	times = getenv("CDMFS_FAULT_MS");
 	cdm_faultpoints_armed = from_environment || from_file;
 	*(void **)&cdm_fault_submission = dlsym(RTLD_DEFAULT, "nth_submission");
 }
@@ -105,5 +106,11 @@ int64_t cdm_fault_clock_ns(void)
 	int64_t wrong = clock_file && read_wanted(clock_file, seconds, sizeof seconds) ? strtoll(seconds, NULL, 10) * 1000000000 : 0;
 	errno = saved;
 	return wrong;
+}
+
+int64_t cdm_fault_ms(const char *name, int64_t ms)
+{
+	size_t len = strlen(name);
+	return times && strncmp(times, name, len) == 0 && times[len] == '=' ? strtoll(times + len + 1, NULL, 10) : ms;
 }
 #endif

@@ -26,6 +26,8 @@ void cdm_faultpoint_pass(const char *name);
 /* A clock that is wrong: CDMFS_CLOCK_FILE=PATH in the environment; the file holds by how many seconds, may be negative, may change. No
  * file: not wrong. What the product calls the time of day (cdm_wall_ns, cdm_clock_now) goes by it; what the libraries do does not. */
 int64_t cdm_fault_clock_ns(void);
+/* A time that a test makes shorter: CDMFS_FAULT_MS="NAME=MS" in the environment, NAME is this one's. Else `ms`. */
+int64_t cdm_fault_ms(const char *name, int64_t ms);
 /* The preloaded library's `nth_submission`; NULL without it. True: do not submit this, its result is *ret_result. It may make it shorter, too. */
 struct io_uring_sqe;
 extern bool (*cdm_fault_submission)(struct io_uring_sqe *sqe, int *ret_result);
@@ -33,6 +35,7 @@ extern bool (*cdm_fault_submission)(struct io_uring_sqe *sqe, int *ret_result);
 #else
 #define cdm_faultpoint(name) ((void)0)
 #define cdm_fault_submit(sqe, ret_result) false
+#define cdm_fault_ms(name, ms) (ms)
 static inline int64_t cdm_fault_clock_ns(void)
 {
 	return 0;

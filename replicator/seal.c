@@ -87,6 +87,8 @@ struct kept *seals_spread(struct seals *seals, const struct seal *s, const uint8
 void seals_subscribed(struct peer *p)
 {
 	struct seals *seals = p->set->seals;
+	if (!link_has(p->link, WIRE_FEATURE_SEALS))
+		return;
 	struct seal_seen *seen = calloc(1, sizeof *seen);
 	struct bytes frame = {0};
 	if (!seen)
@@ -106,6 +108,10 @@ int seals_seen(struct peer *p, const uint8_t *payload, size_t len, struct cdm_er
 	struct seal_seen *seen = calloc(1, sizeof *seen);
 	if (!seen)
 		abort();
+	if (!link_has(p->link, WIRE_FEATURE_SEALS)) {
+		free(seen);
+		return 0;
+	}
 	if (p->seals_seen || seal_seen_decode(payload, len, seen) < 0) {
 		free(seen);
 		return cdm_fail_plain(err, EBADMSG, "SEAL_SEEN malformed or repeated");
@@ -195,7 +201,9 @@ static void take(struct seals *seals, struct peer *p, const struct seal *s, cons
 	}
 	note_clock(author_of(seals, number), s->clock);
 	count_up(&set->counters.seals_taken, 1);
-	seal_checker_add(seals->checker, seals_spread(seals, s, payload, len, p->serial));
+	struct kept *k = seals_spread(seals, s, payload, len, p->serial);
+	if (s->count)
+		seal_checker_add(seals->checker, k);
 }
 
 int seals_frame(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
@@ -231,11 +239,13 @@ void seals_note(struct set *s, const struct cdm_change *c)
 void seals_ready(struct set *s)
 {
 	seal_maker_go(s->seals->maker);
+	seal_maker_moved(s->seals->maker);
 	seal_checker_step(s->seals->checker);
 }
 
 void seals_moved(struct set *s)
 {
+	seal_maker_moved(s->seals->maker);
 	seal_checker_moved(s->seals->checker);
 }
 

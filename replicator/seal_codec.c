@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define FORMAT 1
+#define FORMAT 2
 #define STILL 1
 #define CERTIFICATE_MAX 4096u
 #define SIGNATURE_MAX 256u
@@ -62,6 +62,8 @@ void seal_statement_encode(const struct seal *s, struct bytes *out)
 	bytes_put_u64(out, s->clock);
 	bytes_put_u64(out, s->upto.origin);
 	bytes_put_u64(out, s->upto.number);
+	bytes_put_u64(out, s->after);
+	bytes_put_u64(out, s->through);
 	bytes_put_u8(out, s->still ? STILL : 0);
 	cdm_vector_encode(&s->vector, bytes_add(out, cdm_vector_encoded_size(&s->vector)));
 	bytes_put_u16(out, (uint16_t)s->count);
@@ -145,9 +147,12 @@ static int read_statement(struct reading *r, struct seal *s)
 	s->clock = reading_u64(r);
 	s->upto.origin = reading_u64(r);
 	s->upto.number = reading_u64(r);
+	s->after = reading_u64(r);
+	s->through = reading_u64(r);
 	uint8_t flags = reading_u8(r);
 	s->still = flags & STILL;
-	if (r->bad || format != FORMAT || !set_len || memchr(set, 0, set_len) || !s->clock || cdm_dot_is_none(s->upto) || !s->upto.number || flags & ~STILL)
+	if (r->bad || format != FORMAT || !set_len || memchr(set, 0, set_len) || !s->clock || cdm_dot_is_none(s->upto) || !s->upto.number || flags & ~STILL ||
+		s->after > s->through || s->through > s->upto.number)
 		return -EBADMSG;
 	memcpy(s->set, set, set_len);
 	int n = cdm_vector_decode(r->data + r->at, r->len - r->at, &s->vector);

@@ -37,6 +37,9 @@ struct seal {
 	char set[SEAL_SET_MAX + 1];
 	uint64_t clock;             /* hybrid logical clock, rises from seal to seal of a node: what comes again is known by it */
 	struct cdm_dot upto;        /* newest change of the author that it speaks for */
+	uint64_t after, through;    /* Of its changes (numbers of upto's origin) those after `after` up to `through` are told of by this seal, or need not
+	                             * be. The next seal has this `through` as its `after`, so one that is missing shows. after 0: the first of a process;
+	                             * what that one does not find noted will have no seal. A seal without names says only that */
 	bool still;                 /* `vector` is all that the author had applied while it looked: absence counts, too */
 	struct cdm_vector vector;   /* owned by the decoded struct: seal_fini */
 	struct sealed names[SEAL_NAMES_MAX];

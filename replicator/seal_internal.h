@@ -5,6 +5,7 @@
 #define REPLICATOR_SEAL_INTERNAL_H
 
 #include "replicator/seal.h"
+#include "common/faultpoint.h"
 #include "replicator/seal_look.h"
 
 struct seal_maker;
@@ -25,6 +26,17 @@ void kept_release(struct kept **k);
 
 #define SEALS_QUIET_MS 250  /* without a change so long: names are looked at, behind the work that came … */
 #define SEALS_LATE_MS 10000 /* … or so long after they could have been, however much there is to do */
+
+/* Changes that are here for so long, and nothing of what their author signs of them: somebody holds that back. */
+static inline int64_t seal_late_ms(void)
+{
+	return cdm_fault_ms("seal_late", 600000);
+}
+/* An author that has not told of all yet says at least so much. */
+static inline int64_t seal_sign_of_life_ms(void)
+{
+	return seal_late_ms() / 4;
+}
 
 #define SEEN_MAX 256 /* of an author's newest seals we know which came */
 struct author {
@@ -55,6 +67,7 @@ bool seals_at_rest(struct set *s);
 struct seal_maker *seal_maker_new(struct seals *seals);
 void seal_maker_note(struct seal_maker *m, const struct cdm_change *c);
 void seal_maker_go(struct seal_maker *m); /* what is noted can be looked at from now on */
+void seal_maker_moved(struct seal_maker *m); /* more is visible here */
 void seal_maker_knows(struct seal_maker *m, uint64_t clock); /* a neighbour has seen a seal of this node with this clock */
 void seal_maker_stop(struct seal_maker *m);
 void seal_maker_free(struct seal_maker **m);

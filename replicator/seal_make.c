@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* seal_make.c — this node as author: names that its changes were about are gathered, looked at, and what is there is signed. What is being changed
  * again is left out: its next save brings it here once more. A content is told by the save that made it, not again when its attributes change, so that
- * nothing that rotted since is signed; nor after a few ranges of a large file were written, which cost no node the reading of all of it. */
+ * nothing that rotted since is signed; nor after a few ranges of a large file were written, which cost no node the reading of all of it.
+ *
+ * Each seal tells how far all is told by now, so that others know when one is missing. While there is more to tell, one goes out now and then, be it
+ * without a name: a large content takes its time, and of some changes there is nothing to sign. */
 #include "replicator/seal_internal.h"
 
 #include <stdio.h>
@@ -19,6 +22,7 @@
 struct noted {
 	char *path;
 	size_t len;
+	struct cdm_dot since; /* the change that it was noted for first */
 	bool new;      /* a file that nobody else need have heard of */
 	bool contents; /* its content is to be told */
 };
@@ -33,7 +37,10 @@ struct seal_maker {
 	struct cdm_timer *timer;
 	struct look *look;
 	struct cdm_vector vector; /* what was visible when the look began … */
-	bool settled;             /* … and that was all there is, and nothing in doubt */
+	bool settled;             /* … and that was all there is, and nothing in doubt … */
+	struct cdm_dot through;   /* … and so far all is told once what is looked at is */
+	struct cdm_dot told;      /* so far it is */
+	struct cdm_timer *life;   /* there is more to tell: a sign of life is due */
 };
 
 static struct noted *nth(struct seal_maker *m, size_t i)
@@ -53,7 +60,7 @@ static struct noted *find_back(struct seal_maker *m, const char *path, size_t le
 	return NULL;
 }
 
-static struct noted *note_name(struct seal_maker *m, const char *path, size_t len)
+static struct noted *note_name(struct seal_maker *m, const struct cdm_change *c, const char *path, size_t len)
 {
 	struct noted *n = len ? find_back(m, path, len) : NULL;
 	if (n || !len)
@@ -63,7 +70,7 @@ static struct noted *note_name(struct seal_maker *m, const char *path, size_t le
 		return NULL;
 	}
 	n = nth(m, m->count++);
-	*n = (struct noted){.path = strndup(path, len), .len = len};
+	*n = (struct noted){.path = strndup(path, len), .len = len, .since = c->dot};
 	if (!n->path)
 		abort();
 	m->bytes += len;
@@ -74,7 +81,7 @@ static void note_save(struct seal_maker *m, const struct cdm_change *c)
 {
 	bool ranges = !(c->flags & (CDM_CH_WHOLE | CDM_CH_NEW)), new = c->flags & CDM_CH_NEW && cdm_dot_is_none(c->victim);
 	bool noted = find_back(m, c->path, c->path_len);
-	struct noted *n = note_name(m, c->path, c->path_len);
+	struct noted *n = note_name(m, c, c->path, c->path_len);
 	if (!n)
 		return;
 	n->new = new && (!noted || n->new);
@@ -90,9 +97,9 @@ static void note_rename(struct seal_maker *m, const struct cdm_change *c)
 		m->bytes -= from->len;
 		from->len = 0;
 	} else {
-		note_name(m, c->path, c->path_len);
+		note_name(m, c, c->path, c->path_len);
 	}
-	struct noted *to = note_name(m, c->path2, c->path2_len);
+	struct noted *to = note_name(m, c, c->path2, c->path2_len);
 	if (to) {
 		to->new = false;
 		to->contents = contents;
@@ -131,9 +138,9 @@ void seal_maker_note(struct seal_maker *m, const struct cdm_change *c)
 	else if (c->op == CDM_OP_RENAME)
 		note_rename(m, c);
 	else if (c->op == CDM_OP_LINK)
-		note_name(m, c->path2, c->path2_len);
+		note_name(m, c, c->path2, c->path2_len);
 	else
-		note_name(m, c->path, c->path_len);
+		note_name(m, c, c->path, c->path_len);
 	seal_maker_go(m);
 }
 
@@ -142,6 +149,45 @@ void seal_maker_go(struct seal_maker *m)
 	struct set *s = m->seals->set;
 	if (m->count && s->ready && !m->timer && !m->look)
 		m->timer = cdm_loop_after(s->node->loop, SEALS_QUIET_MS, gather_over, m);
+}
+
+/* --- how far all is told --- */
+
+/* Of the incarnation whose changes it makes now, or, as long as none of these ships, of the one before. */
+static cdm_origin own_origin(const struct set *s)
+{
+	const struct follow *f = &s->follow;
+	cdm_origin origin = f->own_raw.origin;
+	for (size_t i = 0; i < f->visible.count && !cdm_vector_get(&f->visible, f->own_raw.origin); i++)
+		if (CDM_ORIGIN_NODE(f->visible.entries[i].origin) == s->node->id->number)
+			origin = f->visible.entries[i].origin; /* they are sorted */
+	return origin;
+}
+
+static uint64_t number_in(struct cdm_dot dot, cdm_origin origin)
+{
+	return dot.origin == origin ? dot.number : 0;
+}
+
+static struct cdm_dot visible_of(const struct set *s, cdm_origin origin)
+{
+	return (struct cdm_dot){origin, cdm_vector_get(&s->follow.visible, origin)};
+}
+
+/* So far all is told once the names are that were taken to be looked at: up to the first that waits. */
+static struct cdm_dot will_be_told(struct seal_maker *m)
+{
+	struct cdm_dot upto = visible_of(m->seals->set, own_origin(m->seals->set));
+	if (m->count)
+		upto = (struct cdm_dot){nth(m, 0)->since.origin, nth(m, 0)->since.number - 1};
+	return upto;
+}
+
+static bool has_more_to_tell(const struct seal_maker *m)
+{
+	const struct set *s = m->seals->set;
+	cdm_origin origin = own_origin(s);
+	return s->ready && visible_of(s, origin).number > number_in(m->told, origin);
 }
 
 /* --- looking --- */
@@ -183,6 +229,7 @@ static void begin(struct seal_maker *m)
 	cdm_vector_copy(&m->vector, &s->follow.visible);
 	m->settled = is_caught_up(s) && seals_at_rest(s);
 	take_names(m);
+	m->through = will_be_told(m);
 	look_begin(m->look, s->scrub->reader, READ_TO_SEAL, looked, m);
 }
 
@@ -225,7 +272,8 @@ static bool is_sure(const struct set *s, const struct looked *l)
 	return !cdm_dot_is_none(version) && (!S_ISREG(l->is.mode) || (l->read == l->contents && follow_knows_saved(s, version)));
 }
 
-static struct seal *write_seal(struct seal_maker *m, const struct look *look)
+/* What each seal tells; after it all is told up to `through`. */
+static struct seal *begin_seal(struct seal_maker *m, const struct cdm_vector *vector, struct cdm_dot through)
 {
 	struct set *s = m->seals->set;
 	struct seal *seal = calloc(1, sizeof *seal);
@@ -236,12 +284,27 @@ static struct seal *write_seal(struct seal_maker *m, const struct look *look)
 	if (seal->clock <= m->clock)
 		seal->clock = m->clock + 1;
 	m->clock = seal->clock;
-	cdm_vector_copy(&seal->vector, &m->vector);
-	seal->still = m->settled && is_caught_up(s) && seals_at_rest(s) && cdm_vector_equal(&m->vector, &s->follow.visible);
-	seal->upto.origin = s->follow.own_raw.origin;
-	seal->upto.number = cdm_vector_get(&m->vector, seal->upto.origin);
+	cdm_vector_copy(&seal->vector, vector);
+	seal->upto.origin = own_origin(s);
+	seal->upto.number = cdm_vector_get(vector, seal->upto.origin);
 	if (!seal->upto.number)
 		seal->upto.number = 1; /* nothing of this incarnation ships yet: they count once something does */
+	seal->after = number_in(m->told, seal->upto.origin);
+	if (seal->after > seal->upto.number)
+		seal->after = seal->upto.number; /* the journal is read anew */
+	seal->through = number_in(through, seal->upto.origin);
+	if (seal->through < seal->after)
+		seal->through = seal->after;
+	if (seal->through > seal->upto.number)
+		seal->through = seal->upto.number;
+	return seal;
+}
+
+static struct seal *write_seal(struct seal_maker *m, const struct look *look)
+{
+	struct set *s = m->seals->set;
+	struct seal *seal = begin_seal(m, &m->vector, m->through);
+	seal->still = m->settled && is_caught_up(s) && seals_at_rest(s) && cdm_vector_equal(&m->vector, &s->follow.visible);
 	for (size_t i = 0; i < look->count; i++) {
 		if (is_sure(s, &look->names[i]))
 			seal->names[seal->count++] = told_of(s, &look->names[i]);
@@ -264,6 +327,7 @@ static void send_seal(struct seal_maker *m, struct seal *seal)
 	} else {
 		seal_encode(seal, &payload);
 		seals_spread(m->seals, seal, payload.data, payload.len, 0);
+		m->told = (struct cdm_dot){seal->upto.origin, seal->through};
 		count_up(&s->counters.seals_made, 1);
 	}
 	bytes_fini(&statement);
@@ -282,6 +346,29 @@ static void looked(void *arg, struct look *look)
 	free(seal);
 	look_drop(&look); /* its names are the seal's */
 	gather_over(m);
+	seal_maker_moved(m);
+}
+
+/* --- a sign of life --- */
+
+static void live(void *arg)
+{
+	struct seal_maker *m = arg;
+	m->life = NULL;
+	if (has_more_to_tell(m)) {
+		struct seal *seal = begin_seal(m, &m->seals->set->follow.visible, m->look ? m->told : will_be_told(m));
+		send_seal(m, seal);
+		seal_fini(seal);
+		free(seal);
+	}
+	seal_maker_moved(m);
+}
+
+void seal_maker_moved(struct seal_maker *m)
+{
+	struct set *s = m->seals->set;
+	if (!m->life && !s->stopping && has_more_to_tell(m))
+		m->life = cdm_loop_after(s->node->loop, seal_sign_of_life_ms(), live, m);
 }
 
 void seal_maker_knows(struct seal_maker *m, uint64_t clock)
@@ -304,6 +391,7 @@ struct seal_maker *seal_maker_new(struct seals *seals)
 void seal_maker_stop(struct seal_maker *m)
 {
 	cdm_timer_cancel(&m->timer);
+	cdm_timer_cancel(&m->life);
 	look_drop(&m->look);
 }
 

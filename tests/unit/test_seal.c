@@ -22,7 +22,7 @@ static void put_stamp(struct sealed *n)
 /* A file, a directory with extended attributes, a name that went. */
 static void fill(struct seal *s)
 {
-	*s = (struct seal){.set = "www", .clock = 1002, .upto = {CDM_ORIGIN(AUTHOR, 2), 88}, .still = true, .vector = {entries, 2, 2}, .count = 3};
+	*s = (struct seal){.set = "www", .clock = 1002, .upto = {CDM_ORIGIN(AUTHOR, 2), 88}, .after = 80, .through = 86, .still = true, .vector = {entries, 2, 2}, .count = 3};
 	s->names[0] = (struct sealed){.path = "css/a.css", .path_len = 9, .there = true, .mode = S_IFREG | 0644, .uid = 33, .gid = 34, .size = 5,
 		.mtime_ns = -1, .user = "www-data", .user_len = 8, .group = "", .group_len = 0};
 	memset(s->names[0].content, 0xc5, SEAL_DIGEST);
@@ -71,7 +71,7 @@ static void what_was_written_is_read(void **state)
 	seal_encode(&w.seal, &w.payload);
 	assert_int_equal(seal_decode(w.payload.data, w.payload.len, &got), 0);
 	assert_string_equal(got.set, "www");
-	assert_true(got.still && got.clock == 1002 && cdm_dot_equal(got.upto, w.seal.upto) && cdm_vector_equal(&got.vector, &w.seal.vector));
+	assert_true(got.still && got.clock == 1002 && cdm_dot_equal(got.upto, w.seal.upto) && got.after == 80 && got.through == 86 && cdm_vector_equal(&got.vector, &w.seal.vector));
 	assert_int_equal(got.count, 3);
 	for (size_t i = 0; i < 3; i++) {
 		const struct sealed *a = &got.names[i], *b = &w.seal.names[i];
@@ -129,6 +129,22 @@ static void no_clock(struct seal *s)
 	s->clock = 0;
 }
 
+static void after_its_end(struct seal *s)
+{
+	s->after = 87;
+}
+
+static void through_more_than_it_knows(struct seal *s)
+{
+	s->through = 89;
+}
+
+static void sign_of_life(struct seal *s)
+{
+	s->count = 0;
+	s->through = s->after;
+}
+
 static void no_set(struct seal *s)
 {
 	s->set[0] = 0;
@@ -156,6 +172,9 @@ static void what_cannot_be_is_refused(void **state)
 	assert_int_equal(decode_altered(no_path), -EBADMSG);
 	assert_int_equal(decode_altered(no_author), -EBADMSG);
 	assert_int_equal(decode_altered(no_clock), -EBADMSG);
+	assert_int_equal(decode_altered(after_its_end), -EBADMSG);
+	assert_int_equal(decode_altered(through_more_than_it_knows), -EBADMSG);
+	assert_int_equal(decode_altered(sign_of_life), 0);
 	assert_int_equal(decode_altered(no_set), -EBADMSG);
 	assert_int_equal(decode_altered(content_of_a_directory), -EBADMSG);
 	assert_int_equal(decode_altered(content_not_told), 0);

@@ -125,6 +125,8 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	bool anew = s->ready && began_anew(&f->visible, c->dot.origin);
 	if (!cdm_vector_raise(&f->visible, c->dot))
 		return false;
+	if (!own && s->ready)
+		seals_came(s, c);
 	if (anew)
 		doubt_author_began_anew(s);
 	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];

@@ -11,6 +11,7 @@
 #include <xxhash.h>
 #include "common/io.h"
 #include "replicator/scrub_judge.h"
+#include "replicator/seal.h"
 #include "replicator/unsure.h"
 #include "replicator/wire_codec.h"
 
@@ -288,6 +289,7 @@ void scrub_run_over(struct scrub *sc, const char *with, bool good)
 		sc->record.due_s = scrub_next_due(now_s(), s->node->id->number, good);
 	}
 	if (with && good) {
+		seals_proven(s, with);
 		sc->record.proven_s = now_s();
 		snprintf(sc->record.with, sizeof sc->record.with, "%s", with);
 		state_changed(s);

@@ -13,7 +13,6 @@
 #include "replicator/seal_sign.h"
 #include "replicator/wire_codec.h"
 
-#define KEPT_BYTES_MAX (2u << 20)
 #define REFUSED_MAX 16 /* of one link; after that none of its is looked at */
 
 /* --- kept --- */
@@ -48,7 +47,7 @@ static struct kept *keep(struct seals *seals, const struct seal *s, const uint8_
 	*seals->last = k;
 	seals->last = &k->next;
 	seals->bytes += len;
-	while (seals->bytes > KEPT_BYTES_MAX && seals->first != k)
+	while (seals->bytes > SEALS_KEPT_MAX && seals->first != k)
 		forget_oldest(seals);
 	return k;
 }
@@ -95,7 +94,7 @@ void seals_subscribed(struct peer *p)
 		abort();
 	for (; seen->count < seals->author_count && seen->count < SEAL_AUTHORS_MAX; seen->count++) {
 		const struct author *a = &seals->authors[seen->count];
-		seen->authors[seen->count] = (struct seal_author){a->number, a->newest};
+		seen->authors[seen->count] = (struct seal_author){a->number, chain_unbroken(&a->chain, a->newest)};
 	}
 	seal_seen_encode(seen, &frame);
 	link_send(p->link, p->set, FRAME_SEAL_SEEN, WIRE_FLAG_MAY_SKIP, frame.data, frame.len, NULL, 0);
@@ -139,26 +138,34 @@ void seals_drained(struct peer *p)
 
 /* --- coming --- */
 
-static struct author *author_of(struct seals *seals, uint32_t number)
+struct author *seals_find_author(struct seals *seals, uint32_t number)
 {
 	for (size_t i = 0; i < seals->author_count; i++)
 		if (seals->authors[i].number == number)
 			return &seals->authors[i];
+	return NULL;
+}
+
+static struct author *author_of(struct seals *seals, uint32_t number)
+{
+	struct author *a = seals_find_author(seals, number);
+	if (a)
+		return a;
 	seals->authors = realloc(seals->authors, (seals->author_count + 1) * sizeof *seals->authors);
 	if (!seals->authors)
 		abort();
-	struct author *a = &seals->authors[seals->author_count++];
+	a = &seals->authors[seals->author_count++];
 	*a = (struct author){.number = number};
 	return a;
 }
 
-/* Did this one come before, or is it older than what we remember? */
-static bool has_come(const struct author *a, uint64_t clock)
+/* Did this one come before, or is it older than what we remember, and not missed? */
+static bool has_come(const struct author *a, const struct seal *s)
 {
 	for (size_t i = 0; i < SEEN_MAX; i++)
-		if (a->seen[i] == clock)
+		if (a->seen[i] == s->clock)
 			return true;
-	return clock <= a->floor;
+	return s->clock <= a->floor && !chain_wants(&a->chain, s);
 }
 
 static void note_clock(struct author *a, uint64_t clock)
@@ -172,7 +179,7 @@ static void note_clock(struct author *a, uint64_t clock)
 }
 
 /* Only members that may write are remembered, so their number bounds the table. */
-static bool may_seal(const struct set *s, uint32_t number)
+bool seals_may_seal(const struct set *s, uint32_t number)
 {
 	const struct member *m = s->route ? route_member_number(s->route, number) : NULL;
 	return m && m->role & CDM_ROLE_SOURCE;
@@ -190,7 +197,7 @@ static void take(struct seals *seals, struct peer *p, const struct seal *s, cons
 	struct set *set = seals->set;
 	struct cdm_error err = CDM_ERROR_INIT;
 	uint32_t number = CDM_ORIGIN_NODE(s->upto.origin), signer = 0;
-	if (number == set->node->id->number || !may_seal(set, number) || has_come(author_of(seals, number), s->clock))
+	if (number == set->node->id->number || !seals_may_seal(set, number) || has_come(author_of(seals, number), s))
 		return;
 	int r = strcmp(s->set, set_name(set)) == 0 ? seal_verify(set->node, s, &signer, &err) : cdm_fail_plain(&err, EACCES, "a seal of another set");
 	if (r == 0 && signer != number)
@@ -199,7 +206,9 @@ static void take(struct seals *seals, struct peer *p, const struct seal *s, cons
 		refuse(p, &err);
 		return;
 	}
-	note_clock(author_of(seals, number), s->clock);
+	struct author *a = author_of(seals, number);
+	missing_took(seals, a, s);
+	note_clock(a, s->clock);
 	count_up(&set->counters.seals_taken, 1);
 	struct kept *k = seals_spread(seals, s, payload, len, p->serial);
 	if (s->count)
@@ -296,6 +305,7 @@ void seals_stop(struct set *s)
 {
 	if (!s->seals)
 		return;
+	cdm_timer_cancel(&s->seals->look);
 	seal_maker_stop(s->seals->maker);
 	seal_checker_stop(s->seals->checker);
 }

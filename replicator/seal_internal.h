@@ -6,6 +6,7 @@
 
 #include "replicator/seal.h"
 #include "common/faultpoint.h"
+#include "replicator/seal_chain.h"
 #include "replicator/seal_look.h"
 
 struct seal_maker;
@@ -26,6 +27,7 @@ void kept_release(struct kept **k);
 
 #define SEALS_QUIET_MS 250  /* without a change so long: names are looked at, behind the work that came … */
 #define SEALS_LATE_MS 10000 /* … or so long after they could have been, however much there is to do */
+#define SEALS_KEPT_MAX (2u << 20) /* bytes */
 
 /* Changes that are here for so long, and nothing of what their author signs of them: somebody holds that back. */
 static inline int64_t seal_late_ms(void)
@@ -44,6 +46,10 @@ struct author {
 	uint64_t newest;
 	uint64_t seen[SEEN_MAX], floor; /* clocks of the newest; what is not above floor is too old to know */
 	size_t seen_next;
+	struct seal_chain chain;
+	uint64_t start;      /* of its process, as it told last */
+	bool missing;        /* said: seals of it do not come … */
+	uint32_t missing_by; /* … over this neighbour */
 };
 
 struct seals {
@@ -55,6 +61,7 @@ struct seals {
 	size_t author_count;
 	struct seal_maker *maker;
 	struct seal_checker *checker;
+	struct cdm_timer *look; /* for seals that are missing */
 };
 
 /* seal.c: keep it and send it on. Takes the payload's bytes by copy. */
@@ -62,6 +69,14 @@ struct kept *seals_spread(struct seals *seals, const struct seal *s, const uint8
 
 /* seal.c: nothing is on its way, in doubt, or set aside here: what names there are is the same wherever somebody has the same changes. */
 bool seals_at_rest(struct set *s);
+
+/* seal.c: NULL: no seal of it came. */
+struct author *seals_find_author(struct seals *seals, uint32_t number);
+bool seals_may_seal(const struct set *s, uint32_t number);
+
+/* seal_missing.c */
+void missing_took(struct seals *seals, struct author *a, const struct seal *s); /* before it is noted as seen */
+void missing_look_later(struct seals *seals);
 
 /* seal_make.c */
 struct seal_maker *seal_maker_new(struct seals *seals);

@@ -178,6 +178,7 @@ void set_route(struct set *s, const struct route *route)
 	pthread_mutex_unlock(&s->policy_lock);
 	set_mount_reload(s);
 	rights_changed(s);
+	seals_members_changed(s);
 }
 
 /* --- peers --- */
@@ -538,6 +539,9 @@ void set_get_state(struct set *s, struct set_state *ret)
 	} else if (seals_describe(s, text, sizeof text)) {
 		code = "seal_broken";
 		reason = text;
+	} else if (seals_describe_missing(s, text, sizeof text)) {
+		code = "seal_missing";
+		reason = text;
 	} else if (describe_proof(ret, text, sizeof text)) {
 		code = "proven";
 		reason = text;
@@ -585,7 +589,7 @@ json_t *set_stats(struct set *s)
 	STAT(fetched), STAT(fetched_bytes), STAT(fetch_resumed_bytes), STAT(fetch_damaged), STAT(fetch_bypassed), STAT(fed_bytes);
 	STAT(full_resync_count), STAT(verify_count), STAT(resync_bytes), STAT(resync_same), STAT(resync_fetched), STAT(resync_deleted);
 	STAT(scrubs), STAT(scrub_files), STAT(scrub_differences), STAT(scrub_mended), STAT(scrub_undecided);
-	STAT(seals_made), STAT(seals_taken), STAT(seal_names), STAT(seal_equal), STAT(seal_broken), STAT(seal_left_out);
+	STAT(seals_made), STAT(seals_taken), STAT(seal_names), STAT(seal_equal), STAT(seal_broken), STAT(seal_missing), STAT(seal_left_out);
 	STAT(sent_bytes), STAT(ranges_saved_bytes);
 #undef STAT
 	uint64_t content = atomic_load(&s->counters.content_sent_bytes);

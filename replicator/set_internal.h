@@ -55,7 +55,7 @@ struct set_counters { /* any thread */
 		sent_bytes, ranges_saved_bytes, deltas_sent, deltas_passed_on, delta_saved_bytes, deltas_applied, deltas_refused, signatures,
 		fetched, fetched_bytes, fetch_resumed_bytes, fetch_damaged, fetch_bypassed, fed_bytes, /* contents apart from their changes; these bytes are part of the content's */
 		scrubs, scrub_files, scrub_differences, scrub_mended, scrub_undecided,
-		seals_made, seals_taken, seal_names, seal_equal, seal_broken, seal_left_out, /* names: that were compared; equal: of these, contents */
+		seals_made, seals_taken, seal_names, seal_equal, seal_broken, seal_missing, seal_left_out, /* names: that were compared; equal: of these, contents */
 		signing; /* this one also falls: saves that wait for their signature */
 };
 

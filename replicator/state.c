@@ -383,6 +383,15 @@ bool state_is_stuck(struct node *node, struct set *set, uint32_t number)
 	return strcmp(e->state.state, "paused") == 0 || strcmp(e->state.state, "not_mounted") == 0;
 }
 
+bool state_heard(struct node *node, struct set *set, uint32_t number, struct state_heard *ret)
+{
+	const struct entry *e = entry_find(states_of(node, set), number);
+	if (!e || e->down || !e->via || strcmp(e->state.state, "ok") != 0)
+		return false;
+	*ret = (struct state_heard){e->state.start, e->state.clock, e->via};
+	return true;
+}
+
 int state_new(struct node *node)
 {
 	node->states = calloc(1, sizeof *node->states);

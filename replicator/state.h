@@ -32,6 +32,13 @@ size_t state_each(struct node *node, struct set *set, state_each_fn *fn, void *a
  * for 15 s says nothing any more. */
 bool state_is_stuck(struct node *node, struct set *set, uint32_t number);
 
+/* This member is heard, and nothing ails it: the start of its process, its clock as it told it last, and over which link. */
+struct state_heard {
+	uint64_t start, clock;
+	const struct link *via;
+};
+bool state_heard(struct node *node, struct set *set, uint32_t number, struct state_heard *ret);
+
 /* Called after something of a set changed: own state, another's, membership. */
 struct state_watch {
 	void (*fn)(void *arg, struct set *set);

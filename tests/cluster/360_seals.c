@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An author signs what it made, and every node checks that, whoever carried it there. n1 writes; n2 carries to n3, and alters it on the way: its store is
- * changed past the mount while n3 is away. Made-up seals: 320_hostile_peer. */
-#include "tests/cluster/story.h"
+ * changed past the mount while n3 is away. Or it holds back what n1 signed: a program speaks in its name then. Made-up seals: 320_hostile_peer. */
+#include "tests/cluster/hostile.h"
+#include "replicator/seal_codec.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -89,13 +91,116 @@ static void rights_given_on_the_way_are_found(void **state)
 	comes_about("! CDMFS_CONFIG=%s/n3/node.conf cdmfs-stat %s | grep -q 'author signed'", lab_dir(lab), LAB_SET);
 }
 
+/* --- held back --- */
+
+#define LATE "2500" /* ms after which seals are missed here */
+
+static atomic_bool holds_all;
+static atomic_uint held_back; /* of those that tell of held/b */
+
+static bool tells_of_b(const struct seal *seal)
+{
+	for (size_t i = 0; i < seal->count; i++)
+		if (seal->names[i].path_len == 6 && memcmp(seal->names[i].path, "held/b", 6) == 0)
+			return true;
+	return false;
+}
+
+static bool drops(unsigned type, const uint8_t *payload, size_t len)
+{
+	static struct seal seal;
+	if (type != FRAME_SEAL || seal_decode(payload, len, &seal) < 0)
+		return false;
+	bool of_b = tells_of_b(&seal);
+	held_back += of_b;
+	seal_fini(&seal);
+	return holds_all || of_b;
+}
+
+/* The master would find another parent for n3. */
+static struct hostile_relay *n2_lies(void)
+{
+	killed(NULL, LAB_MASTER);
+	killed("n2", LAB_REPLICATOR);
+	struct hostile *below = hostile_connect("n2", "n3", HOSTILE_HELLO, WIRE_FEATURE_SEALS);
+	hostile_serves(below);
+	struct hostile *above = hostile_connect("n2", "n1", HOSTILE_SET, WIRE_FEATURE_SEALS);
+	return hostile_relay_begin(above, below, drops);
+}
+
+static void n2_is_honest_again(struct hostile_relay **r)
+{
+	hostile_relay_end(r);
+	started(NULL, LAB_MASTER);
+	started("n2", LAB_REPLICATOR);
+}
+
+/* n1 goes on saving meanwhile, and thereby tells its time. */
+static void n3_says_that_seals_are_missing(int64_t before)
+{
+	comes_about("date > held/more; [ $(grep -c 'event=seal_missing .*author=\"n1\" peer=\"n2\" msg=\"changes from n1.* what n1 signed of them did not' %s/logs/n3-replicator.log) = %d ]",
+		lab_dir(lab), (int)before + 1);
+	comes_about("CDMFS_CONFIG=%s/n3/node.conf cdmfs-stat %s | grep -q 'what n1 signed of them did not'", lab_dir(lab), LAB_SET);
+	assert_int_equal(counter("n3", "seal_missing"), before + 1);
+}
+
+static void n3_takes_that_back(int64_t before)
+{
+	comes_about("[ $(grep -c 'event=seal_found .*author=\"n1\"' %s/logs/n3-replicator.log) = %d ]", lab_dir(lab), (int)before + 1);
+	comes_about("! CDMFS_CONFIG=%s/n3/node.conf cdmfs-stat %s | grep -q 'n1 signed'", lab_dir(lab), LAB_SET);
+	everywhere_equal_below("held");
+}
+
+static bool is_held_back(void *arg, char *seen)
+{
+	snprintf(seen, 512, "%u seals of held/b", held_back);
+	return held_back;
+}
+
+static void what_a_relay_holds_back_is_missed(void **state)
+{
+	in_a_row();
+	int64_t taken = counter("n3", "seals_taken"), before = counter("n3", "seal_missing");
+	make_directory("n1", "held");
+	counts("n3", "seals_taken", taken + 1);
+	struct hostile_relay *r = n2_lies();
+	holds_all = true;
+	save("n1", "held/a", "pay to A\n");
+	gets_text("n3", "held/a", "pay to A\n");
+	n3_says_that_seals_are_missing(before);
+	holds_all = false;
+	n2_is_honest_again(&r);
+	n3_takes_that_back(before);
+}
+
+static void what_a_relay_holds_back_once_is_missed(void **state)
+{
+	in_a_row();
+	shell("n1", "mkdir -p held");
+	int64_t taken = counter("n3", "seals_taken"), before = counter("n3", "seal_missing");
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct hostile_relay *r = n2_lies();
+	save("n1", "held/b", "pay to B\n");
+	gets_text("n3", "held/b", "pay to B\n");
+	if (lab_wait_for(is_held_back, NULL, STORY_MS, "a seal", &err) < 0)
+		fail_msg("%s", err.text);
+	n3_says_that_seals_are_missing(before);
+	assert_true(held_back == 1 && counter("n3", "seals_taken") > taken);
+	n2_is_honest_again(&r);
+	n3_takes_that_back(before);
+	assert_int_equal(counter("n1", "seal_missing") + counter("n2", "seal_missing"), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(every_node_checks_what_an_author_signed),
 		cmocka_unit_test(a_content_altered_on_its_way_is_found_and_replaced),
 		cmocka_unit_test(rights_given_on_the_way_are_found),
+		cmocka_unit_test(what_a_relay_holds_back_is_missed),
+		cmocka_unit_test(what_a_relay_holds_back_once_is_missed),
 	};
 	stories_alter = true;
+	setenv("CDMFS_FAULT_MS", "seal_late=" LATE, 1);
 	return STORIES("seals", ((struct lab_options){.nodes = 3, .sources = "n1"}), stories);
 }

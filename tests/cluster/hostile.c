@@ -4,6 +4,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -208,6 +211,15 @@ static void say_hello(struct hostile *h)
 	hostile_await(h, FRAME_HELLO, &len);
 }
 
+void hostile_serves(struct hostile *h)
+{
+	uint8_t out[WIRE_SMALL_MAX];
+	size_t len;
+	struct wire_set_up up = {.name = LAB_SET};
+	hostile_await(h, FRAME_SET_UP, &len);
+	hostile_frame(h, FRAME_SET_UP, 0, 0, out, wire_set_up_encode(&up, out));
+}
+
 static void agree_on_set(struct hostile *h)
 {
 	uint8_t out[WIRE_SMALL_MAX];
@@ -302,4 +314,62 @@ void hostile_close(struct hostile **ret)
 	bytes_fini(&h->in);
 	cdm_vector_fini(&h->theirs);
 	free(h);
+}
+
+/* --- between two --- */
+
+struct hostile_relay {
+	struct hostile *ends[2];
+	hostile_drops_fn *drops;
+	atomic_bool over;
+	pthread_t thread;
+};
+
+static void pass_on(struct hostile_relay *r, struct hostile *from, struct hostile *to)
+{
+	struct wire_header head;
+	for (const uint8_t *payload; (payload = next_frame(from, &head));) {
+		if (head.type == FRAME_PING)
+			hostile_frame(from, FRAME_PONG, 0, 0, payload, head.payload);
+		else if ((head.type == FRAME_STATE || head.type >= FRAME_SUBSCRIBE) && !r->drops(head.type, payload, head.payload))
+			hostile_frame(to, head.type, head.flags, 0, payload, head.payload);
+	}
+}
+
+static void *relay(void *arg)
+{
+	struct hostile_relay *r = arg;
+	while (!r->over && !r->ends[0]->ended && !r->ends[1]->ended) {
+		struct pollfd fds[2] = {{r->ends[0]->fd, POLLIN, 0}, {r->ends[1]->fd, POLLIN, 0}};
+		for (size_t i = 0; i < 2; i++) {
+			pass_on(r, r->ends[i], r->ends[!i]); /* also what came before this began */
+			if (poll(fds, 2, 20) <= 0 || !fds[i].revents)
+				continue;
+			receive(r->ends[i]);
+			read_plain(r->ends[i]);
+		}
+	}
+	return NULL;
+}
+
+struct hostile_relay *hostile_relay_begin(struct hostile *above, struct hostile *below, hostile_drops_fn *drops)
+{
+	struct hostile_relay *r = calloc(1, sizeof *r);
+	assert_non_null(r);
+	r->ends[0] = above;
+	r->ends[1] = below;
+	r->drops = drops;
+	assert_int_equal(pthread_create(&r->thread, NULL, relay, r), 0);
+	return r;
+}
+
+void hostile_relay_end(struct hostile_relay **ret)
+{
+	struct hostile_relay *r = *ret;
+	*ret = NULL;
+	r->over = true;
+	pthread_join(r->thread, NULL);
+	hostile_close(&r->ends[0]);
+	hostile_close(&r->ends[1]);
+	free(r);
 }

@@ -33,6 +33,16 @@ void hostile_tcp(struct hostile *h, const void *bytes, size_t len);   /* past TL
 struct wire_hello hostile_hello(const struct hostile *h);
 const struct cdm_vector *hostile_their_vector(const struct hostile *h);
 
+/* As its parent: it asks for the set LAB_SET, and gets it. */
+void hostile_serves(struct hostile *h);
+
+/* A relay that lies: what comes from either of the two is passed on to the other as it is, but for frames that `drops` says true of. It does so in a
+ * thread, until the end of it, which closes both. */
+typedef bool hostile_drops_fn(unsigned type, const uint8_t *payload, size_t len);
+struct hostile_relay;
+struct hostile_relay *hostile_relay_begin(struct hostile *above, struct hostile *below, hostile_drops_fn *drops);
+void hostile_relay_end(struct hostile_relay **r);
+
 /* Until the other side has ended the connection. What its ERROR said, "" without one. */
 const char *hostile_ended(struct hostile *h);
 /* Until it has answered a PING that was sent now: all before was read, and the link stays. */

@@ -158,7 +158,9 @@ static cdm_origin own_origin(const struct set *s)
 {
 	const struct follow *f = &s->follow;
 	cdm_origin origin = f->own_raw.origin;
-	for (size_t i = 0; i < f->visible.count && !cdm_vector_get(&f->visible, f->own_raw.origin); i++)
+	if (cdm_vector_get(&f->visible, origin))
+		return origin;
+	for (size_t i = 0; i < f->visible.count; i++)
 		if (CDM_ORIGIN_NODE(f->visible.entries[i].origin) == s->node->id->number)
 			origin = f->visible.entries[i].origin; /* they are sorted */
 	return origin;

@@ -23,17 +23,34 @@ struct group {
 	char *path;
 	size_t len;
 };
+struct owner { /* a file with several names here is this one of theirs */
+	uint64_t ours, theirs; /* inode numbers; ours 0 = free */
+};
 struct groups {
 	struct group slots[2 * GROUPS_MAX];
-	size_t count;
+	struct owner owners[2 * GROUPS_MAX];
+	size_t count, owner_count;
 };
+
+static size_t slot_for(uint64_t inode)
+{
+	return ((inode * 0x9e3779b97f4a7c15ull) >> 47) % (2 * GROUPS_MAX);
+}
 
 static struct group *group_slot(struct groups *g, uint64_t theirs)
 {
-	size_t i = (theirs * 0x9e3779b97f4a7c15ull) >> 47;
-	for (i %= 2 * GROUPS_MAX; g->slots[i].theirs && g->slots[i].theirs != theirs; i = (i + 1) % (2 * GROUPS_MAX))
-		;
+	size_t i = slot_for(theirs);
+	while (g->slots[i].theirs && g->slots[i].theirs != theirs)
+		i = (i + 1) % (2 * GROUPS_MAX);
 	return &g->slots[i];
+}
+
+static struct owner *owner_slot(struct groups *g, uint64_t ours)
+{
+	size_t i = slot_for(ours);
+	while (g->owners[i].ours && g->owners[i].ours != ours)
+		i = (i + 1) % (2 * GROUPS_MAX);
+	return &g->owners[i];
 }
 
 void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender, bool incomplete)
@@ -321,11 +338,20 @@ static void forget_inode(struct compare *c, const struct entry *theirs)
 	}
 }
 
-/* Ours is one file with names that there are names of another one, or the other way round: it gets an inode of its own, to which the other names
- * of theirs are linked. */
-static bool has_other_names(const struct entry *theirs, const struct entry *ours)
+/* Ours is one file with a name that is a name of another file there: that keeps it, and this name gets an inode of its own, to which the other names
+ * of theirs are linked. How many names it has on either side says nothing of that: some may be local there, or here. */
+static bool is_name_of_another(struct groups *g, const struct entry *theirs, const struct entry *ours)
 {
-	return !S_ISDIR(ours->mode) && ours->nlink != theirs->nlink && ours->nlink > 1;
+	if (S_ISDIR(ours->mode) || ours->nlink < 2)
+		return false;
+	struct owner *o = owner_slot(g, ours->group);
+	if (o->ours)
+		return o->theirs != theirs->group;
+	if (g->owner_count >= GROUPS_MAX)
+		return ours->nlink != theirs->nlink; /* more than are told apart */
+	g->owner_count++;
+	*o = (struct owner){.ours = ours->group, .theirs = theirs->group};
+	return false;
 }
 
 static void only_there(struct compare *c, const char *path, size_t len, const struct entry *e)
@@ -424,7 +450,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	if ((theirs->mode & S_IFMT) == (ours->mode & S_IFMT) && same_content(theirs, ours)) {
 		if (joins_group(c, path, len, theirs, ours))
 			return;
-		if (c->shared->decisive && has_other_names(theirs, ours)) {
+		if (c->shared->decisive && is_name_of_another(c->shared->groups, theirs, ours)) {
 			forget_inode(c, theirs);
 			want_add(c, path, len);
 		} else {

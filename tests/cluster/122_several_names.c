@@ -366,6 +366,60 @@ static void a_name_that_cannot_be_looked_for(void **state)
 	all_have("n2", "closed", "unlooked");
 }
 
+/* -- trees are compared ------------------------------------------------------------------------------------------ */
+
+/* The first thing its replicator does: as if the last one had been killed amid such a comparison (unsure.h). */
+static void comes_back_and_compares(const char *node)
+{
+	shell(node, "touch %s/.cdmfs/unsure", lab_store(lab, node));
+	started_to_be_held(node);
+	counts(node, "full_resync_count", 1);
+}
+
+/* A file with three names that travel, and two that are n2's own. */
+static void make_three_and_local_ones(const char *dir)
+{
+	make_three(dir);
+	shell("n2", "mkdir -p mine/deep && ln %s/b mine/too && ln %s/b mine/deep/er", dir, dir);
+	in_sync();
+}
+
+/* As many as n2 has are not what makes the difference. */
+static void n1_gets_one_of_its_own(const char *dir)
+{
+	shell("n1", "mkdir mine && ln %s/c mine/here", dir);
+}
+
+static void local_ones_are_names_of(const char *dir)
+{
+	_cleanup_free_ char *a = path_in(dir, "a");
+	are_one_file("n2", dir);
+	assert_true(inode_at("n2", "mine/too") == inode_at("n2", a));
+	assert_true(inode_at("n2", "mine/deep/er") == inode_at("n2", a));
+	assert_true(inode_at("n1", "mine/here") == inode_at("n1", a));
+	nothing_is_staged("n2");
+}
+
+static void local_ones_go(void)
+{
+	shell("n2", "rm -r mine");
+	shell("n1", "rm -r mine && touch .");
+	everywhere_equal();
+}
+
+static void local_names_are_none_that_a_comparison_counts(void **state)
+{
+	make_three_and_local_ones("counted");
+	ino_t before = inode_at("n2", "counted/a");
+	killed("n2", LAB_REPLICATOR);
+	n1_gets_one_of_its_own("counted");
+	comes_back_and_compares("n2");
+	in_sync();
+	assert_true(inode_at("n2", "counted/a") == before);
+	local_ones_are_names_of("counted");
+	local_ones_go();
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -382,6 +436,7 @@ int main(void)
 		cmocka_unit_test(names_that_move_amid_it),
 		cmocka_unit_test(a_change_of_the_nodes_own_amid_it),
 		cmocka_unit_test(a_name_that_cannot_be_looked_for),
+		cmocka_unit_test(local_names_are_none_that_a_comparison_counts),
 	};
 	nth_prepare();
 	int status = STORIES("names", ((struct lab_options){.nodes = 3, .local = "mine,mine/**"}), stories);

@@ -117,7 +117,7 @@ void history_note(struct history *h, const struct cdm_change *c)
 	pthread_mutex_lock(&h->lock);
 	if (directory)
 		note_rename(h, c);
-	else if (!cdm_dot_is_none(c->version.dot))
+	else if (!cdm_dot_is_none(c->version.dot) && !(c->flags & CDM_CH_LOCAL)) /* that tells nobody */
 		*slot_of(h, c->version.dot) = (struct saved){c->version.dot, c->dot};
 	pthread_mutex_unlock(&h->lock);
 }

@@ -91,6 +91,19 @@ static void a_version_is_known_by_its_save(void **state)
 	history_free(&h);
 }
 
+/* Names that are local to a node may be of a file that is not. */
+static void what_does_not_ship_tells_nobody_of_a_version(void **state)
+{
+	struct history *h = history_new();
+	struct cdm_change save = {.op = CDM_OP_SAVE, .dot = {N1, 55}, .version = {.dot = {N1, 50}}, .path = "f", .path_len = 1};
+	struct cdm_change local = {.op = CDM_OP_RENAME, .flags = CDM_CH_LOCAL, .dot = {N2, 7}, .version = {.dot = {N1, 50}}, .path = "l", .path_len = 1,
+		.path2 = "m", .path2_len = 1};
+	history_note(h, &save);
+	history_note(h, &local);
+	assert_int_equal(history_saved_by(h, save.version.dot).number, 55);
+	history_free(&h);
+}
+
 static void what_was_set_aside_outlives_the_program(void **state)
 {
 	char dir[] = "/tmp/test-history-XXXXXX", reason[256];
@@ -132,6 +145,7 @@ int main(void)
 		cmocka_unit_test(paths_follow_renames_their_author_did_not_know),
 		cmocka_unit_test(what_the_journal_tells_later_lies_before),
 		cmocka_unit_test(a_version_is_known_by_its_save),
+		cmocka_unit_test(what_does_not_ship_tells_nobody_of_a_version),
 		cmocka_unit_test(what_was_set_aside_outlives_the_program),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -56,8 +56,9 @@ static int is_name_of(const struct stat *file, int dir, const char *name)
 /* --- a search --- */
 
 struct search {
-	const struct stat *file;
-	struct names *found;
+	ino_t only; /* 0: look at names of any file */
+	names_look_fn *look;
+	void *look_arg;
 	names_go_on_fn *go_on;
 	void *arg;
 	char path[CDM_PATH_MAX];
@@ -71,18 +72,17 @@ static int search_directory(struct search *s, int fd);
 /* What is no directory that could be opened, for which there is this error. */
 static void search_name(struct search *s, int dir, const struct dirent *e, int error)
 {
-	int r = error != -ENOENT && error != -ENOTDIR && error != -ELOOP ? error : e->d_ino == s->file->st_ino ? is_name_of(s->file, dir, e->d_name) : 0;
+	bool looks = !s->only || e->d_ino == s->only;
+	int r = error != -ENOENT && error != -ENOTDIR && error != -ELOOP ? error : looks ? s->look(s->look_arg, dir, e->d_name, s->path, s->len) : 0;
 	if (r < 0)
 		s->unseen = r;
-	else if (r)
-		add(s->found, s->path, s->len, NAMES_BYTES_MAX);
 }
 
 static int search_entry(struct search *s, int dir, const struct dirent *e)
 {
 	size_t before = s->len, len = strlen(e->d_name);
 	bool directory = e->d_type == DT_DIR || e->d_type == DT_UNKNOWN;
-	if (e->d_ino != s->file->st_ino && !directory)
+	if (s->only && e->d_ino != s->only && !directory)
 		return 0;
 	if (before + len + 2 > sizeof s->path) {
 		s->unseen = -ENAMETOOLONG;
@@ -124,17 +124,41 @@ static int search_directory(struct search *s, int fd)
 	return r;
 }
 
-int names_find(int store_fd, const struct stat *file, struct names *ret, names_go_on_fn *go_on, void *arg)
+static int search_all(int store_fd, ino_t only, names_look_fn *look, void *look_arg, names_go_on_fn *go_on, void *arg)
 {
 	int fd = openat(store_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct search *s = malloc(sizeof *s);
 	if (!s)
 		abort();
-	*s = (struct search){.file = file, .found = ret, .go_on = go_on, .arg = arg};
+	*s = (struct search){.only = only, .look = look, .look_arg = look_arg, .go_on = go_on, .arg = arg};
 	int r = fd < 0 ? -errno : search_directory(s, fd);
 	r = r == 0 ? s->unseen : r;
 	free(s);
 	return r;
+}
+
+int names_look_at_each(int store_fd, names_look_fn *look, void *look_arg, names_go_on_fn *go_on, void *arg)
+{
+	return search_all(store_fd, 0, look, look_arg, go_on, arg);
+}
+
+struct find {
+	const struct stat *file;
+	struct names *found;
+};
+
+static int find_look(void *arg, int dir, const char *name, const char *path, size_t len)
+{
+	struct find *f = arg;
+	int r = is_name_of(f->file, dir, name);
+	if (r > 0)
+		add(f->found, path, len, NAMES_BYTES_MAX);
+	return r < 0 ? r : 0;
+}
+
+int names_find(int store_fd, const struct stat *file, struct names *ret, names_go_on_fn *go_on, void *arg)
+{
+	return search_all(store_fd, file->st_ino, find_look, &(struct find){file, ret}, go_on, arg);
 }
 
 /* --- what is remembered --- */

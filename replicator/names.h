@@ -22,9 +22,12 @@ void names_fini(struct names *n);
 /* The next one, from *at = 0 on; NULL: the end. Borrowed. */
 const char *names_next(const struct names *n, size_t *at);
 
-/* All names of a file (of its device and inode number) but those below .cdmfs are added to *ret. Asks go_on before each directory. 0; -ECANCELED: it said
- * no; -errno: something could not be looked at, and may hold another one: what was found is there all the same. */
-typedef bool names_go_on_fn(void *arg);
+typedef bool names_go_on_fn(void *arg); /* asked before each directory */
+/* Each name of what is no directory, but those below .cdmfs, is looked at: it is `name` in the directory `dir`. 0 or -errno. Returns as names_find. */
+typedef int names_look_fn(void *arg, int dir, const char *name, const char *path, size_t len);
+int names_look_at_each(int store_fd, names_look_fn *look, void *look_arg, names_go_on_fn *go_on, void *arg);
+/* All names of a file (of its device and inode number) but those below .cdmfs are added to *ret. 0; -ECANCELED: go_on said no; -errno: something could not
+ * be looked at, and may hold another one: what was found is there all the same. */
 int names_find(int store_fd, const struct stat *file, struct names *ret, names_go_on_fn *go_on, void *arg);
 
 /* What is remembered; a file that was not used for longest makes way. */

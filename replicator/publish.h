@@ -42,6 +42,7 @@ struct incoming { /* one received change with what came along */
 	bool mends;                   /* in place of the same version here, whose bytes are wrong (scrub.h), and of nothing else … */
 	struct content *like;         /* … with the attributes of what is here: `carried` points into this; NULL: with those that came … */
 	bool mended;                  /* … and so it was */
+	struct cdm_dot along;         /* from a walk: names here that do not travel, of the file of this version under its name, go with that; none: do not look */
 	bool again;                   /* once it is there, it is recorded as a save of this node (unsure.h) */
 };
 struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */

@@ -25,6 +25,8 @@ struct several {
 	struct publisher *pub;
 	struct incoming *in;
 	int old;                     /* the file that is replaced; borrowed */
+	struct cdm_dot base;         /* its version */
+	bool left_out_only;          /* the other names are only those that do not travel */
 	char prefix[64], staged[112]; /* of all staged files that were to replace it; this one */
 	struct cdm_dot version;      /* its version */
 	struct stat now;             /* and it */
@@ -35,7 +37,7 @@ struct several {
 
 static void name_staged(struct several *s, const struct stat *old)
 {
-	const struct cdm_dot base = s->in->carried.change.base;
+	const struct cdm_dot base = s->base;
 	snprintf(s->prefix, sizeof s->prefix, STAGING_SEVERAL "%" PRIx64 "-%" PRIx64 "-%" PRIx64 "-", (uint64_t)old->st_ino, base.origin, base.number);
 	snprintf(s->staged, sizeof s->staged, "%s%" PRIx64 "-%" PRIx64, s->prefix, s->version.origin, s->version.number);
 }
@@ -129,6 +131,8 @@ static int find_names(struct publisher *pub, const struct stat *file, size_t wan
 		return 0;
 	names_fini(ret);
 	int r = names_find(pub->set->store_fd, file, ret, goes_on, pub);
+	if (r == 0 && !ret->more)
+		known_names_set(pub->known_names, file, ret);
 	return r == -ECANCELED || ret->more || count_names(ret) < wanted ? r : 0;
 }
 
@@ -163,10 +167,13 @@ static int put_at(struct publisher *pub, struct incoming *in, const char *staged
 	return r;
 }
 
-static bool is_own_name(const struct incoming *in, const char *path)
+/* Is this one of the names that get the content before the change's own? */
+static bool is_other_name(const struct several *s, const char *path)
 {
-	const struct cdm_change *c = &in->carried.change;
-	return strlen(path) == c->path_len && memcmp(path, c->path, c->path_len) == 0;
+	const struct cdm_change *c = &s->in->carried.change;
+	size_t len = strlen(path);
+	bool own = len == c->path_len && memcmp(path, c->path, len) == 0;
+	return !own && (!s->left_out_only || set_leaves_out(s->pub->set, path, len));
 }
 
 /* At all these but the change's own. */
@@ -175,7 +182,7 @@ static int put_at_each(struct several *s, const struct names *names, struct cdm_
 	size_t at = 0;
 	int r = 0;
 	for (const char *path; r == 0 && (path = names_next(names, &at));)
-		if (!is_own_name(s->in, path)) {
+		if (is_other_name(s, path)) {
 			r = put_at(s->pub, s->in, s->staged, path, expected);
 			++*ret_count;
 		}
@@ -258,7 +265,7 @@ static int put_at_own(struct several *s)
 	step_init(&step, CDM_CALL_RENAME, s->in, &record);
 	step.a.parent2_mtime_ns = c->parent_mtime_ns;
 	step.a.parent_mtime_ns = 0;
-	expect_version(&step, c->base);
+	expect_version(&step, s->base);
 	cdm_faultpoint("publish.put_at_others_not_own");
 	return publisher_call(s->pub, &step, call_rename, &n, NULL);
 }
@@ -353,26 +360,47 @@ static bool has_new_name(struct several *s, nlink_t names)
 	return more && fstat(s->old, &st) == 0 && st.st_nlink > 0; /* 0: it was not kept any more when that was looked at */
 }
 
-int apply_to_names(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err)
+static int put_at_all(struct several *s, struct cdm_error *err)
 {
-	struct several s = {.pub = pub, .in = in, .old = old, .version = in->carried.stamp.content.dot};
+	const struct cdm_change *c = &s->in->carried.change;
 	struct stat st;
-	if (fstat(old, &st) < 0)
+	if (fstat(s->old, &st) < 0)
 		return -errno;
-	name_staged(&s, &st);
-	int r = find_staged(&s, err);
+	name_staged(s, &st);
+	int r = find_staged(s, err);
 	if (r < 0)
 		return r;
-	r = put_at_others(&s, old, in->carried.change.base);
+	r = put_at_others(s, s->old, s->base);
 	if (r == 0)
-		r = put_at_left(&s);
-	if (r == 0 && fstat(old, &st) < 0)
+		r = put_at_left(s);
+	if (r == 0 && fstat(s->old, &st) < 0)
 		r = -errno;
 	if (r == 0)
-		r = put_at_own(&s);
+		r = put_at_own(s);
 	if (r < 0)
-		return after_failure(&s, r, err);
-	known_names_add(pub->known_names, &s.now, in->carried.change.path, in->carried.change.path_len);
-	pub->job->odd_surely |= has_new_name(&s, st.st_nlink);
+		return after_failure(s, r, err);
+	known_names_add(s->pub->known_names, &s->now, c->path, c->path_len);
+	s->pub->job->odd_surely |= has_new_name(s, st.st_nlink);
 	return APPLIED;
+}
+
+int apply_to_names(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err)
+{
+	struct several s = {.pub = pub, .in = in, .old = old, .base = in->carried.change.base, .version = in->carried.stamp.content.dot};
+	return put_at_all(&s, err);
+}
+
+int apply_with_left_out(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err)
+{
+	struct several s = {.pub = pub, .in = in, .old = old, .base = in->along, .left_out_only = true, .version = in->carried.stamp.content.dot};
+	return put_at_all(&s, err);
+}
+
+int link_left_out(struct publisher *pub, struct incoming *in, int old, const char *staged)
+{
+	struct several s = {.pub = pub, .in = in, .old = old, .left_out_only = true};
+	snprintf(s.staged, sizeof s.staged, "%s", staged);
+	if (fstatat(pub->set->staging_fd, staged, &s.now, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	return put_at_others(&s, old, in->along);
 }

@@ -350,6 +350,49 @@ static int apply_to_several(struct publisher *pub, struct incoming *in, int base
 	return is_strict(pub->set) || pub->several_left ? apply_to_names(pub, in, base, err) : apply_in_place(pub, in, err);
 }
 
+/* What is at a name, as the mount knows it: nothing removes what is expected to be absent, so this only asks. -ESTALE: *ret says what. */
+static int ask(struct publisher *pub, struct incoming *in, int dir, const char *name, struct cdm_announcement *ret)
+{
+	struct step step;
+	struct two_names n = {.dir = dir, .name = name};
+	step_init(&step, CDM_CALL_UNLINK, in, NULL);
+	step.a.expect = CDM_EXPECT_ABSENT;
+	return publisher_call(pub, &step, call_unlink, &n, ret);
+}
+
+/* Is what the walk saw there still, and does it give way without being kept? */
+static bool gives_way(struct publisher *pub, struct incoming *in, const struct cdm_announcement *found)
+{
+	if (!cdm_dot_equal(found->found.dot, in->along))
+		return false;
+	if (in->carried.change.op != CDM_OP_LINK)
+		return conflict_decide(pub, in, found) == INCOMING_WINS;
+	return conflict_seen(pub, in, found) == SEEN && !conflict_is_refused(pub, in, found->found.dot);
+}
+
+/* The file that gives way at this path, if names that do not travel go along with it; if it is to be kept they keep it, too. A descriptor, or -1. */
+static int open_with_left_out(struct publisher *pub, struct incoming *in, const char *path, size_t len)
+{
+	char name[CDM_NAME_LEN_MAX + 1];
+	struct cdm_announcement found;
+	struct cdm_stamp stamp;
+	struct stat st;
+	int parent = cdm_dot_is_none(in->along) ? -1 : publisher_parent(pub, path, len, name);
+	if (parent < 0 || ask(pub, in, parent, name, &found) != -ESTALE || !gives_way(pub, in, &found))
+		return -1;
+	_cleanup_close_ int old = cdm_open_beneath(pub->set->store_fd, path, len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+	bool is_it = old >= 0 && fstat(old, &st) == 0 && S_ISREG(st.st_mode) && stamp_of(old, &stamp) == 0 && cdm_dot_equal(stamp.content.dot, in->along);
+	return is_it ? cdm_take_fd(&old) : -1;
+}
+
+/* A whole content takes the place of what is at its name. */
+static int apply_whole(struct publisher *pub, struct incoming *in, struct cdm_error *err)
+{
+	const struct cdm_change *c = &in->carried.change;
+	_cleanup_close_ int old = open_with_left_out(pub, in, c->path, c->path_len);
+	return old < 0 ? apply_staged(pub, in, err) : apply_with_left_out(pub, in, old, err);
+}
+
 int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -362,7 +405,7 @@ int apply_save(struct publisher *pub, struct incoming *in, struct cdm_error *err
 	if (r != 0)
 		return r;
 	if (in->carried.kind == CONTENT_WHOLE && !linked)
-		return apply_staged(pub, in, err);
+		return apply_whole(pub, in, err);
 	_cleanup_close_ int base = cdm_open_beneath(pub->set->store_fd, c->path, c->path_len, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
 	struct cdm_stamp stamp = {0};
 	struct stat st = {0};
@@ -547,7 +590,8 @@ static int replace_by_link(struct publisher *pub, struct incoming *in, struct tw
 		if (found.found_is_dir)
 			return APPLY_RETRY;
 		bool same = !found.found_unsaved && cdm_dot_equal(found.found.dot, subject);
-		bool seen = !found.found_exists || same || conflict_seen(pub, in, &found) != UNSEEN;
+		bool known = conflict_seen(pub, in, &found) != UNSEEN && !conflict_is_refused(pub, in, found.found.dot);
+		bool seen = !found.found_exists || same || known;
 		pub->odd |= !seen;
 		step.a.flags = seen ? 0 : CDM_AN_KEEP_OLD;
 		step.a.expect = found.found_exists ? CDM_EXPECT_VERSION : CDM_EXPECT_ABSENT;
@@ -556,6 +600,15 @@ static int replace_by_link(struct publisher *pub, struct incoming *in, struct tw
 			conflict_report(pub, c->path2, c->path2_len, found.found, "version here");
 	}
 	return APPLY_RETRY;
+}
+
+/* From what is at path2 to what is staged, which is about to replace that. */
+static int left_out_go_along(struct publisher *pub, struct incoming *in, const char *staged)
+{
+	const struct cdm_change *c = &in->carried.change;
+	_cleanup_close_ int old = open_with_left_out(pub, in, c->path2, c->path2_len);
+	int r = old < 0 ? 0 : link_left_out(pub, in, old, staged);
+	return r == -ESTALE || is_gone(r) ? APPLY_RETRY : r;
 }
 
 static void note_names(struct publisher *pub, const struct cdm_change *link, const struct stat *file)
@@ -607,7 +660,9 @@ static int apply_link(struct publisher *pub, struct incoming *in, struct cdm_err
 	if (r < 0)
 		return r;
 	n = (struct two_names){pub->staging_fd, parent2, staged, name2, 0};
-	r = replace_by_link(pub, in, &n, here.content.dot);
+	r = left_out_go_along(pub, in, staged);
+	if (r == 0)
+		r = replace_by_link(pub, in, &n, here.content.dot);
 	if (r == APPLIED)
 		note_names(pub, c, &subject);
 	else

@@ -49,6 +49,10 @@ int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error 
 /* publish_names.c: the same by renames, under all names of what is there (open as `old`, of the base version). tidy: after a job, remove what is staged
  * for that and not needed any more. */
 int apply_to_names(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err);
+/* The same for those names only that do not travel; what is open has the version `along`. */
+int apply_with_left_out(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err);
+/* Those become names of what is staged under this name, as the change's path2 is about to: that is open. 0 or -errno. */
+int link_left_out(struct publisher *pub, struct incoming *in, int old, const char *staged);
 void several_tidy(struct publisher *pub);
 int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);

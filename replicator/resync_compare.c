@@ -65,6 +65,7 @@ void compare_shared_init(struct compare_shared *shared, struct set *s, const str
 	shared->began_clock = cdm_clock_now();
 	shared->unseen = unseen_new(s, sender);
 	shared->there = paths_new();
+	shared->left_out = left_out_new(s);
 }
 
 void compare_shared_fini(struct compare_shared *shared)
@@ -74,6 +75,7 @@ void compare_shared_fini(struct compare_shared *shared)
 	free(shared->groups);
 	unseen_free(&shared->unseen);
 	paths_free(&shared->there);
+	left_out_free(&shared->left_out);
 	cdm_vector_fini(&shared->sender);
 	cdm_vector_fini(&shared->mine);
 }
@@ -215,13 +217,30 @@ static struct want *want_attributes(struct compare *c, const char *path, size_t 
 	return w;
 }
 
-static void want_link(struct compare *c, const struct group *first, const char *path, size_t len)
+static struct want *want_link(struct compare *c, const struct group *first, const char *path, size_t len)
 {
 	struct carried k = {.change = {.op = CDM_OP_LINK, .dot = {ANSWER_ORIGIN, 1}, .clock = 1, .path = first->path, .path_len = first->len,
 		.path2 = path, .path2_len = len, .parent2_mtime_ns = c->dir->theirs.mtime_ns}};
 	struct want *w = want_add(c, path, len);
 	w->in = incoming_make(&k);
 	w->in->resync = true;
+	cdm_vector_copy(&w->in->context, &c->shared->sender);
+	return w;
+}
+
+/* This name of ours becomes one of another file: names of ours that do not travel go with it, if it has several there, and no other name stays. One that is
+ * its file's only name there may have come by a rename: as in the stream, others of ours then keep what they have. */
+static void take_along(struct compare *c, struct want *w, const struct entry *theirs, const struct entry *ours)
+{
+	bool files = S_ISREG(theirs->mode) && S_ISREG(ours->mode);
+	if (!files || theirs->nlink < 2 || cdm_dot_is_none(ours->stamp.content.dot))
+		return;
+	const struct owner *o = owner_slot(c->shared->groups, ours->group);
+	if ((o->ours && o->theirs != theirs->group) || !left_out_has(c->shared->left_out, ours->group))
+		return;
+	w->along = ours->stamp.content.dot;
+	if (w->in)
+		w->in->along = w->along;
 }
 
 /* --- only here --- */
@@ -310,22 +329,25 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 
 /* --- in both, or only there --- */
 
-/* True: this name is another name of a file that was met before, and a link is all it needs (or it is one already). */
-static bool joins_group(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours)
+/* True: this name is another name of a file that was met before, and a link is all it needs (or it is one already). ours: NULL = nothing is here;
+ * same: it has the content of theirs. */
+static bool joins_group(struct compare *c, const char *path, size_t len, const struct entry *theirs, const struct entry *ours, bool same)
 {
 	struct groups *g = c->shared->groups;
 	if (S_ISDIR(theirs->mode) || theirs->nlink < 2)
 		return false;
 	struct group *group = group_slot(g, theirs->group);
 	if (group->theirs) {
-		if (!ours || !group->ours || group->ours != ours->group)
-			want_link(c, group, path, len);
+		bool is_one = same && group->ours && group->ours == ours->group;
+		struct want *w = is_one ? NULL : want_link(c, group, path, len);
+		if (w && ours)
+			take_along(c, w, theirs, ours);
 		return true;
 	}
 	if (g->count >= GROUPS_MAX)
 		return false;
 	g->count++;
-	*group = (struct group){.theirs = theirs->group, .ours = ours ? ours->group : 0, .path = strndup(path, len), .len = len};
+	*group = (struct group){.theirs = theirs->group, .ours = same ? ours->group : 0, .path = strndup(path, len), .len = len};
 	return false;
 }
 
@@ -362,7 +384,7 @@ static void only_there(struct compare *c, const char *path, size_t len, const st
 		return;
 	}
 	paths_add(c->shared->there, path, len);
-	if (joins_group(c, path, len, e, NULL))
+	if (joins_group(c, path, len, e, NULL, false))
 		return;
 	want_add(c, path, len);
 	if (S_ISDIR(e->mode))
@@ -392,7 +414,7 @@ static void same_object(struct compare *c, const char *path, size_t len, const s
 		return;
 	if (theirs->extra != ours->extra && !S_ISLNK(ours->mode)) {
 		forget_inode(c, theirs);
-		want_add(c, path, len);
+		take_along(c, want_add(c, path, len), theirs, ours);
 	} else if (attributes_differ(c, theirs, ours) || stamp) {
 		want_attributes(c, path, len, theirs);
 	}
@@ -448,7 +470,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		return;
 	}
 	if ((theirs->mode & S_IFMT) == (ours->mode & S_IFMT) && same_content(theirs, ours)) {
-		if (joins_group(c, path, len, theirs, ours))
+		if (joins_group(c, path, len, theirs, ours, true))
 			return;
 		if (c->shared->decisive && is_name_of_another(c->shared->groups, theirs, ours)) {
 			forget_inode(c, theirs);
@@ -464,10 +486,11 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		c->stays = true;
 		return;
 	}
-	if (joins_group(c, path, len, theirs, NULL))
+	if (joins_group(c, path, len, theirs, ours, false))
 		return;
 	forget_inode(c, theirs);
 	struct want *w = want_add(c, path, len);
+	take_along(c, w, theirs, ours);
 	w->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
 	if (S_ISREG(theirs->mode) && S_ISREG(ours->mode)) {
 		w->base = ours->stamp.content.dot;

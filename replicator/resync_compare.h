@@ -35,6 +35,7 @@ struct want { /* something that must become as the sender has it */
 	bool again;           /* incoming.again */
 	struct cdm_dot base;  /* of the content that is here, none: there is none that is like it */
 	uint64_t base_size;
+	struct cdm_dot along; /* incoming.along */
 	struct incoming *in;  /* the answer, or what is to be done without asking */
 };
 
@@ -67,6 +68,12 @@ void paths_free(struct paths **p);
 bool paths_add(struct paths *p, const char *path, size_t len); /* false: full */
 bool paths_have(const struct paths *p, const char *path, size_t len);
 
+struct left_out; /* resync_left_out.c: files here with names that do not travel */
+struct left_out *left_out_new(struct set *s);
+void left_out_free(struct left_out **l);
+/* Walker. Reads the whole tree when it is first asked. */
+bool left_out_has(struct left_out *l, uint64_t inode);
+
 struct compare_shared { /* of one resync; the walker's once it began */
 	struct cdm_vector sender, mine;
 	bool incomplete;      /* the sender has set changes aside: that it lacks something says nothing */
@@ -76,6 +83,7 @@ struct compare_shared { /* of one resync; the walker's once it began */
 	struct paths *there;  /* names that the sender had, in this or an earlier round: should one be gone there by now, his stream tells of it. As
 			       * many as it takes; the removals of others are decided on with all others */
 	struct groups *groups;
+	struct left_out *left_out;
 };
 void compare_shared_init(struct compare_shared *shared, struct set *s, const struct cdm_vector *sender, bool incomplete);
 void compare_shared_fini(struct compare_shared *shared);

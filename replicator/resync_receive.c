@@ -352,6 +352,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 		answer->decisive = in->shared.decisive;
 		answer->keeps_own = in->keeps_own;
 		answer->again = w->again && c->op == CDM_OP_SAVE;
+		answer->along = w->along;
 		cdm_vector_copy(&answer->context, &in->shared.sender);
 		w->in = answer;
 		in->fetched++;

@@ -376,6 +376,29 @@ static void comes_back_and_compares(const char *node)
 	counts(node, "full_resync_count", 1);
 }
 
+struct awaited {
+	const char *dir, *name, *text;
+};
+
+static bool n3_has(void *arg, char *seen)
+{
+	const struct awaited *a = arg;
+	bool good = has("n3", a->dir, a->name, a->text);
+	snprintf(seen, 512, "n3 has %s%s", good ? "" : "not yet ", a->text);
+	return good;
+}
+
+/* Its neighbours have it when it comes back. */
+static void n2_misses(const char *dir, const char *name, const char *text)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	struct awaited a = {dir, name, text};
+	killed("n2", LAB_REPLICATOR);
+	change("n1", dir, name, text);
+	if (lab_wait_for(n3_has, &a, STORY_MS, "a change at n3", &err) < 0)
+		fail_msg("%s", err.text);
+}
+
 /* A file with three names that travel, and two that are n2's own. */
 static void make_three_and_local_ones(const char *dir)
 {
@@ -420,6 +443,112 @@ static void local_names_are_none_that_a_comparison_counts(void **state)
 	local_ones_go();
 }
 
+static void local_names_go_along_with_what_a_comparison_brings(void **state)
+{
+	make_three_and_local_ones("along");
+	ino_t before = inode_at("n2", "along/a");
+	n2_misses("along", "c", "compared");
+	n1_gets_one_of_its_own("along");
+	comes_back_and_compares("n2");
+	in_sync();
+	all_have("n2", "along", "compared");
+	assert_true(inode_at("n2", "along/a") != before);
+	local_ones_are_names_of("along");
+	local_ones_go();
+}
+
+/* It has put the new content under names of its own when it dies; the next comparison goes on with that. */
+static void death_amid_a_comparison(void **state)
+{
+	make_three_and_local_ones("dies");
+	n2_misses("dies", "a", "compared");
+	hold(AT_OTHERS);
+	comes_back_and_compares("n2");
+	_cleanup_close_ int held = arrived(AT_OTHERS);
+	killed("n2", LAB_REPLICATOR);
+	assert_true(has("n2", "mine", "too", "compared") && !has("n2", "dies", "b", "compared"));
+	n1_gets_one_of_its_own("dies");
+	comes_back_and_compares("n2");
+	in_sync();
+	all_have("n2", "dies", "compared");
+	local_ones_are_names_of("dies");
+	local_ones_go();
+}
+
+/* What is under some of the names already is joined with the rest, whichever these are. */
+static void a_comparison_after_a_death(void **state)
+{
+	make_three_and_local_ones("rest");
+	started_to_be_held("n2");
+	hold(AT_ONE);
+	change("n1", "rest", "c", "in parts");
+	_cleanup_close_ int held = arrived(AT_ONE);
+	killed("n2", LAB_REPLICATOR);
+	n1_gets_one_of_its_own("rest");
+	comes_back_and_compares("n2");
+	in_sync();
+	all_have("n2", "rest", "in parts");
+	local_ones_are_names_of("rest");
+	local_ones_go();
+}
+
+static void local_names_move_amid_a_comparison(void **state)
+{
+	make_three_and_local_ones("amid");
+	n2_misses("amid", "b", "compared");
+	n1_gets_one_of_its_own("amid");
+	hold(AT_ONE);
+	comes_back_and_compares("n2");
+	int held = arrived(AT_ONE);
+	shell("n2", "cd mine && mv too to && mv deep/er too && mv to deep/er && ln deep/er more && ln too yet");
+	close(held);
+	in_sync();
+	all_have("n2", "amid", "compared");
+	local_ones_are_names_of("amid");
+	assert_true(inode_at("n2", "mine/more") == inode_at("n2", "amid/a") && inode_at("n2", "mine/yet") == inode_at("n2", "amid/a"));
+	local_ones_go();
+}
+
+/* What is one file here is two there, of one version: the second one parts, and what is local stays with the first. */
+static void names_of_two_files_part(void **state)
+{
+	make_three_and_local_ones("parts");
+	ino_t before = inode_at("n2", "parts/a");
+	killed("n2", LAB_REPLICATOR);
+	for (unsigned i = 0; i < lab_node_count(lab); i += 2) { /* past their mounts */
+		const char *node = lab_node_name(lab, i);
+		node_killed(node);
+		shell(node, "cd %s/parts && cp --preserve=all b t && mv t b && ln -f b c && touch -d @1700000000 .", lab_store(lab, node));
+		node_started(node);
+	}
+	comes_back_and_compares("n2");
+	in_sync();
+	assert_true(inode_at("n2", "parts/a") == before && inode_at("n2", "mine/too") == before);
+	assert_true(inode_at("n2", "parts/b") != before && inode_at("n2", "parts/b") == inode_at("n2", "parts/c"));
+	shell("n2", "rm -r mine");
+	shell("n1", "touch .");
+	everywhere_equal();
+}
+
+/* A file with one name there may be another one by now, and here somebody keeps the one before. */
+static void a_local_name_of_what_was_replaced_stays(void **state)
+{
+	strict_is_in_force();
+	save("n1", "once", "before");
+	in_sync();
+	shell("n2", "mkdir mine && ln once mine/once");
+	in_sync();
+	killed("n2", LAB_REPLICATOR);
+	shell("n1", "echo after > once.new && mv once.new once");
+	gets_text("n3", "once", "after\n");
+	comes_back_and_compares("n2");
+	gets_text("n2", "once", "after\n");
+	has_text("n2", "mine/once", "before");
+	shell("n2", "rm -r mine");
+	shell("n1", "touch .");
+	everywhere_equal();
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -437,6 +566,12 @@ int main(void)
 		cmocka_unit_test(a_change_of_the_nodes_own_amid_it),
 		cmocka_unit_test(a_name_that_cannot_be_looked_for),
 		cmocka_unit_test(local_names_are_none_that_a_comparison_counts),
+		cmocka_unit_test(local_names_go_along_with_what_a_comparison_brings),
+		cmocka_unit_test(death_amid_a_comparison),
+		cmocka_unit_test(a_comparison_after_a_death),
+		cmocka_unit_test(local_names_move_amid_a_comparison),
+		cmocka_unit_test(a_local_name_of_what_was_replaced_stays),
+		cmocka_unit_test(names_of_two_files_part),
 	};
 	nth_prepare();
 	int status = STORIES("names", ((struct lab_options){.nodes = 3, .local = "mine,mine/**"}), stories);

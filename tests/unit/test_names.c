@@ -80,6 +80,26 @@ static void all_names_of_a_file_are_found(void **state)
 	assert_string_equal(line_of(&n), "a d/b d/e/c ");
 }
 
+static int note_name(void *arg, int dir, const char *name, const char *path, size_t len)
+{
+	struct names *n = arg;
+	struct stat st;
+	assert_true(fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && strlen(path) == len);
+	n->bytes = realloc(n->bytes, n->len + len + 1);
+	memcpy(n->bytes + n->len, path, len + 1);
+	n->len += len + 1;
+	return strcmp(name, "c") == 0 ? -EIO : 0;
+}
+
+static void each_name_is_looked_at(void **state)
+{
+	struct tree *t = *state;
+	struct names n = {0};
+	int directories = 3;
+	assert_int_equal(names_look_at_each(t->fd, note_name, &n, goes_on, &directories), -EIO);
+	assert_string_equal(line_of(&n), "a d/b d/e/c d/other ");
+}
+
 static void a_search_ends_when_it_is_to(void **state)
 {
 	struct tree *t = *state;
@@ -143,6 +163,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(all_names_of_a_file_are_found, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(each_name_is_looked_at, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_search_ends_when_it_is_to, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(what_is_no_name_any_more_is_not_remembered, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(what_was_not_used_for_longest_is_forgotten, set_up, tear_down),

@@ -151,6 +151,18 @@ static void n3_takes_that_back(int64_t before)
 	everywhere_equal_below("held");
 }
 
+/* A file that is saved all the time is sealed every ten seconds only; that there is more to come is said meanwhile. */
+static void an_author_at_work_is_not_missed(void **state)
+{
+	make_directory("n1", "work");
+	in_sync();
+	int64_t until = counter("n3", "seals_taken") + 10;
+	for (int i = 0; i < 1000 && counter("n3", "seals_taken") < until; i++)
+		shell("n1", "date > work/log");
+	assert_true(counter("n3", "seals_taken") >= until);
+	assert_int_equal(counter("n3", "seal_missing"), 0);
+}
+
 static bool is_held_back(void *arg, char *seen)
 {
 	snprintf(seen, 512, "%u seals of held/b", held_back);
@@ -197,6 +209,7 @@ int main(void)
 		cmocka_unit_test(every_node_checks_what_an_author_signed),
 		cmocka_unit_test(a_content_altered_on_its_way_is_found_and_replaced),
 		cmocka_unit_test(rights_given_on_the_way_are_found),
+		cmocka_unit_test(an_author_at_work_is_not_missed),
 		cmocka_unit_test(what_a_relay_holds_back_is_missed),
 		cmocka_unit_test(what_a_relay_holds_back_once_is_missed),
 	};

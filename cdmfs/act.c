@@ -351,7 +351,7 @@ static int path_by_descriptor(struct fs *fs, uint64_t id, char *buf, size_t room
 int path_of_node(struct fs *fs, uint64_t id, char *buf, struct place_path *ret)
 {
 	struct node_path p = {0};
-	int r = inodes_path(fs->nodes, id, 0, buf, CDM_PATH_MAX - 1, &p);
+	int r = path_that_travels(fs, id, buf, CDM_PATH_MAX - 1, &p);
 
 	*ret = (struct place_path){.place = PLACE_NONE, .path = "", .len = 0};
 	if (r < 0)

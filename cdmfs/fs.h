@@ -224,6 +224,8 @@ bool removed_find(struct fs *fs, uint64_t id, struct stat *ret);
 int policy_reload(struct fs *fs, struct cdm_error *err);
 /* Does the path stay on this node (exclude or local patterns)? */
 bool policy_is_local(struct fs *fs, const char *path, size_t len);
+/* As inodes_path: of all names that are known of it the newest by which the others know it, too; the newest of all if each of them is local. */
+int path_that_travels(struct fs *fs, uint64_t id, char *buf, size_t room, struct node_path *ret);
 
 /* --- start-up check (check.c): record what changed since then without a record; known: what the journal has --- */
 int check_start(struct fs *fs, int64_t since_ns, const struct cdm_vector *known, struct cdm_error *err);

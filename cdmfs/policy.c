@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The set's policy on this node: what stays here, and whether people may write. */
 #include "cdmfs/fs.h"
+
+#include <errno.h>
 #include "common/log.h"
 
 int policy_reload(struct fs *fs, struct cdm_error *err)
@@ -28,4 +30,13 @@ bool policy_is_local(struct fs *fs, const char *path, size_t len)
 	local = cdm_filter_match(&fs->policy.exclude, path, len) || cdm_filter_match(&fs->policy.local, path, len);
 	pthread_rwlock_unlock(&fs->policy_lock);
 	return local;
+}
+
+int path_that_travels(struct fs *fs, uint64_t id, char *buf, size_t room, struct node_path *ret)
+{
+	int r = inodes_path(fs->nodes, id, 0, buf, room, ret);
+
+	for (unsigned which = 1; r == 0 && ret->place == PLACE_CONTENT && policy_is_local(fs, ret->path, ret->len); which++)
+		r = inodes_path(fs->nodes, id, which, buf, room, ret);
+	return r == -ENOENT ? inodes_path(fs->nodes, id, 0, buf, room, ret) : r;
 }

@@ -69,8 +69,9 @@ static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change
 	char *buf = malloc(CDM_PATH_MAX);
 	struct node_path p;
 
-	for (unsigned which = 1; buf && inodes_path(fs->nodes, id, which, buf, CDM_PATH_MAX, &p) == 0; which++) {
-		if (p.place != PLACE_CONTENT || policy_is_local(fs, p.path, p.len))
+	for (unsigned which = 0; buf && inodes_path(fs->nodes, id, which, buf, CDM_PATH_MAX, &p) == 0; which++) {
+		bool is_saved = p.len == saved->path_len && memcmp(p.path, saved->path, p.len) == 0;
+		if (is_saved || p.place != PLACE_CONTENT || policy_is_local(fs, p.path, p.len))
 			continue;
 		struct cdm_change c = {.op = CDM_OP_LINK, .flags = CDM_CH_LINKED, .path = saved->path, .path_len = saved->path_len,
 			.path2 = p.path, .path2_len = p.len, .parent2_mtime_ns = mtime_of_parent(fs, p.path, p.len), .handle = saved->handle, .version = saved->version,
@@ -102,14 +103,14 @@ static int find_name(struct fs *fs, const struct walk_entry *e, void *arg)
 /* The name it was opened by was removed, but it has another one that was never looked up: search. */
 static int name_of_node(struct fs *fs, uint64_t id, const struct stat *st, char *buf, struct node_path *p)
 {
-	int r = inodes_path(fs->nodes, id, 0, buf, CDM_PATH_MAX, p);
+	int r = path_that_travels(fs, id, buf, CDM_PATH_MAX, p);
 
 	if (r != -ENOENT || st->st_nlink == 0)
 		return r;
 	r = walk_tree(fs, "", 0, find_name, &id);
 	if (r != -ECANCELED)
 		return r < 0 ? r : -ENOENT;
-	return inodes_path(fs->nodes, id, 0, buf, CDM_PATH_MAX, p);
+	return path_that_travels(fs, id, buf, CDM_PATH_MAX, p);
 }
 
 static int save_open(struct fs *fs, const struct node *n, const struct dirty *d, int fd, char *buf)
@@ -173,7 +174,7 @@ static uint64_t parent_to_lock(struct fs *fs, uint64_t id, char *path_buf)
 	uint64_t parent;
 	const char *name;
 
-	if (!inodes_find(fs->nodes, id, &n) || !(n.flags & NODE_NEW) || inodes_path(fs->nodes, id, 0, path_buf, CDM_PATH_MAX, &p) < 0 ||
+	if (!inodes_find(fs->nodes, id, &n) || !(n.flags & NODE_NEW) || path_that_travels(fs, id, path_buf, CDM_PATH_MAX, &p) < 0 ||
 		p.place != PLACE_CONTENT)
 		return 0;
 	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, p.path, p.len, &name);

@@ -212,6 +212,26 @@ static void a_name_of_the_nodes_own_goes_with_it(void **state)
 	everywhere_equal();
 }
 
+/* What an author does to a file ships, whichever name he takes, and whichever was made last. */
+static void an_authors_own_names_hide_nothing(void **state)
+{
+	make_three("shown");
+	shell("n1", "mkdir -p mine && ln shown/b mine/link");
+	change("n1", "shown", "a", "by name1");
+	in_sync();
+	all_have("n2", "shown", "by name1");
+	change("n1", "mine", "link", "by name2");
+	in_sync();
+	all_have("n2", "shown", "by name2");
+	shell("n1", "chmod 604 mine/link");
+	in_sync();
+	shell("n2", "test $(stat -c %%a shown/c) = 604");
+	are_one_file("n2", "shown");
+	shell("n1", "rm -r mine");
+	shell("n1", "touch .");
+	everywhere_equal();
+}
+
 static void dies_at(const char *point, const char *dir)
 {
 	make_three(dir);
@@ -556,6 +576,7 @@ int main(void)
 		cmocka_unit_test(who_looks_finds_it_whole_under_every_name),
 		cmocka_unit_test(who_has_it_open_keeps_it),
 		cmocka_unit_test(a_name_of_the_nodes_own_goes_with_it),
+		cmocka_unit_test(an_authors_own_names_hide_nothing),
 		cmocka_unit_test(death_after_one_name),
 		cmocka_unit_test(death_before_the_last_name),
 		cmocka_unit_test(death_of_all_programs),

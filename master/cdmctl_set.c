@@ -243,6 +243,8 @@ static void print_rescan(const struct options *o, const char *node, const json_t
 	print_figure(a, "changed", "changed", "   ");
 	print_figure(a, "new", "new", "   ");
 	print_figure(a, "gone", "gone", "");
+	if (answer_number(a, "aside"))
+		print_figure(a, "aside", "   set aside before", o->dry_run ? "" : ", fetched again");
 	if (answer_number(a, "failed"))
 		print_figure(a, "failed", "   failed", "");
 	puts(o->dry_run ? " (dry run, nothing changed)" : strcmp(done, "journaled") == 0 ? "; made changes of it, which are sent"

@@ -15,6 +15,7 @@
 #define ENTRIES_MAX 256 /* the oldest goes: it is in the log */
 #define FILE_NAME ".cdmfs/quarantine"
 #define FILE_MAX (64u << 20)
+#define RAN_OVER_MARK "+" /* a line of its own */
 #define UNREAD_MARK "r" /* behind the path's digits: an odd number of characters */
 
 struct entry {
@@ -28,6 +29,7 @@ struct quarantine {
 	pthread_mutex_t lock;
 	struct entry entries[ENTRIES_MAX]; /* oldest first */
 	_Atomic size_t count;
+	bool ran_over;
 	int store_fd; /* -1: not loaded yet */
 };
 
@@ -81,6 +83,8 @@ static void unlock_and_store(struct quarantine *q)
 		pthread_mutex_unlock(&q->lock);
 		return;
 	}
+	if (q->ran_over)
+		fputs(RAN_OVER_MARK "\n", f);
 	for (size_t i = 0; i < q->count; i++) {
 		const struct entry *e = &q->entries[i];
 		for (size_t k = 0; k < e->len; k++)
@@ -105,6 +109,7 @@ static int hex_digit(char c)
 /* One line of the file; what is damaged is left out. */
 static void load_line(struct quarantine *q, const char *line, size_t len)
 {
+	q->ran_over |= len == 1 && line[0] == RAN_OVER_MARK[0];
 	const char *blank = memchr(line, ' ', len);
 	size_t n = blank ? (size_t)(blank - line) / 2 : 0;
 	bool unread = n && (blank - line) % 2;
@@ -162,8 +167,10 @@ static void add(struct quarantine *q, const char *path, size_t len, const char *
 	size_t i = find(q, path, len);
 	if (i < q->count)
 		drop(q, i);
-	if (q->count == ENTRIES_MAX)
+	if (q->count == ENTRIES_MAX) {
 		drop(q, 0);
+		q->ran_over = true;
+	}
 	struct entry *e = &q->entries[q->count++];
 	*e = (struct entry){.path = copy, .len = len, .unread = unread};
 	snprintf(e->reason, sizeof e->reason, "%s", reason);
@@ -222,6 +229,14 @@ bool quarantine_has_below(struct quarantine *q, const char *path, size_t len)
 		has |= is_at_or_below(&q->entries[i], path, len);
 	pthread_mutex_unlock(&q->lock);
 	return has;
+}
+
+bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len)
+{
+	pthread_mutex_lock(&q->lock);
+	bool may = q->ran_over;
+	pthread_mutex_unlock(&q->lock);
+	return may || quarantine_has_below(q, path, len);
 }
 
 bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len)

@@ -20,6 +20,8 @@ void quarantine_add_unread(struct quarantine *q, const char *path, size_t len, c
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len); /* it could be applied now */
 void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len); /* it, and what was below it, is gone */
 bool quarantine_has_below(struct quarantine *q, const char *path, size_t len);
+/* It, or the list once ran over, so that any path may have been on it (also told by the file, a line "+"; then for good). */
+bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len);
 bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len); /* it, or what is below it */
 typedef void quarantine_fn(void *arg, const char *path, size_t len);
 void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg); /* fn: under the list's lock */

@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include "replicator/quarantine.h"
 #include "replicator/view.h"
 
 #define FINDINGS_MAX 100000 /* told at once; what is beyond is found by the next rescan */
@@ -34,7 +35,7 @@ struct rescan {
 	struct unseen *unseen;
 	struct cdm_vector theirs, ours;
 	/* the walker's while it works */
-	uint64_t looked, counts[KINDS], failed;
+	uint64_t looked, counts[KINDS], aside, failed;
 	struct finding *findings;
 	size_t count, room;
 	bool again;
@@ -185,7 +186,11 @@ bool rescan_look(struct rescan *r, const char *path, size_t len, const struct en
 	r->looked += !r->again;
 	if (!ours) {
 		struct cdm_dot dot = theirs->stamp.content.dot;
-		if (has_version(theirs) && cdm_vector_covers(&r->ours, dot) && !unseen_went(r->unseen, path, len))
+		if (!has_version(theirs) || !cdm_vector_covers(&r->ours, dot) || unseen_went(r->unseen, path, len))
+			return false;
+		if (quarantine_may_have_below(r->set->quarantine, path, len)) /* our vector covers it, but it never came here: nobody removed it */
+			r->aside += !r->again;
+		else
 			find(r, GONE, path, len, theirs, NULL);
 		return false;
 	}
@@ -276,7 +281,7 @@ bool rescan_is_nowhere(const struct rescan *r)
 
 bool rescan_wants_repair(const struct rescan *r)
 {
-	return r->target && !r->dry && r->counts[CHANGED] + r->counts[GONE] > 0;
+	return !r->dry && (r->aside > 0 || (r->target && r->counts[CHANGED] + r->counts[GONE] > 0));
 }
 
 json_t *rescan_result(struct rescan *r)
@@ -284,7 +289,8 @@ json_t *rescan_result(struct rescan *r)
 	json_t *names = json_array();
 	for (size_t i = 0; i < r->count && i < NAMES_SHOWN; i++)
 		json_array_append_new(names, view_text(r->findings[i].path));
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "looked", (json_int_t)r->looked, "changed", (json_int_t)r->counts[CHANGED], "new",
-		(json_int_t)r->counts[FRESH], "gone", (json_int_t)r->counts[GONE], "failed", (json_int_t)r->failed, "names", names, "done",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "looked", (json_int_t)r->looked, "changed", (json_int_t)r->counts[CHANGED], "new",
+		(json_int_t)r->counts[FRESH], "gone", (json_int_t)r->counts[GONE], "aside", (json_int_t)r->aside, "failed", (json_int_t)r->failed, "names",
+		names, "done",
 		!r->count || r->dry ? "nothing" : r->target ? "repaired" : "journaled");
 }

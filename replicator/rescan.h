@@ -22,11 +22,11 @@ bool rescan_again(struct rescan *r, struct todo **ret_dirs);
 /* Walker. Tell the server; unless `dry`. */
 void rescan_tell(struct rescan *r, bool dry);
 
-/* Loop, when all is told: {"looked","changed","new","gone","names":[…],"failed","done":"nothing|journaled|repaired"}. */
+/* Loop, when all is told: {"looked","changed","new","gone","aside","names":[…],"failed","done":"nothing|journaled|repaired"}. */
 json_t *rescan_result(struct rescan *r);
 /* A path was asked for that nobody has. */
 bool rescan_is_nowhere(const struct rescan *r);
-/* Something was put aside: the trees must be compared to get it back. */
+/* Something was put aside, or set aside before (quarantine.h) and so never came: the trees must be compared to get it. */
 bool rescan_wants_repair(const struct rescan *r);
 
 #endif

@@ -55,6 +55,7 @@ struct resync_in {
 	uint64_t rejected;           /* how much the round before brought back */
 	bool clash, clash_tried;     /* directories in the way of other things: once they are gone, compare again, once */
 	bool keeps_own;              /* RESYNC_KEEP */
+	bool verify;                 /* RESYNC_VERIFY */
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
@@ -636,7 +637,8 @@ static void submit_removals(struct resync_in *in)
 		}
 		struct incoming *removal = removal_incoming(r, &in->shared.sender);
 		removal->decisive = in->shared.decisive;
-		removal->keeps_own = in->keeps_own;
+		/* After a conflict the sender may lack what nobody removed: a node between had set it aside, and its author has the only copy. */
+		removal->keeps_own = in->keeps_own || in->verify;
 		job_add(job, removal);
 		in->removed++;
 		count_up(&in->set->counters.resync_deleted, 1);
@@ -756,6 +758,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->serial = p->serial;
 	in->peer_number = p->number;
 	in->keeps_own = flags & RESYNC_KEEP;
+	in->verify = verify;
 	in->taken_ahead = doubt_taken_ahead(s);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;

@@ -7,6 +7,7 @@
 
 #define TIMEOUT_DEFAULT_S 60.0
 #define TIMEOUT_MAX_S (7 * 86400.0)
+#define BARRIER_MS 1000 /* a time-out that is shorter than the mount's answer waits so much longer for it: else --timeout 0 would never be good */
 
 struct wait {
 	struct node *node;
@@ -14,7 +15,7 @@ struct wait {
 	struct client *client;   /* NULL: cancelled, waits for its barrier only to be freed */
 	char *group, *only;      /* only these; NULL = all */
 	double min_percent;
-	bool fail_fast, has_upto, barrier_out;
+	bool fail_fast, has_upto, barrier_out, late; /* late: the time is up, and only the barrier is waited for */
 	struct cdm_vector upto;
 	int64_t start_ns;
 	struct cdm_timer *timer;
@@ -61,8 +62,8 @@ static void count_node(void *arg, const struct peer_state *p)
 	}
 	view_of(w->set, p, &v);
 	t->down += p->down || p->member->paused;
-	json_array_append_new(t->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason",
-		view_text(v.reason[0] ? v.reason : v.state)));
+	const char *why = !w->has_upto ? "the mount here has not told yet what is saved" : v.reason[0] && !(v.in_sync && v.proven_s) ? v.reason : v.state;
+	json_array_append_new(t->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason", view_text(why)));
 }
 
 /* The last change of this node that is waited for. */
@@ -121,7 +122,12 @@ static void timed_out(void *arg)
 {
 	struct wait *w = arg;
 	w->timer = NULL;
-	step(w, true);
+	if (w->barrier_out && !w->late) {
+		w->late = true;
+		w->timer = cdm_loop_after(w->node->loop, BARRIER_MS, timed_out, w);
+	} else {
+		step(w, true);
+	}
 }
 
 static void barrier_done(void *arg, int error, const struct cdm_vector *upto)
@@ -142,7 +148,7 @@ static void barrier_done(void *arg, int error, const struct cdm_vector *upto)
 	}
 	w->has_upto = true;
 	cdm_vector_copy(&w->upto, upto);
-	step(w, false);
+	step(w, w->late);
 }
 
 static void barrier_start(void *arg)

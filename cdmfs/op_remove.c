@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include "cdmfs/act.h"
 #include "cdmfs/save.h"
@@ -102,6 +103,9 @@ int conflict_keep(struct fs *fs, int fd, const char *path, size_t len, const str
 		r = keep_as(fs, fd, name);
 	}
 	if (r == 0) {
+		char at[64 + sizeof(name)]; /* its name may tell only the end of the path */
+		snprintf(at, sizeof(at), "/proc/self/fd/%d/%s", fs->store.conflicts_fd, name);
+		(void)lsetxattr(at, CDM_XATTR_KEPT, path, len, 0);
 		cdm_log(loser_kept, cdm_str("path", flat), cdm_str("kept", name));
 		return 0;
 	}

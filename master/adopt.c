@@ -64,9 +64,9 @@ void adopt_start(struct http_call *c, const struct model_node *node, const char 
 	all->count++;
 	if (c->req)
 		evhttp_connection_set_timeout(evhttp_request_get_connection(c->req), PATIENCE_S);
-	json_t *j = json_pack("{s:s, s:i, s:I, s:s, s:b, s:b, s:O?, s:O*, s:O*, s:O*}", "type", what, "v", 1, "request", (json_int_t)a->request, "set", set, "dry_run", c->dry,
+	json_t *j = json_pack("{s:s, s:i, s:I, s:s, s:b, s:b, s:O?, s:O*, s:O*, s:O*, s:O*, s:O*}", "type", what, "v", 1, "request", (json_int_t)a->request, "set", set, "dry_run", c->dry,
 		"delete", json_is_true(json_object_get(c->body, "delete")), "store", json_object_get(c->body, "store"), "path", json_object_get(c->body, "path"), "hold", json_object_get(c->body, "hold"), "approve",
-		json_object_get(c->body, "approve"));
+		json_object_get(c->body, "approve"), "action", json_object_get(c->body, "action"), "id", json_object_get(c->body, "id"));
 	agents_send(m->agents, node->number, j);
 }
 

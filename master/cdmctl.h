@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cdmctl.h — the command line of the HTTP API. cdmctl.c reads words and options by one table, cdmctl_http.c talks to the
- * master, cdmctl_run.c, cdmctl_set.c, cdmctl_section.c and cdmctl_hold.c do the commands. */
+ * master, cdmctl_run.c, cdmctl_set.c, cdmctl_section.c, cdmctl_hold.c and cdmctl_kept.c do the commands. */
 #ifndef MASTER_CDMCTL_H
 #define MASTER_CDMCTL_H
 
@@ -66,6 +66,13 @@ void print_set_cost(const json_t *cost); /* one line; nothing when nobody said w
 int run_hold_list(const struct command *c, const struct options *o);
 int run_hold_approve(const struct command *c, const struct options *o);
 int run_hold_reject(const struct command *c, const struct options *o);
+int run_conflict_list(const struct command *c, const struct options *o);
+int run_conflict_show(const struct command *c, const struct options *o);
+int run_conflict_take(const struct command *c, const struct options *o);
+int run_conflict_drop(const struct command *c, const struct options *o);
+int run_quarantine_list(const struct command *c, const struct options *o);
+int run_quarantine_retry(const struct command *c, const struct options *o);
+int run_quarantine_drop(const struct command *c, const struct options *o);
 int run_status(const struct command *c, const struct options *o);
 
 int report_usage(const char *hint, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

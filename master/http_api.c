@@ -156,6 +156,10 @@ static const struct field rescan_fields[] = {{.name = "node", .required = true},
 
 static const struct field scrub_fields[] = {{.name = "node", .required = true}, {0}};
 
+static const struct field conflicts_fields[] = {{.name = "node", .required = true}, {.name = "action", .words = "list show take drop", .required = true}, {.name = "id"}, {0}};
+
+static const struct field quarantine_fields[] = {{.name = "node", .required = true}, {.name = "action", .words = "list drop", .required = true}, {.name = "id"}, {0}};
+
 static void errand_post(struct http_call *c, const char *what, const struct field *fields)
 {
 	const struct model *m = registry_model(c->master->registry);
@@ -177,6 +181,8 @@ static void errand_post(struct http_call *c, const char *what, const struct fiel
 static void adopt_post(struct http_call *c) { errand_post(c, "adopt", adopt_fields); }
 static void rescan_post(struct http_call *c) { errand_post(c, "rescan", rescan_fields); }
 static void scrub_post(struct http_call *c) { errand_post(c, "scrub", scrub_fields); }
+static void conflicts_post(struct http_call *c) { errand_post(c, "conflicts", conflicts_fields); }
+static void quarantine_post(struct http_call *c) { errand_post(c, "quarantine", quarantine_fields); }
 
 /* --- holds ------------------------------------------------------------------------------------------------------ */
 
@@ -572,6 +578,8 @@ static const struct {
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/adopt", adopt_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/rescan", rescan_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/scrub", scrub_post},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/conflicts", conflicts_post},
+	{EVHTTP_REQ_POST, "/api/v1/sets/*/quarantine", quarantine_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/pause", pause_post},
 	{EVHTTP_REQ_POST, "/api/v1/sets/*/resume", resume_post},
 	{EVHTTP_REQ_GET, "/api/v1/sections", sections_get},

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include <xxhash.h>
 #include "common/io.h"
@@ -138,6 +139,14 @@ static void kept_name(const char *path, size_t len, struct cdm_version version, 
 	strcpy(out + at + n + 1, dot);
 }
 
+/* Its name may tell only the end of it. */
+static void remember_path(int dir, const char *name, const char *path, size_t len)
+{
+	char at[64 + CDM_NAME_LEN_MAX];
+	snprintf(at, sizeof at, "/proc/self/fd/%d/%s", dir, name);
+	(void)lsetxattr(at, CDM_XATTR_KEPT, path, len, 0); /* without it: kept.c takes what the name tells */
+}
+
 void conflict_keep_staged(struct publisher *pub, const char *staged, const char *path, size_t len, struct cdm_version version)
 {
 	char name[CDM_NAME_LEN_MAX + 1];
@@ -148,5 +157,6 @@ void conflict_keep_staged(struct publisher *pub, const char *staged, const char 
 		cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
 		return;
 	}
+	remember_path(pub->set->conflicts_fd, name, path, len);
 	conflict_report(pub, path, len, version, "received version");
 }

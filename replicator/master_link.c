@@ -215,6 +215,25 @@ static void take_decision(struct master_link *m, const json_t *message)
 		adopt_done(a, set_hold_decide(set, id, json_is_true(json_object_get(message, "approve"))));
 }
 
+/* {"type":"conflicts"} and {"type":"quarantine"}: looked at, or decided. */
+static void take_kept(struct master_link *m, const json_t *message, bool conflicts)
+{
+	const char *name = json_string_value(json_object_get(message, "set")), *action = json_string_value(json_object_get(message, "action"));
+	const char *id = json_string_value(json_object_get(message, "id"));
+	struct set *set = name ? node_set(m->node, name) : NULL;
+	bool dry = json_is_true(json_object_get(message, "dry_run"));
+	struct adoption *a = calloc(1, sizeof *a);
+	if (!a)
+		abort();
+	*a = (struct adoption){.node = m->node, .request = json_integer_value(json_object_get(message, "request"))};
+	if (!set || !action)
+		adopt_done(a, json_pack("{s:s, s:s}", "error", "this node's configuration has no such set", "hint", ""));
+	else if (conflicts)
+		set_conflicts(set, action, id ? id : "", dry, adopt_done, a);
+	else
+		set_quarantine(set, action, id ? id : "", dry, adopt_done, a);
+}
+
 /* {"type":"scrub"}: only its beginning is answered. */
 static void take_scrub(struct master_link *m, const json_t *message)
 {
@@ -258,6 +277,8 @@ static void take_message(struct master_link *m, const json_t *message)
 		take_errand(m, message, type[0] == 'r');
 	} else if (strcmp(type, "scrub") == 0) {
 		take_scrub(m, message);
+	} else if (strcmp(type, "conflicts") == 0 || strcmp(type, "quarantine") == 0) {
+		take_kept(m, message, type[0] == 'c');
 	} else if (strcmp(type, "hold") == 0) {
 		take_decision(m, message);
 	} else if (strcmp(type, "certificate") == 0) {

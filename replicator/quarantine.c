@@ -251,6 +251,27 @@ bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len)
 	return has;
 }
 
+void quarantine_each(struct quarantine *q, void (*fn)(void *arg, const struct set_aside *entry), void *arg)
+{
+	pthread_mutex_lock(&q->lock);
+	for (size_t i = 0; i < q->count; i++) {
+		const struct entry *e = &q->entries[i];
+		fn(arg, &(struct set_aside){.path = e->path, .len = e->len, .reason = e->reason, .unread = e->unread});
+	}
+	pthread_mutex_unlock(&q->lock);
+}
+
+void quarantine_give_up(struct quarantine *q, const char *path, size_t len)
+{
+	pthread_mutex_lock(&q->lock);
+	size_t i = find(q, path, len);
+	if (i < q->count) {
+		q->ran_over |= !q->entries[i].unread;
+		drop(q, i);
+	}
+	unlock_and_store(q);
+}
+
 void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg)
 {
 	pthread_mutex_lock(&q->lock);

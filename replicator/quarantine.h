@@ -25,6 +25,15 @@ bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t le
 bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len); /* it, or what is below it */
 typedef void quarantine_fn(void *arg, const char *path, size_t len);
 void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg); /* fn: under the list's lock */
+struct set_aside { /* borrowed */
+	const char *path;
+	size_t len;
+	const char *reason;
+	bool unread;
+};
+void quarantine_each(struct quarantine *q, void (*fn)(void *arg, const struct set_aside *entry), void *arg); /* fn: under the list's lock */
+/* Somebody decided that it is not waited for. It is lacking here all the same, so no missing name is taken for a removal any more (may_have_below). The applier. */
+void quarantine_give_up(struct quarantine *q, const char *path, size_t len);
 bool quarantine_find(struct quarantine *q, const char *path, size_t len, char *reason, size_t room);
 /* How many; with one or more a sentence about them. */
 size_t quarantine_describe(struct quarantine *q, char *out, size_t room);

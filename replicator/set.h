@@ -64,5 +64,11 @@ void set_adopt(struct set *s, const char *store, bool dry, bool remove, set_adop
 void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt_fn *done, void *arg);
 /* Compare all contents with a neighbour's, from now on (scrub.h): {"result":{"scrub":"begins|runs","with":"n1"}} or {"error","hint"}. */
 json_t *set_scrub(struct set *s);
+/* What lies in conflicts/ (kept.c). "list", or with an id: "show"; "take": saved under its path by this node, as by an author, and then removed from there;
+ * "drop": removed. dry: only checked. done: {"result":{"conflicts":[{"id","path","version","bytes","kept_s", …}],"count"}} or {"error","hint"}. */
+void set_conflicts(struct set *s, const char *action, const char *id, bool dry, set_adopt_fn *done, void *arg);
+/* What was set aside (set_aside.c). "list", or with an id: "drop", it is not waited for any more; to try it again is set_rescan's. done: {"result":{"quarantine":
+ * [{"id","path","reason","unread"}]}} or {"error","hint"}. */
+void set_quarantine(struct set *s, const char *action, const char *id, bool dry, set_adopt_fn *done, void *arg);
 
 #endif

@@ -20,6 +20,8 @@ static void writable(const char *dir)
 static void a_rescan_does_not_take_it_for_a_removal(void **state)
 {
 	_cleanup_free_ char *said = NULL;
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
 	make_directory("n1", "rescan");
 	everywhere_equal();
 	int64_t before = counter("n2", "quarantined");
@@ -39,7 +41,7 @@ static void a_rescan_does_not_take_it_for_a_removal(void **state)
 
 static bool is_at_n1(void)
 {
-	return shell_status("n1", NULL, "cat relay/only %s/.cdmfs/conflicts/* 2>/dev/null | grep -qx mine", lab_store(lab, "n1")) == 0;
+	return shell_status("n1", NULL, "cat relay/only %s/.cdmfs/conflicts/* 2>/dev/null | grep -q mine", lab_store(lab, "n1")) == 0;
 }
 
 /* Set aside by a relay: whoever is behind it never got it, and knows it by its vector. Its author, compared with such a node after a conflict, has the only copy. */
@@ -63,10 +65,117 @@ static void the_only_copy_is_kept_where_it_was_made(void **state)
 	assert_true(is_at_n1());
 }
 
+/* The first word of the line about this path on this node; "" if there is none. The caller frees. */
+static char *id_of(const char *noun, const char *where)
+{
+	char *said = NULL;
+	shell_status("n1", &said, "cdmctl %s list | grep -F '%s' | cut -d' ' -f1 | tr -d '\n'", noun, where);
+	return said;
+}
+
+static void it_is_listed_and_tried_again(void **state)
+{
+	make_directory("n1", "listed");
+	everywhere_equal();
+	int64_t before = counter("n2", "quarantined");
+	immutable("listed");
+	save("n1", "listed/new", "saved");
+	counts("n2", "quarantined", before + 1);
+	_cleanup_free_ char *id = id_of("quarantine", LAB_SET ":listed/new on n2: ");
+	shell("n1", "cdmctl quarantine list | grep -q '^%s .*Operation not permitted$'", id);
+	shell("n1", "cdmctl quarantine list --json | jq -e '.quarantine[] | select(.id == \"%s\") | .node == \"n2\" and .path == \"listed/new\"'", id);
+	writable("listed");
+	shell("n1", "cdmctl quarantine retry %s", id);
+	gets_text("n2", "listed/new", "saved");
+	everywhere_equal();
+	_cleanup_free_ char *none = id_of("quarantine", LAB_SET ":listed/new on n2: ");
+	assert_string_equal(none, "");
+}
+
+/* What is given up is lacking there, and that does not make a removal of it. */
+static void it_is_given_up(void **state)
+{
+	make_directory("n1", "given");
+	everywhere_equal();
+	int64_t before = counter("n2", "quarantined");
+	immutable("given");
+	save("n1", "given/up", "saved");
+	counts("n2", "quarantined", before + 1);
+	_cleanup_free_ char *id = id_of("quarantine", LAB_SET ":given/up on n2: ");
+	shell("n1", "cdmctl quarantine drop %s --dry-run && cdmctl quarantine drop %s", id, id);
+	assert_int_equal(shell_status("n1", NULL, "cdmctl quarantine drop %s", id), 1);
+	writable("given");
+	shell("n1", "cdmctl rescan " LAB_SET ":given --node n2");
+	gets_text("n2", "given/up", "saved");
+	has_text("n1", "given/up", "saved");
+	everywhere_equal();
+}
+
+/* Both save while n2 is alone; the one of the two that lost is at n1. With blanks, a percent sign and a newline in its name. */
+#define LOST "kept/a %2F\nb"
+static char *lost_at_n1(const char *text)
+{
+	killed("n2", LAB_REPLICATOR);
+	save("n1", LOST, text);
+	save("n2", LOST, "came later");
+	started("n2", LAB_REPLICATOR);
+	gets_text("n1", LOST, "came later");
+	everywhere_equal();
+	return id_of("conflict", " on n1  version n1:");
+}
+
+static void what_lost_is_taken(void **state)
+{
+	make_directory("n1", "kept");
+	everywhere_equal();
+	_cleanup_free_ char *id = lost_at_n1("lost");
+	shell("n1", "cdmctl conflict show %s | grep -q '^file, mode 06'", id);
+	shell("n1", "cat \"$(cdmctl conflict show %s --json | jq -r .file)\" | grep -q lost", id);
+	shell("n1", "cdmctl conflict take %s --dry-run", id);
+	has_text("n1", LOST, "came later");
+	shell("n1", "cdmctl conflict take %s", id);
+	gets_text("n2", LOST, "lost");
+	gets_text("n3", LOST, "lost");
+	everywhere_equal();
+	assert_int_equal(shell_status("n1", NULL, "cdmctl conflict show %s", id), 1);
+}
+
+static void or_dropped(void **state)
+{
+	_cleanup_free_ char *id = lost_at_n1("lost again");
+	int before = (int)kept_files("n1", "conflicts");
+	shell("n1", "cdmctl conflict drop %s", id);
+	assert_int_equal(kept_files("n1", "conflicts"), before - 1);
+	has_text("n1", LOST, "came later");
+	everywhere_equal();
+}
+
+/* A node that only receives has nothing to take it with. */
+static void who_only_receives_takes_nothing(void **state)
+{
+	_cleanup_free_ char *said = NULL, *id = lost_at_n1("lost once more");
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
+	administrator("set", "change", LAB_SET, "--both", "n2,n3", "--target", "n1", NULL);
+	comes_about("jq -e '.sets[0].role == \"target\"' %s/n1/state/routes.json", lab_dir(lab));
+	assert_int_equal(shell_status("n1", &said, "cdmctl conflict take %s 2>&1", id), 5);
+	if (!strstr(said, "only receives the set"))
+		fail_msg("%s", said);
+	shell("n1", "cdmctl conflict show %s", id);
+	has_text("n1", LOST, "came later");
+	administrator("set", "change", LAB_SET, "--both", "n1,n2,n3", NULL);
+	everywhere_equal();
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
 		cmocka_unit_test(a_rescan_does_not_take_it_for_a_removal),
+		cmocka_unit_test(it_is_listed_and_tried_again),
+		cmocka_unit_test(it_is_given_up),
+		cmocka_unit_test(what_lost_is_taken),
+		cmocka_unit_test(or_dropped),
+		cmocka_unit_test(who_only_receives_takes_nothing),
 		cmocka_unit_test(the_only_copy_is_kept_where_it_was_made),
 	};
 	stories_alter = true; /* n3 lacks what n1 signed */

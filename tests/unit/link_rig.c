@@ -204,6 +204,14 @@ void set_rescan(struct set *s, const char *path, size_t len, bool dry, set_adopt
 {
 	done(arg, json_object());
 }
+void set_conflicts(struct set *s, const char *action, const char *id, bool dry, set_adopt_fn *done, void *arg)
+{
+	done(arg, json_object());
+}
+void set_quarantine(struct set *s, const char *action, const char *id, bool dry, set_adopt_fn *done, void *arg)
+{
+	done(arg, json_object());
+}
 json_t *set_scrub(struct set *s)
 {
 	return json_pack("{s:{}}", "result");

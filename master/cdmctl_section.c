@@ -32,10 +32,10 @@ static void format_saved(uint64_t before, uint64_t after, char *out, size_t room
 static char *format_cost(const json_t *cost, char *out, size_t room)
 {
 	char bytes[32], saved[64];
-	uint64_t raw = figure(cost, "raw_bytes"), wire = figure(cost, "wire_bytes");
-	cdm_text_bytes(raw, bytes, sizeof bytes);
-	format_saved(raw, wire, saved, sizeof saved);
-	snprintf(out, room, !cost ? "" : raw ? "sent %s as %s" : "nothing sent", bytes, saved);
+	uint64_t offered = figure(cost, "offered_bytes"), wire = figure(cost, "wire_bytes");
+	cdm_text_bytes(offered, bytes, sizeof bytes);
+	format_saved(offered, wire, saved, sizeof saved);
+	snprintf(out, room, !cost ? "" : offered ? "sent %s as %s" : "nothing sent", bytes, saved);
 	return out;
 }
 

@@ -114,14 +114,15 @@ void live_lost(struct live *l, uint32_t number)
 	n->since_ms = master_now_ms();
 }
 
-static const char *const section_figures[] = {"raw_bytes", "compressed_bytes", "wire_bytes"};
-static const char *const set_figures[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
+/* What was offered comes first, what was sent last. */
+static const char *const section_figures[COST_FIGURES] = {"offered_bytes", "raw_bytes", "compressed_bytes", "wire_bytes"};
+static const char *const set_figures[COST_FIGURES] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
 
-/* All three of them, or not known. */
-static struct live_cost parse_cost(const json_t *said, const char *const figures[3])
+/* All of them, or not known. */
+static struct live_cost parse_cost(const json_t *said, const char *const figures[COST_FIGURES])
 {
 	struct live_cost cost = {.known = true};
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < COST_FIGURES && figures[i]; i++) {
 		const json_t *v = json_object_get(said, figures[i]);
 		cost.bytes[i] = json_integer_value(v);
 		cost.known &= json_is_integer(v) && cost.bytes[i] >= 0;
@@ -316,7 +317,7 @@ static void judge(const struct live *l, const struct model_node *n, const struct
 
 struct cost_sum {
 	size_t nodes;
-	int64_t bytes[3];
+	int64_t bytes[COST_FIGURES];
 };
 
 static void add_cost(struct cost_sum *sum, const struct live_cost *cost)
@@ -324,16 +325,21 @@ static void add_cost(struct cost_sum *sum, const struct live_cost *cost)
 	if (!cost->known)
 		return;
 	sum->nodes++;
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < COST_FIGURES; i++)
 		if (__builtin_add_overflow(sum->bytes[i], cost->bytes[i], &sum->bytes[i]))
 			sum->bytes[i] = INT64_MAX;
 }
 
-static json_t *cost_json(const struct cost_sum *sum, const char *const figures[3])
+static json_t *cost_json(const struct cost_sum *sum, const char *const figures[COST_FIGURES])
 {
 	json_t *j = sum->nodes ? json_pack("{s:I}", "nodes", (json_int_t)sum->nodes) : NULL;
-	for (int i = 0; j && i < 3; i++)
-		json_object_set_new(j, figures[i], json_integer(sum->bytes[i]));
+	int64_t offered = sum->bytes[0], sent = 0;
+	for (int i = 0; j && i < COST_FIGURES && figures[i]; i++) {
+		sent = sum->bytes[i];
+		json_object_set_new(j, figures[i], json_integer(sent));
+	}
+	if (j)
+		json_object_set_new(j, "saved_bytes", json_integer(offered > sent ? offered - sent : 0));
 	return j;
 }
 

@@ -8,9 +8,10 @@
 #define LIVE_LOST_MS 10000  /* a node is bypassed when its connection is lost for longer */
 #define LIVE_START_MS 30000 /* after the master's start nodes get this long to come back */
 
+#define COST_FIGURES 4
 struct live_cost { /* bytes, since the start of what sent them; a report that lacks one of the figures does not count */
 	bool known;
-	int64_t bytes[3]; /* of a section: raw, compressed, on the wire; of a set: offered, after deltas, sent */
+	int64_t bytes[COST_FIGURES]; /* of a section: offered, raw (after deltas), compressed, on the wire; of a set: offered, after deltas, sent */
 };
 struct live_node {
 	uint32_t number;
@@ -47,8 +48,8 @@ json_t *live_set_status(const struct live *l, const struct model *m, const struc
 /* When the first journal of the set's nodes is full at the pace of its last day, in seconds from now; -1: nobody knows. */
 double live_journal_full_s(const struct live *l, const struct model *m, const struct model_set *s);
 struct live_cost live_node_set_cost(const struct live_node *n, const char *set); /* what it last told of this set */
-/* What the connected nodes say it cost, added up: {"nodes":2,"raw_bytes","compressed_bytes","wire_bytes"} of a section,
- * {"nodes":2,"offered_bytes","after_delta_bytes","sent_bytes"} of a set. NULL: none of them says it. */
+/* What the connected nodes say it cost, added up: {"nodes":2,"offered_bytes","raw_bytes","compressed_bytes","wire_bytes","saved_bytes"} of a
+ * section, {"nodes":2,"offered_bytes","after_delta_bytes","sent_bytes","saved_bytes"} of a set. NULL: none of them says it. */
 json_t *live_section_cost(const struct live *l, const struct model *m, enum section which);
 json_t *live_set_cost(const struct live *l, const struct model *m, const struct model_set *s);
 /* Comparisons that wait for a decision: as the nodes told them, with "node". */

@@ -75,9 +75,9 @@ static void put_scrub_metrics(const struct master *master, FILE *f)
 
 static void put_section_costs(const struct master *master, FILE *f)
 {
-	static const char *const figures[] = {"raw", "compressed", "wire"};
+	static const char *const figures[COST_FIGURES] = {"offered", "raw", "compressed", "wire"};
 	const struct model *m = registry_model(master->registry);
-	for (int k = 0; k < 3; k++) {
+	for (int k = 0; k < COST_FIGURES; k++) {
 		fprintf(f, "# TYPE cdmfs_section_%s_bytes_total counter\n", figures[k]);
 		for (size_t i = 0; i < m->node_count; i++) {
 			const struct live_node *n = live_find(master->live, m->nodes[i].number);

@@ -194,6 +194,7 @@ static json_t *status_of(struct client *c, struct set *set)
 {
 	json_t *status = view_status(c->control->node, set), *stats = set_stats(set);
 	json_object_set_new(status, "cost", view_cost(stats));
+	json_object_set_new(status, "sections", view_sections(c->control->node));
 	json_decref(stats);
 	return status;
 }

@@ -23,6 +23,11 @@ void link_account(struct link *l)
 	l->accounted = sent;
 }
 
+void link_saved(struct link *l, uint64_t bytes)
+{
+	l->node->section_costs[l->section].delta_saved_bytes += bytes;
+}
+
 void links_account(struct node *node)
 {
 	for (size_t i = 0; i < node->link_count; i++)

@@ -23,6 +23,8 @@ void link_counters(const struct link *l, uint64_t *ret_sent, uint64_t *ret_recei
 void links_follow_sections(struct node *node);
 /* Put what the links sent since the last time into node->section_costs. */
 void links_account(struct node *node);
+/* So much content was not put into frames, for a delta or ranges stand for it. */
+void link_saved(struct link *l, uint64_t bytes);
 /* Say goodbye (ERROR "ending"), close; nothing is wrong. */
 void link_end(struct link *l, const char *why);
 

@@ -42,6 +42,7 @@ uint64_t section_rate(const struct section *s, int64_t wall_ns);
 
 /* What was sent over links of a class, of this process. */
 struct section_cost {
+	uint64_t delta_saved_bytes; /* of contents, which deltas and ranges made unnecessary */
 	uint64_t raw_bytes;        /* payload of the data plane's frames before compression … */
 	uint64_t compressed_bytes; /* … and as it was sent */
 	uint64_t wire_bytes;       /* all that went into the connections */

@@ -118,8 +118,10 @@ static void send_change(struct ship *ship, struct carried *k)
 	}
 	struct bytes head = {0};
 	carried_encode(k, &head);
-	if (k->kind == CONTENT_RANGES && k->size > k->content_bytes)
+	if (k->kind == CONTENT_RANGES && k->size > k->content_bytes) {
 		count_up(&ship_set(ship)->counters.ranges_saved_bytes, k->size - k->content_bytes);
+		link_saved(ship->peer->link, k->size - k->content_bytes);
+	}
 	if (k->flags & CARRIED_INLINE) {
 		bytes_put(&head, ship->content->pieces.data, ship->content->pieces.len);
 		content_digest(ship->content, bytes_add(&head, 16));
@@ -344,6 +346,7 @@ static void use_plan(struct ship *ship)
 	count_up(&ship_set(ship)->counters.deltas_sent, 1);
 	count_up(&ship_set(ship)->counters.deltas_passed_on, plan->received);
 	count_up(&ship_set(ship)->counters.delta_saved_bytes, whole - k->content_bytes);
+	link_saved(ship->peer->link, whole - k->content_bytes);
 }
 
 static struct delta_plan *take_plan(struct ship *ship)

@@ -269,14 +269,20 @@ static json_t *count_of(json_t *stats, const char *key)
 	return json_integer(json_integer_value(json_object_get(stats, key)));
 }
 
+static uint64_t saved(uint64_t offered, uint64_t sent)
+{
+	return offered > sent ? offered - sent : 0;
+}
+
 json_t *view_sections(struct node *node)
 {
 	json_t *all = json_object();
 	links_account(node);
 	for (unsigned i = 0; i < SECTION_CLASSES; i++) {
 		const struct section_cost *c = &node->section_costs[i];
-		json_object_set_new(all, section_name(i), json_pack("{s:I, s:I, s:I}", "raw_bytes", (json_int_t)c->raw_bytes, "compressed_bytes",
-			(json_int_t)c->compressed_bytes, "wire_bytes", (json_int_t)c->wire_bytes));
+		uint64_t offered = c->raw_bytes + c->delta_saved_bytes;
+		json_object_set_new(all, section_name(i), json_pack("{s:I, s:I, s:I, s:I, s:I}", "offered_bytes", (json_int_t)offered, "raw_bytes", (json_int_t)c->raw_bytes,
+			"compressed_bytes", (json_int_t)c->compressed_bytes, "wire_bytes", (json_int_t)c->wire_bytes, "saved_bytes", (json_int_t)saved(offered, c->wire_bytes)));
 	}
 	return all;
 }
@@ -287,6 +293,8 @@ json_t *view_cost(json_t *stats)
 	const char *const keys[] = {"offered_bytes", "after_delta_bytes", "sent_bytes"};
 	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
 		json_object_set_new(j, keys[i], count_of(stats, keys[i]));
+	json_object_set_new(j, "saved_bytes", json_integer((json_int_t)saved((uint64_t)json_integer_value(json_object_get(j, "offered_bytes")),
+		(uint64_t)json_integer_value(json_object_get(j, "sent_bytes")))));
 	return j;
 }
 

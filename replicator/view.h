@@ -21,7 +21,7 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 bool view_counts(const struct peer_state *p);
 
 json_t *view_status(struct node *node, struct set *set); /* internals.md 5 "status", without "open" and "end" */
-/* What went over links of each class: {"group":{"raw_bytes","compressed_bytes","wire_bytes"},…} */
+/* What went over links of each class: {"group":{"offered_bytes","raw_bytes" (after deltas),"compressed_bytes","wire_bytes","saved_bytes"},…} */
 json_t *view_sections(struct node *node);
 /* What the changes of the set with these statistics would have needed with all content, what was put into frames of it, and all that was sent for it. */
 json_t *view_cost(json_t *stats);

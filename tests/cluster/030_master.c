@@ -571,13 +571,21 @@ static json_t *figures(const char *a, json_int_t x, const char *b, json_int_t y,
 	return json_pack("{s:I, s:I, s:I}", a, x, b, y, c, z);
 }
 
+/* With `offered`, which comes first. */
+static json_t *section_figures(json_int_t offered, json_int_t raw, json_int_t compressed, json_int_t wire)
+{
+	json_t *j = figures("raw_bytes", raw, "compressed_bytes", compressed, "wire_bytes", wire);
+	json_object_set_new(j, "offered_bytes", json_integer(offered));
+	return j;
+}
+
 static void nodes_tell_what_it_costs(void **state)
 {
 	struct conn a;
 	json_int_t gib = 1 << 30;
 	assert_true(conn_open(&a, agents_port, cert1, key1));
 	hello(&a, "n1", 1);
-	tell_cost(&a, figures("raw_bytes", gib, "compressed_bytes", gib / 5, "wire_bytes", gib / 4), figures("raw_bytes", 100, "compressed_bytes", 90, "wire_bytes", 200),
+	tell_cost(&a, section_figures(gib, gib / 2, gib / 5, gib / 4), section_figures(100, 100, 90, 200),
 		figures("offered_bytes", 4 * gib, "after_delta_bytes", 2 * gib, "sent_bytes", gib));
 	comes_to_say("sent 1 GiB as 256 MiB, saved 75 %", true, "section", "show", "group", NULL);
 	comes_to_say("sent 100 B as 200 B\n", true, "section", "show", "region", NULL);
@@ -589,14 +597,19 @@ static void nodes_tell_what_it_costs(void **state)
 	json_t *j = ctl_json();
 	assert_int_equal(number_in(j, "cost", "offered_bytes"), 4 * gib);
 	assert_int_equal(number_in(j, "cost", "nodes"), 1);
+	assert_int_equal(number_in(j, "cost", "saved_bytes"), 3 * gib);
+	json_decref(j);
+	assert_int_equal(ctl("section", "show", "group", "--json", NULL), 0);
+	j = ctl_json();
+	assert_int_equal(number_in(j, "cost", "saved_bytes"), gib - gib / 4);
 	json_decref(j);
 	/* nonsense is not shown, and a figure without the others neither */
 	tell_cost(&a, json_pack("{s:s, s:i, s:i}", "raw_bytes", "much", "compressed_bytes", 1, "wire_bytes", 1),
-		figures("raw_bytes", -1, "compressed_bytes", 90, "wire_bytes", 200), json_pack("{s:i}", "offered_bytes", 7));
+		section_figures(100, -1, 90, 200), json_pack("{s:i}", "offered_bytes", 7));
 	comes_to_say("cost", false, "section", "list", "--json", NULL);
 	comes_to_say("cost", false, "set", "show", "www", NULL);
 	tell_cost(&a, json_pack("[i]", 1), json_null(), json_string("x"));
-	tell_cost(&a, figures("raw_bytes", 0, "compressed_bytes", 0, "wire_bytes", 0), json_null(), json_null());
+	tell_cost(&a, section_figures(0, 0, 0, 0), json_null(), json_null());
 	comes_to_say("nothing sent", true, "section", "show", "group", NULL);
 	conn_close(&a); /* its counts end with it */
 	comes_to_say("cost", false, "section", "show", "group", NULL);

@@ -71,6 +71,9 @@ static void text_shrinks_and_each_class_counts_for_itself(void **state)
 	assert_int_equal(sent("group", "wire_bytes"), 0);
 	assert_true(counter("n1", "sent_bytes") > 0);
 	assert_true(counter("n1", "offered_bytes") >= counter("n1", "after_delta_bytes"));
+	assert_true(sent("region", "offered_bytes") >= sent("region", "raw_bytes"));
+	assert_true(sent("region", "saved_bytes") > 0);
+	shell("n1", "cdmfs-stat %s --json | jq -e '.cost.saved_bytes > 0 and .sections.region.saved_bytes > 0'", LAB_SET);
 }
 
 static bool metrics_tell(void *arg, char *seen)

@@ -58,7 +58,7 @@ static const struct state {
 		STAT_NOT_IN_SYNC},
 	{"excluded", "excluded by '", "'", "excluded: never leaves this node", false, STAT_GOOD},
 	{"local", "local, by '", "'", "local: belongs to this node alone", false, STAT_GOOD},
-	{"quarantined", "quarantined: ", "", "quarantined", true, STAT_NOT_IN_SYNC},
+	{"quarantined", "quarantined ", "", "quarantined", true, STAT_NOT_IN_SYNC},
 	{"absent", "no such file here; ", "", "no such file here", false, STAT_FAILED},
 };
 

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/kept.h"
 #include "replicator/quarantine.h"
 #include "replicator/set_internal.h"
 #include "replicator/view.h"
@@ -89,6 +90,15 @@ static void add_version(json_t *o, const struct set *s, int fd, struct cdm_dot *
 	*ret_carrier = carrier_of(s, stamp.content.dot);
 }
 
+/* With the id that cdmctl quarantine takes. */
+static void say_set_aside(json_t *o, const struct set *s, const char *path, size_t len, const char *reason)
+{
+	char id[KEPT_ID_SIZE], detail[300];
+	kept_id('Q', s->node->id->number, path, len, id);
+	snprintf(detail, sizeof detail, "%s: %s", id, reason);
+	say(o, "quarantined", detail);
+}
+
 json_t *set_why(struct set *s, const char *path, size_t len, const json_t *open, struct cdm_dot *ret_carrier)
 {
 	json_t *o = json_object();
@@ -113,7 +123,7 @@ json_t *set_why(struct set *s, const char *path, size_t len, const json_t *open,
 	if (exists)
 		add_version(o, s, fd, ret_carrier);
 	if (quarantine_find(s->quarantine, path, len, reason, sizeof reason))
-		say(o, "quarantined", reason);
+		say_set_aside(o, s, path, len, reason);
 	else if (exists)
 		say(o, "shipped", "");
 	else

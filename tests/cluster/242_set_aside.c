@@ -84,6 +84,8 @@ static void it_is_listed_and_tried_again(void **state)
 	_cleanup_free_ char *id = id_of("quarantine", LAB_SET ":listed/new on n2: ");
 	shell("n1", "cdmctl quarantine list | grep -q '^%s .*Operation not permitted$'", id);
 	shell("n1", "cdmctl quarantine list --json | jq -e '.quarantine[] | select(.id == \"%s\") | .node == \"n2\" and .path == \"listed/new\"'", id);
+	_cleanup_free_ char *there = lab_path(lab, "n2", "listed/new");
+	shell("n2", "cdmfs-stat %s | grep -q 'quarantined %s: SAVE'", there, id);
 	writable("listed");
 	shell("n1", "cdmctl quarantine retry %s", id);
 	gets_text("n2", "listed/new", "saved");

@@ -16,6 +16,17 @@ static void writable(const char *dir)
 	shell("n2", "chattr -i %s/%s", lab_store(lab, "n2"), dir);
 }
 
+/* A new directory, immutable at n2, and a file in it that n2 sets aside. */
+static void set_aside(const char *dir, const char *file)
+{
+	make_directory("n1", dir);
+	everywhere_equal();
+	int64_t before = counter("n2", "quarantined");
+	immutable(dir);
+	save("n1", file, "saved");
+	counts("n2", "quarantined", before + 1);
+}
+
 /* Not while trees are compared there for another reason. The caller frees. */
 static bool is_rescanned(void *arg, char *seen)
 {
@@ -34,12 +45,7 @@ static void a_rescan_does_not_take_it_for_a_removal(void **state)
 	struct cdm_error err = CDM_ERROR_INIT;
 	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
 	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
-	make_directory("n1", "rescan");
-	everywhere_equal();
-	int64_t before = counter("n2", "quarantined");
-	immutable("rescan");
-	save("n1", "rescan/new", "saved");
-	counts("n2", "quarantined", before + 1);
+	set_aside("rescan", "rescan/new");
 	int r = lab_wait_for(is_rescanned, &said, STORY_MS, "a rescan", &err);
 	writable("rescan");
 	if (r < 0)
@@ -89,12 +95,7 @@ static char *id_of(const char *noun, const char *where)
 
 static void it_is_listed_and_tried_again(void **state)
 {
-	make_directory("n1", "listed");
-	everywhere_equal();
-	int64_t before = counter("n2", "quarantined");
-	immutable("listed");
-	save("n1", "listed/new", "saved");
-	counts("n2", "quarantined", before + 1);
+	set_aside("listed", "listed/new");
 	_cleanup_free_ char *id = id_of("quarantine", LAB_SET ":listed/new on n2: ");
 	shell("n1", "cdmctl quarantine list | grep -q '^%s .*Operation not permitted$'", id);
 	shell("n1", "cdmctl quarantine list --json | jq -e '.quarantine[] | select(.id == \"%s\") | .node == \"n2\" and .path == \"listed/new\"'", id);
@@ -112,12 +113,7 @@ static void it_is_listed_and_tried_again(void **state)
 /* What is given up is lacking there, and that does not make a removal of it. */
 static void it_is_given_up(void **state)
 {
-	make_directory("n1", "given");
-	everywhere_equal();
-	int64_t before = counter("n2", "quarantined");
-	immutable("given");
-	save("n1", "given/up", "saved");
-	counts("n2", "quarantined", before + 1);
+	set_aside("given", "given/up");
 	_cleanup_free_ char *id = id_of("quarantine", LAB_SET ":given/up on n2: ");
 	shell("n1", "cdmctl quarantine drop %s --dry-run && cdmctl quarantine drop %s", id, id);
 	assert_int_equal(shell_status("n1", NULL, "cdmctl quarantine drop %s", id), 1);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -294,6 +295,19 @@ int cdm_open_parent(int dirfd, const char *path, size_t len, const char **ret_na
 	return fd < 0 ? -errno : fd;
 }
 
+/* As copy_file_range, also from one filesystem to another. */
+static ssize_t copy_some(int from, loff_t *in, int to, loff_t *out, size_t len)
+{
+	ssize_t n = copy_file_range(from, in, to, out, len, 0);
+	if (n >= 0 || errno != EXDEV)
+		return n;
+	if (lseek(to, *out, SEEK_SET) < 0)
+		return -1;
+	n = sendfile(to, from, in, len);
+	*out += n > 0 ? n : 0;
+	return n;
+}
+
 int cdm_copy_file(int from, int to, uint64_t size)
 {
 	struct stat st;
@@ -306,7 +320,7 @@ int cdm_copy_file(int from, int to, uint64_t size)
 		off_t hole = lseek(from, data, SEEK_HOLE);
 		uint64_t end = hole < 0 || (uint64_t)hole > size ? size : (uint64_t)hole;
 		for (loff_t in = data, out = data; (uint64_t)in < end;) {
-			ssize_t n = copy_file_range(from, &in, to, &out, end - (uint64_t)in, 0);
+			ssize_t n = copy_some(from, &in, to, &out, end - (uint64_t)in);
 			if (n < 0)
 				return -errno;
 			if (!n)

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -182,27 +181,6 @@ static int copy_xattrs(int from, int to)
 	return 0;
 }
 
-/* From the store into the mount, which is another filesystem; holes stay holes. */
-static int copy_bytes(int from, int to, off_t size)
-{
-	off_t data = 0;
-	while ((data = lseek(from, data, SEEK_DATA)) >= 0 && data < size) {
-		off_t hole = lseek(from, data, SEEK_HOLE);
-		if (hole < 0 || lseek(to, data, SEEK_SET) < 0)
-			return -errno;
-		while (data < hole) {
-			ssize_t n = sendfile(to, from, &data, (size_t)(hole - data));
-			if (n < 0 && errno != EINTR)
-				return -errno;
-			if (n == 0)
-				return -EIO; /* it became shorter */
-		}
-	}
-	if (data < 0 && errno != ENXIO)
-		return -errno;
-	return ftruncate(to, size) < 0 ? -errno : 0;
-}
-
 static int copy_file(int conflicts, const struct kept_file *f, int dir, const char *as)
 {
 	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, f->st.st_mtim};
@@ -210,8 +188,8 @@ static int copy_file(int conflicts, const struct kept_file *f, int dir, const ch
 	_cleanup_close_ int to = from < 0 ? -1 : openat(dir, as, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (to < 0)
 		return -errno;
-	int r = copy_bytes(from, to, f->st.st_size);
-	if (r == 0 && (fchown(to, f->st.st_uid, f->st.st_gid) < 0 || fchmod(to, f->st.st_mode & 07777) < 0))
+	int r = cdm_copy_file(from, to, (uint64_t)f->st.st_size);
+	if (r == 0 && (ftruncate(to, f->st.st_size) < 0 || fchown(to, f->st.st_uid, f->st.st_gid) < 0 || fchmod(to, f->st.st_mode & 07777) < 0))
 		r = -errno;
 	if (r == 0)
 		r = copy_xattrs(from, to);

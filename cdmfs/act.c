@@ -133,6 +133,19 @@ int act_policy(struct act *a)
 
 /* --- journal --- */
 
+/* The record says what act_parent_after will set: who settles it by looking has nothing else to go by. What comes out of staging has its only
+ * directory as the second one of the call. */
+static void record_parents(const struct act *a, struct cdm_change *c)
+{
+	bool staged = a->an->call == CDM_CALL_RENAME && !c->path2_len;
+	int64_t before = a->parent_mtime_ns[staged], before2 = a->parent_mtime_ns[1];
+
+	if (c->parent_mtime_ns && c->parent_mtime_ns < before)
+		c->parent_mtime_ns = before;
+	if (c->parent2_mtime_ns && c->parent2_mtime_ns < before2)
+		c->parent2_mtime_ns = before2;
+}
+
 static int record_append(struct act *a, size_t i)
 {
 	struct cdm_change c;
@@ -140,6 +153,8 @@ static int record_append(struct act *a, size_t i)
 
 	if (r < 0)
 		return r;
+	if (i == 0)
+		record_parents(a, &c);
 	c.flags |= CDM_CH_RECEIVED;
 	c.request = a->rq->unique;
 	if (c.handle.len == 0 && a->an->record_count == 1)
@@ -224,12 +239,18 @@ void act_parent_after(struct act *a, unsigned which, int dirfd)
 	if (a->an) {
 		int64_t before = a->parent_mtime_ns[which];
 		int64_t told = which ? a->an->parent2_mtime_ns : a->an->parent_mtime_ns;
+		cdm_faultpoint("act.done_not_dated");
 		set_mtime(dirfd, told > before ? told : before);
 	} else if (which) {
 		a->c.parent2_mtime_ns = directory_mtime_ns(dirfd);
 	} else {
 		a->c.parent_mtime_ns = directory_mtime_ns(dirfd);
 	}
+}
+
+bool act_is_undated(const struct stat *directory)
+{
+	return directory->st_mtim.tv_sec == directory->st_ctim.tv_sec && directory->st_mtim.tv_nsec == directory->st_ctim.tv_nsec;
 }
 
 void act_keep_mtime(const struct object *moved)

@@ -37,6 +37,8 @@ int act_begin(struct act *a);
 /* Directory number which (0, 1) before and after: records its mtime, or sets it as announced. */
 void act_parent_before(struct act *a, unsigned which, int dirfd);
 void act_parent_after(struct act *a, unsigned which, int dirfd);
+/* A directory in which a name came or went, and nothing was set since: the kernel made its mtime and ctime the same. */
+bool act_is_undated(const struct stat *directory);
 /* After two names changed places: a directory that only moved keeps its mtime (for xfs its new ".." is a change of it). */
 void act_keep_mtime(const struct object *moved);
 /* Put the record's version (announced: the announced one) into the subject's stamp: as content, as attributes, or both. */

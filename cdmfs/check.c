@@ -2,11 +2,13 @@
 /* The start-up check (promise 1): after an end that lost the journal's tail the store may hold changes that no record tells of. Everything
  * changed since the last mark becomes a new version under the new incarnation. Serving goes on meanwhile; the replicator waits. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
+#include "cdmfs/act.h"
 #include "cdmfs/save.h"
 #include "cdmfs/walk.h"
 #include "common/faultpoint.h"
@@ -15,6 +17,7 @@
 
 #define CHECK_FILE "check" /* in RUN/SET while it is not over: since when, what the journal knew, what was synced */
 #define CHECK_FILE_MAX (64u << 20)
+#define DOUBT_FILE "doubt" /* in .cdmfs: the replicator is to compare trees (replicator/doubt.c) */
 
 struct check {
 	struct fs *fs;
@@ -26,6 +29,7 @@ struct check {
 	int64_t since_ns;
 	struct cdm_vector known; /* what the journal still knew */
 	uint64_t files, found;
+	bool undated; /* a directory of a pure target is, left so amid a received change: when that comes again its older mtime does not count */
 };
 
 /* A directory or special file that the journal knows: only its attributes may have changed unseen, and only those that were set here need to be
@@ -57,6 +61,19 @@ static int check_known(struct check *c, const struct walk_entry *e)
 	return r < 0 ? r : 1;
 }
 
+/* Whoever left a directory so, the others have its mtime from us: as of a name that they never had, and that is gone. */
+static int tell_mtime(struct check *c, const struct walk_entry *e)
+{
+	_cleanup_free_ char *path = NULL;
+	int len = asprintf(&path, "%s/.undated", e->path);
+	struct cdm_change change = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECOVERED, .path = path, .path_len = len < 0 ? 0 : (size_t)len,
+		.parent_mtime_ns = e->st->st_mtim.tv_sec * 1000000000ll + e->st->st_mtim.tv_nsec};
+
+	if (len < 0 || change.path_len >= CDM_PATH_MAX)
+		return 0; /* nothing has a name below it either */
+	return cdm_journal_put(c->fs->journal, &change);
+}
+
 static int check_entry(struct fs *fs, const struct walk_entry *e, void *arg)
 {
 	struct check *c = arg;
@@ -68,10 +85,14 @@ static int check_entry(struct fs *fs, const struct walk_entry *e, void *arg)
 	c->files++;
 	if (ctime_ns < c->since_ns)
 		return 0;
+	bool undated = S_ISDIR(e->st->st_mode) && act_is_undated(e->st), read_only = atomic_load(&fs->read_only);
+	c->undated |= undated && read_only;
 	pthread_rwlock_rdlock(&fs->tree);
 	r = check_known(c, e);
 	if (r == 0)
 		r = save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_RECOVERED, &c->known);
+	if (r >= 0 && undated && !read_only && !policy_is_local(fs, e->path, e->len))
+		r = tell_mtime(c, e);
 	pthread_rwlock_unlock(&fs->tree);
 	if (r >= 0)
 		c->found++;
@@ -93,6 +114,18 @@ static void tell_incarnation(struct check *c)
 	}
 }
 
+/* A source tells the others what it found; a pure target has its directories as they were told, and those are told by its parent. */
+static int have_trees_compared(const struct check *c)
+{
+	struct stat root;
+	bool undated = c->undated || (fstat(c->fs->store.root_fd, &root) == 0 && root.st_ctim.tv_sec >= c->since_ns / 1000000000 && act_is_undated(&root));
+
+	if (!undated || !atomic_load(&c->fs->read_only))
+		return 0;
+	_cleanup_close_ int fd = openat(c->fs->store.meta_fd, DOUBT_FILE, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	return fd < 0 ? -errno : 0;
+}
+
 static void *check_thread(void *arg)
 {
 	struct check *c = arg;
@@ -101,6 +134,8 @@ static void *check_thread(void *arg)
 
 	prctl(PR_SET_NAME, "cdmfs-check");
 	r = walk_tree(c->fs, "", 0, check_entry, c);
+	if (r == 0)
+		r = have_trees_compared(c);
 	if (r < 0 && r != -ECANCELED) {
 		cdm_fail(&err, -r, "check the store after an unclean end");
 		cdm_log_err(check_failed, &err);

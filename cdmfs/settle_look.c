@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "cdmfs/act.h"
 #include "common/io.h"
+#include "common/log.h"
 
 struct spot { /* a path of a record, looked at */
 	char *path;
@@ -72,6 +73,19 @@ static int64_t mtime_of(int fd)
 	return fd < 0 || fstat(fd, &st) < 0 ? 0 : st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 }
 
+/* The directory in which the record's change was made: ours is told with it. Somebody else's says what mtime it leaves there, which is still to be set if
+ * the server died before that. */
+static void directory_changed(struct cdm_change *c, int dirfd, int64_t *mtime_ns)
+{
+	struct stat st;
+	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, cdm_time_of(*mtime_ns)};
+
+	if (!(c->flags & CDM_CH_RECEIVED))
+		*mtime_ns = mtime_of(dirfd);
+	else if (dirfd >= 0 && *mtime_ns && fstat(dirfd, &st) == 0 && act_is_undated(&st) && utimensat(dirfd, "", ts, AT_EMPTY_PATH) < 0)
+		cdm_debug("set the mtime of the directory of %.*s: %m", (int)c->path_len, c->path);
+}
+
 /* --- made: create, mkdir, symlink, mknod, and a received save --- */
 
 static int look_made(struct fs *fs, struct cdm_change *c)
@@ -94,7 +108,6 @@ static int look_made(struct fs *fs, struct cdm_change *c)
 	}
 	if (r == 0 && !received) {
 		result_from(c, &s.o, &stamp);
-		c->parent_mtime_ns = mtime_of(s.dirfd);
 		r = inodes_see(fs->nodes, &(struct node_seen){.id = s.o.id, .parent = s.dir_id, .name = s.name, .name_len = s.name_len,
 			.handle = &s.o.handle, .type = s.o.st.st_mode & S_IFMT, .flags = c->op == CDM_OP_CREATE ? NODE_NEW : 0});
 		if (c->op == CDM_OP_MKDIR)
@@ -102,6 +115,8 @@ static int look_made(struct fs *fs, struct cdm_change *c)
 		if (r == 0 && c->op == CDM_OP_CREATE)
 			r = inodes_dirty_add(fs->nodes, s.o.id, &(struct dirty_add){.whole = true});
 	}
+	if (r == 0)
+		directory_changed(c, s.dirfd, &c->parent_mtime_ns);
 	spot_fini(&s);
 	return r < 0 ? r : 0;
 }
@@ -132,7 +147,7 @@ static int look_removed(struct fs *fs, struct cdm_change *c)
 		r = 0; /* even the directory is gone */
 	if (r == 0 && c->handle.len && s.dirfd >= 0) {
 		name_lost(fs, inodes_id(&c->handle), &s);
-		c->parent_mtime_ns = mtime_of(s.dirfd);
+		directory_changed(c, s.dirfd, &c->parent_mtime_ns);
 	}
 	spot_fini(&s);
 	return r;
@@ -175,8 +190,8 @@ static int look_renamed(struct fs *fs, struct cdm_change *c)
 		r = -ECANCELED;
 	if (r == 0) {
 		moved_in_table(fs, &from, &to);
-		c->parent_mtime_ns = mtime_of(from.dirfd);
-		c->parent2_mtime_ns = mtime_of(to.dirfd);
+		directory_changed(c, from.dirfd, &c->parent_mtime_ns);
+		directory_changed(c, to.dirfd, &c->parent2_mtime_ns);
 	} else {
 		unkeep(fs, &to);
 	}
@@ -209,7 +224,7 @@ static int look_linked(struct fs *fs, struct cdm_change *c)
 		orphan_name(to.o.id, orphan);
 		if (faccessat(fs->store.orphans_fd, orphan, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 			inodes_flags(fs->nodes, to.o.id, 0, NODE_ORPHAN | NODE_CONFLICT);
-		c->parent2_mtime_ns = mtime_of(to.dirfd);
+		directory_changed(c, to.dirfd, &c->parent2_mtime_ns);
 		note_linked(fs, c, to.o.id);
 	}
 	spot_fini(&to);

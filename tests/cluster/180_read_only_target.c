@@ -75,15 +75,20 @@ static void swap_and_backup_files_stay_where_they_are(void **state)
 	absent("n2", "page.html");
 }
 
+static void its_power_is_cut(const char *node)
+{
+	node_killed(node);
+	shell("n1", "cd / && umount -l %s %s/full %s; rm -rf %s/*", lab_mount(lab, node), lab_run_dir(lab, node), lab_run_dir(lab, node), lab_run_dir(lab, node));
+}
+
 /* What its start-up check finds a pure target must not send: it has no right to. */
 static void its_power_is_pulled(void **state)
 {
 	shell("n1", "mkdir -p pulled/sub && for i in $(seq 50); do echo $i > pulled/file-$i; done && ln -s file-1 pulled/link");
 	in_sync();
 	shell("n1", "for i in $(seq 30); do echo again > pulled/file-$i; done && rm pulled/file-5?; mkdir pulled/new && echo x > pulled/new/file");
-	node_killed("n2");
-	shell("n1", "cd / && umount -l %s %s/full %s; rm -rf %s/*; echo while-it-is-off > %s/pulled/file-40", lab_mount(lab, "n2"), lab_run_dir(lab, "n2"),
-		lab_run_dir(lab, "n2"), lab_run_dir(lab, "n2"), lab_mount(lab, "n1"));
+	its_power_is_cut("n2");
+	save("n1", "pulled/file-40", "while-it-is-off\n");
 	node_started("n2");
 	in_sync();
 	has_text("n2", "pulled/file-1", "again\n");
@@ -94,6 +99,31 @@ static void its_power_is_pulled(void **state)
 	everywhere_equal_below("pulled");
 }
 
+/* What was published there, but not the mtime of its directory. */
+static void its_power_is_pulled_amid_a_change(void **state)
+{
+	shell("n1", "mkdir -p amid/sub && echo x > amid/file");
+	in_sync();
+	its_power_is_cut("n2");
+	shell("n1", "cd %s && touch . amid amid/sub", lab_store(lab, "n2"));
+	node_started("n2");
+	in_sync();
+	everywhere_equal_below("amid");
+	shell("n2", "test \"$(stat -c %%y .)\" = \"$(stat -c %%y %s)\"", lab_mount(lab, "n1"));
+}
+
+/* Nobody else has it. */
+static void the_sources_power_is_pulled_amid_a_change(void **state)
+{
+	shell("n1", "mkdir -p there/sub && echo x > there/file");
+	in_sync();
+	its_power_is_cut("n1");
+	shell("n2", "cd %s && touch there there/sub", lab_store(lab, "n1"));
+	node_started("n1");
+	in_sync();
+	everywhere_equal_below("there");
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -102,6 +132,8 @@ int main(void)
 		cmocka_unit_test(local_paths_belong_to_the_node),
 		cmocka_unit_test(swap_and_backup_files_stay_where_they_are),
 		cmocka_unit_test(its_power_is_pulled),
+		cmocka_unit_test(its_power_is_pulled_amid_a_change),
+		cmocka_unit_test(the_sources_power_is_pulled_amid_a_change),
 	};
 	return STORIES("read_only",
 		((struct lab_options){.nodes = 3, .sources = "n1", .exclude = "*.bak", .local = "cache/**,config.local.php"}), stories);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 340_crash_points — replicators die at each named point of receiving, staging, publishing and checkpoints, again and again, while authors work:
- * nothing is lost, nothing is done twice, all end equal. (The mount's points: 014, the journal's: test_journal_kill.) */
+/* 340_crash_points — replicators die at each named point of receiving, staging, publishing and checkpoints, again and again, while authors work, and
+ * servers amid what a replicator publishes: nothing is lost, nothing is done twice, all end equal. (The mount's other points: 014, the journal's:
+ * test_journal_kill.) */
 #include "tests/cluster/story.h"
 
 #include <fcntl.h>
@@ -66,6 +67,30 @@ static void die_at(const char *point)
 	}
 }
 
+static bool has_come(void *arg, char *seen)
+{
+	snprintf(seen, 512, "no server has come to %s", (const char *)arg);
+	return access(point_file, F_OK) < 0;
+}
+
+/* Its holder starts it again. Nothing comes after it that would tell of that directory once more. */
+static void before_a_directory_has_its_time(void **state)
+{
+	static const char *const changes[] = {"mkdir new", "rmdir old", "rm file", "mv file moved", "mv file old/", "mv file over", "ln file linked",
+		"ln -s file link", "echo x > saved", "mkdir new && echo x > new/file"};
+	struct cdm_error err = CDM_ERROR_INIT;
+	char point[] = "act.done_not_dated";
+	for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+		shell("n1", "mkdir -p time-%zu/old && cd time-%zu && echo x > file && echo y > over", i, i);
+		in_sync();
+		arm(point, 1);
+		shell("n1", "cd time-%zu && %s", i, changes[i]);
+		if (lab_wait_for(has_come, point, STORY_MS, "the death of a server", &err) < 0)
+			fail_msg("%s: %s", changes[i], err.text);
+		everywhere_equal();
+	}
+}
+
 static void before_a_batch_is_applied(void **state) { die_at("receive.batch_whole_not_applied"); }
 static void before_what_is_staged_is_published(void **state) { die_at("stage.made_not_published"); }
 static void before_a_call_that_is_announced(void **state) { die_at("publish.announced_not_called"); }
@@ -80,6 +105,7 @@ int main(void)
 		cmocka_unit_test(before_a_call_that_is_announced),
 		cmocka_unit_test(after_a_call_that_was_announced),
 		cmocka_unit_test(before_the_mark_of_a_checkpoint),
+		cmocka_unit_test(before_a_directory_has_its_time),
 	};
 	snprintf(point_file, sizeof point_file, "/tmp/cdmfs-crash-point-%d", getpid());
 	setenv("CDMFS_FAULTPOINT_FILE", point_file, 1);

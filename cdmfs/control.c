@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Control and status by extended attributes (docs/internals.md 2): of the full mount's root, and user.cdmfs.status of any file. */
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,20 @@
 
 /* --- set --- */
 
-/* A received change that was so here already: what it speaks of is looked up now, while no name can change. Where that is not (any
+/* Content that could not be published here is kept for those who follow this node (replicator/aside.h). */
+static bool lies_aside(struct fs *fs, struct cdm_change *c)
+{
+	struct cdm_stamp stamp;
+	char dot[64], name[80];
+
+	cdm_dot_format(c->version.dot, dot);
+	snprintf(name, sizeof(name), "aside/%s", dot);
+	_cleanup_close_ int fd = openat(fs->store.meta_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd >= 0 && cdm_handle_get(fs->store.meta_fd, name, &c->handle) == 0 && cdm_stamp_get(fd, &stamp) == 0 &&
+		cdm_dot_equal(stamp.content.dot, c->version.dot);
+}
+
+/* A received change that was so here already, or cannot be done here: what it speaks of is looked up now, while no name can change. Where that is not (any
  * more) what the change says, it is superseded. */
 static int put_done(struct fs *fs, struct cdm_change *c)
 {
@@ -44,7 +58,7 @@ static int put_done(struct fs *fs, struct cdm_change *c)
 			stamp = (struct cdm_stamp){0};
 	}
 	same = o.fd >= 0 && S_ISREG(o.st.st_mode) && cdm_dot_equal(stamp.content.dot, c->version.dot);
-	if (c->op == CDM_OP_SAVE && !same) {
+	if (c->op == CDM_OP_SAVE && !same && !lies_aside(fs, c)) {
 		c->op = CDM_OP_SKIP;
 		c->flags = CDM_CH_RECEIVED;
 		c->range_count = 0;

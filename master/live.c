@@ -288,7 +288,8 @@ static void judge(const struct live *l, const struct model_node *n, const struct
 	const json_t *status = ln ? json_object_get(ln->sets, s->name) : NULL;
 	const char *state = text_of(status, "state");
 	struct cdm_vector durable = {0};
-	bool has_all = status && cdm_vector_parse(text_of(status, "durable"), &durable) == 0 && cdm_vector_covers_all(&durable, all);
+	bool has_all = status && cdm_vector_parse(text_of(status, "durable"), &durable) == 0 && cdm_vector_covers_all(&durable, all) &&
+		strcmp(text_of(status, "reason_code"), "quarantined") != 0;
 	cdm_vector_fini(&durable);
 	*j = (struct judged){.state = has_all ? "in sync" : "behind", .code = text_of(status, "reason_code")};
 	snprintf(j->reason, sizeof j->reason, "%s", text_of(status, "reason"));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
 #include "replicator/publish_ops.h"
+#include "replicator/aside.h"
 #include "replicator/base.h"
 #include "replicator/names.h"
 #include "replicator/quarantine.h"
@@ -381,7 +382,8 @@ static void add_skip(struct publisher *pub, struct incoming *in)
 	count_up(&pub->set->counters.skipped, 1);
 }
 
-/* What is so already here is news for who follows this node: he may have come to our state by another way, or be behind it. */
+/* What is so already here is news for who follows this node: he may have come to our state by another way, or be behind it. So is what cannot be done
+ * here: it may well be done there. */
 static void add_done(struct publisher *pub, struct incoming *in)
 {
 	struct cdm_change c = record_of(pub, in);
@@ -464,17 +466,33 @@ static bool wait_for_mount(struct publisher *pub)
 	return true;
 }
 
+/* The name that is as the change says, or lacks that: the new one of two. */
+static const char *name_of(const struct cdm_change *c, size_t *ret_len)
+{
+	*ret_len = c->path2_len ? c->path2_len : c->path_len;
+	return c->path2_len ? c->path2 : c->path;
+}
+
 static void quarantine(struct publisher *pub, struct incoming *in, int r, struct cdm_error *err)
 {
 	char dot[64], path[512];
+	size_t len;
 	const struct cdm_change *c = &in->carried.change;
+	const char *name = name_of(c, &len);
 	cdm_dot_format(c->dot, dot);
-	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 500 ? c->path_len : 500), c->path);
+	snprintf(path, sizeof path, "%.*s", (int)(len < 500 ? len : 500), name);
 	if (!err->number)
 		cdm_fail(err, -r, "%s %s", cdm_op_name(c->op), path);
 	cdm_log_err(quarantined, err, cdm_str("set", set_name(pub->set)), cdm_str("change", dot), cdm_str("path", path));
-	quarantine_add(pub->set->quarantine, c->path, c->path_len, err->text);
+	quarantine_add(pub->set->quarantine, name, len, err->text);
 	count_up(&pub->set->counters.quarantined, 1);
+}
+
+static void resolve(struct publisher *pub, const struct cdm_change *c)
+{
+	size_t len;
+	const char *name = name_of(c, &len);
+	quarantine_resolve(pub->set->quarantine, name, len);
 }
 
 static void record_again(struct publisher *pub, const struct cdm_change *c)
@@ -541,7 +559,7 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		if (r == APPLIED) {
 			if (!in->resync) /* its dot is a ticket */
 				history_note(pub->history, &in->carried.change);
-			quarantine_resolve(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
+			resolve(pub, &in->carried.change);
 			count_up(&pub->set->counters.applied, 1);
 			return true;
 		}
@@ -551,9 +569,10 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		}
 		if (r == APPLY_NOTHING && (in->carried.change.op == CDM_OP_UNLINK || in->carried.change.op == CDM_OP_RMDIR)) /* it never came here */
 			quarantine_resolve_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
-		if (r != APPLY_SKIP && r != APPLY_NOTHING)
+		bool aside = r != APPLY_SKIP && r != APPLY_NOTHING;
+		if (aside)
 			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
-		if (!in->resync && r == APPLY_NOTHING)
+		if (!in->resync && (r == APPLY_NOTHING || (aside && aside_keep(pub, in))))
 			add_done(pub, in);
 		else if (!in->resync)
 			add_skip(pub, in);
@@ -680,8 +699,11 @@ static void job_work(void *arg)
 	if (job->broken)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
+	if (job->compared && !job->broken)
+		quarantine_compared(pub->set->quarantine, job->aside_before);
 	conflict_tidy(pub);
 	several_tidy(pub);
+	aside_tidy(pub);
 	publisher_forget_dirs(pub);
 	pub->job = NULL;
 }
@@ -726,7 +748,7 @@ struct publisher *publisher_new(struct set *s)
 	pub->history = history_new();
 	pub->full_fd = pub->content_fd = pub->staging_fd = -1;
 	pub->known_names = known_names_new();
-	pub->several_left = true; /* there may be some of an earlier run */
+	pub->several_left = pub->aside_left = true; /* there may be some of an earlier run */
 	pub->staged_number = (uint64_t)cdm_wall_ns() >> 20; /* names of an earlier run must not come again */
 	pthread_mutex_init(&pub->calling, NULL);
 	pthread_mutex_init(&pub->lock, NULL);

@@ -61,6 +61,8 @@ struct job { /* one batch for the applier */
 	struct odd odd[ODD_MAX];
 	size_t odd_count;
 	bool odd_surely; /* compare, whatever their authors knew */
+	bool compared;                 /* the last one of a comparison of trees: all that differed was tried, and nothing is lacking here but what was … */
+	uint64_t aside_before;         /* … set aside since (quarantine_number) */
 	bool broken;                   /* not applied to its end: its peer must send again from what is applied */
 	void (*done)(struct job *job); /* on the loop; owns the job then. NULL: acknowledge and free */
 	void *arg;
@@ -128,6 +130,7 @@ struct publisher {
 	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */
 	size_t broken_next;
 	uint64_t staged_number;      /* for names of things that are staged here */
+	bool aside_left;             /* there may be something in aside/ (aside.h) */
 	bool several_left;           /* there may be STAGING_SEVERAL files (publish_names.c) */
 	struct known_names *known_names; /* of files with several */
 

@@ -22,6 +22,7 @@ struct entry {
 	char *path;
 	size_t len;
 	bool unread;
+	uint64_t number; /* of its addition */
 	char reason[256];
 };
 
@@ -29,7 +30,9 @@ struct quarantine {
 	pthread_mutex_t lock;
 	struct entry entries[ENTRIES_MAX]; /* oldest first */
 	_Atomic size_t count;
+	uint64_t number; /* of the last addition */
 	bool ran_over;
+	uint64_t ran_over_number; /* what was the last addition then */
 	int store_fd; /* -1: not loaded yet */
 };
 
@@ -68,6 +71,12 @@ static void drop(struct quarantine *q, size_t i)
 	free(q->entries[i].path);
 	q->count--;
 	memmove(&q->entries[i], &q->entries[i + 1], (q->count - i) * sizeof q->entries[0]);
+}
+
+static void note_ran_over(struct quarantine *q)
+{
+	q->ran_over = true;
+	q->ran_over_number = q->number;
 }
 
 /* --- the file --- */
@@ -167,12 +176,13 @@ static void add(struct quarantine *q, const char *path, size_t len, const char *
 	size_t i = find(q, path, len);
 	if (i < q->count)
 		drop(q, i);
+	q->number++;
 	if (q->count == ENTRIES_MAX) {
 		drop(q, 0);
-		q->ran_over = true;
+		note_ran_over(q);
 	}
 	struct entry *e = &q->entries[q->count++];
-	*e = (struct entry){.path = copy, .len = len, .unread = unread};
+	*e = (struct entry){.path = copy, .len = len, .unread = unread, .number = q->number};
 	snprintf(e->reason, sizeof e->reason, "%s", reason);
 	unlock_and_store(q);
 }
@@ -217,6 +227,16 @@ void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len
 		unlock_and_store(q);
 	else
 		pthread_mutex_unlock(&q->lock);
+}
+
+bool quarantine_has(struct quarantine *q, const char *path, size_t len)
+{
+	if (!atomic_load_explicit(&q->count, memory_order_relaxed))
+		return false;
+	pthread_mutex_lock(&q->lock);
+	bool has = find(q, path, len) < q->count;
+	pthread_mutex_unlock(&q->lock);
+	return has;
 }
 
 bool quarantine_has_below(struct quarantine *q, const char *path, size_t len)
@@ -266,10 +286,34 @@ void quarantine_give_up(struct quarantine *q, const char *path, size_t len)
 	pthread_mutex_lock(&q->lock);
 	size_t i = find(q, path, len);
 	if (i < q->count) {
-		q->ran_over |= !q->entries[i].unread;
+		if (!q->entries[i].unread)
+			note_ran_over(q);
 		drop(q, i);
 	}
 	unlock_and_store(q);
+}
+
+uint64_t quarantine_number(struct quarantine *q)
+{
+	pthread_mutex_lock(&q->lock);
+	uint64_t number = q->number;
+	pthread_mutex_unlock(&q->lock);
+	return number;
+}
+
+void quarantine_compared(struct quarantine *q, uint64_t number)
+{
+	pthread_mutex_lock(&q->lock);
+	size_t before = q->count;
+	bool forgets = q->ran_over && q->ran_over_number <= number;
+	q->ran_over &= !forgets;
+	for (size_t i = before; i-- > 0;)
+		if (!q->entries[i].unread && q->entries[i].number <= number)
+			drop(q, i);
+	if (q->count != before || forgets)
+		unlock_and_store(q);
+	else
+		pthread_mutex_unlock(&q->lock);
 }
 
 void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quarantine.h — paths whose received change could not be applied here and was set aside, so that the others could go on, and paths whose
  * content could not be read here for the others (`unread`: unreadable.c). A path leaves the list when a later change of it could be applied, when
- * it could be read, or when the name goes. Bounded; each entry was logged. Outlives the program in
+ * it could be read, when the name goes, or when trees were compared and it was not set aside again. Bounded; each entry was logged. Outlives the program in
  * STORE/.cdmfs/quarantine: a line per path, its bytes in hexadecimal, "r" if it is an unread one, a blank, the reason.
  * add, resolve… and load: the applier; the others: any thread. */
 #ifndef REPLICATOR_QUARANTINE_H
@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct quarantine;
 struct quarantine *quarantine_new(void);
@@ -19,8 +20,13 @@ void quarantine_add(struct quarantine *q, const char *path, size_t len, const ch
 void quarantine_add_unread(struct quarantine *q, const char *path, size_t len, const char *reason);
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len); /* it could be applied now */
 void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len); /* it, and what was below it, is gone */
+/* How many were added so far. compared: trees were, with one that lacks nothing, and all that differed was tried again since there were so many:
+ * what was added before is not lacking any more. */
+uint64_t quarantine_number(struct quarantine *q);
+void quarantine_compared(struct quarantine *q, uint64_t number);
+bool quarantine_has(struct quarantine *q, const char *path, size_t len);
 bool quarantine_has_below(struct quarantine *q, const char *path, size_t len);
-/* It, or the list once ran over, so that any path may have been on it (also told by the file, a line "+"; then for good). */
+/* It, or the list once ran over, so that any path may have been on it (also told by the file, a line "+"), until trees are compared. */
 bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len);
 bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len); /* it, or what is below it */
 typedef void quarantine_fn(void *arg, const char *path, size_t len);

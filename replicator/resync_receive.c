@@ -13,6 +13,7 @@
 #include "replicator/base.h"
 #include "replicator/hold.h"
 #include "replicator/publish.h"
+#include "replicator/quarantine.h"
 #include "replicator/resync_compare.h"
 #include "replicator/rights.h"
 #include "replicator/unsure.h"
@@ -59,6 +60,7 @@ struct resync_in {
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
+	uint64_t aside_before;       /* quarantine_number, when it began */
 	bool unlooked;               /* some of it could not be looked at here: trees are compared again */
 	bool orphan;
 };
@@ -658,6 +660,8 @@ static void submit_seal(struct resync_in *in)
 		struct incoming *skip = incoming_make(&k);
 		job_add(job, skip);
 	}
+	job->compared = in->shared.decisive && !in->unlooked;
+	job->aside_before = in->aside_before;
 	submit(in, job, job_finished);
 }
 
@@ -760,6 +764,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->keeps_own = flags & RESYNC_KEEP;
 	in->verify = verify;
 	in->taken_ahead = doubt_taken_ahead(s);
+	in->aside_before = quarantine_number(s->quarantine);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;
 	compare_shared_init(&in->shared, s, sender, flags & RESYNC_INCOMPLETE);

@@ -2,6 +2,7 @@
 /* ship_answer.c — what a peer asked for with NEED. It says which version it has at the path: then the answer is a delta of that, if its signature
  * is remembered here (signatures.h), or else told by the peer, which costs a round trip that other answers do not wait for. */
 #include "replicator/ship.h"
+#include "replicator/aside.h"
 #include "replicator/publish.h"
 #include "replicator/resync.h"
 
@@ -51,14 +52,16 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 	char component[CDM_NAME_LEN_MAX + 1];
 	size_t len = (size_t)(need->path + need->path_len - name);
 	struct stat st;
-	if (dir < 0 || len > CDM_NAME_LEN_MAX || set_leaves_out(s, need->path, need->path_len))
+	_cleanup_close_ int aside = aside_open(s, need->path, need->path_len, &c.handle);
+	if ((dir < 0 && aside < 0) || len > CDM_NAME_LEN_MAX || set_leaves_out(s, need->path, need->path_len))
 		return nothing_to_say(ship, need, &c, dir < 0 ? dir : 0);
 	memcpy(component, name, len);
 	component[len] = 0;
-	_cleanup_close_ int object = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_close_ int there = aside < 0 ? openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
+	int object = aside < 0 ? there : aside;
 	struct cdm_stamp stamp = {0};
 	int r = object < 0 ? -errno : publisher_stat(s->publisher, object, &st);
-	if (r == 0)
+	if (r == 0 && aside < 0)
 		r = cdm_handle_get(dir, component, &c.handle);
 	if (r == 0)
 		r = stamp_of(object, &stamp);

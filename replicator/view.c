@@ -161,6 +161,7 @@ void view_of(struct set *set, const struct peer_state *p, struct view_node *ret)
 		ret->state = "source";
 		say_what_it_says(ret, p);
 	} else {
+		ret->in_sync &= strcmp(p->reason_code, "quarantined") != 0; /* what it has set aside it lacks */
 		ret->state = ret->in_sync ? "in sync" : "behind";
 		say_what_it_says(ret, p);
 	}

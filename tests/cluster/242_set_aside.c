@@ -54,9 +54,64 @@ static void a_rescan_does_not_take_it_for_a_removal(void **state)
 		fail_msg("cdmctl rescan said: %s", said);
 	comes_about("cdmctl rescan " LAB_SET ":rescan --node n2");
 	gets_text("n2", "rescan/new", "saved");
-	shell("n1", "touch rescan"); /* its own attributes were set aside, too */
 	everywhere_equal();
 	has_text("n1", "rescan/new", "saved");
+}
+
+/* n1 saves, n2 passes it on to n3, and back. */
+static void n2_is_between(void)
+{
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n3", NULL);
+	administrator("route", "set", LAB_SET, "n1", "--parent", "n2", NULL);
+}
+
+static void nothing_is_aside_at_n2(void)
+{
+	comes_about("cdmctl quarantine list | grep -q 'nothing is set aside' || { cdmctl quarantine list | cut -d' ' -f1 | xargs -n1 cdmctl quarantine retry; false; }");
+	shell("n2", "test -z \"$(ls %s/.cdmfs/aside)\"", lab_store(lab, "n2"));
+}
+
+/* Whatever n2 cannot do, n3 can. */
+static void those_behind_get_it_all_the_same(void **state)
+{
+	n2_is_between();
+	shell("n1", "mkdir -p behind/sub && cd behind && head -c 3000000 /dev/urandom > large && head -c 200000 /dev/urandom > ranges && echo x > over && echo x > gone && "
+		"echo x > from && echo x > of");
+	everywhere_equal();
+	immutable("behind");
+	immutable("behind/ranges");
+	shell("n1", "cd behind && echo y > new && echo y > over && head -c 3000000 /dev/urandom > large && head -c 5000000 /dev/urandom > spooled && "
+		"dd if=/dev/urandom of=ranges bs=1000 seek=30 count=2 conv=notrunc status=none && rm gone && mkdir dir && echo z > dir/in && ln -s over link && "
+		"mv from to && ln of another && mkfifo fifo");
+	comes_about("cmp -s behind/spooled %s/behind/spooled && test -p %s/behind/fifo", lab_mount(lab, "n3"), lab_mount(lab, "n3"));
+	shell("n1", "diff -r --exclude fifo behind %s/behind", lab_mount(lab, "n3"));
+	shell("n3", "test behind/another -ef behind/of && test ! -e behind/from && test ! -e behind/gone && test ! -e %s/behind/new", lab_mount(lab, "n2"));
+	writable("behind/ranges");
+	writable("behind");
+	nothing_is_aside_at_n2();
+	everywhere_equal();
+}
+
+/* It comes later, and finds it in n2's journal. */
+static void who_was_away_gets_it_too(void **state)
+{
+	n2_is_between();
+	make_directory("n1", "away");
+	everywhere_equal();
+	killed("n3", LAB_REPLICATOR);
+	int64_t before = counter("n2", "quarantined");
+	immutable("away");
+	save("n1", "away/new", "saved");
+	counts("n2", "quarantined", before + 1);
+	killed("n2", LAB_REPLICATOR);
+	started("n2", LAB_REPLICATOR);
+	killed("n1", LAB_REPLICATOR);
+	started("n3", LAB_REPLICATOR);
+	gets_text("n3", "away/new", "saved");
+	writable("away");
+	started("n1", LAB_REPLICATOR);
+	nothing_is_aside_at_n2();
+	everywhere_equal();
 }
 
 static bool is_at_n1(void)
@@ -104,7 +159,6 @@ static void it_is_listed_and_tried_again(void **state)
 	writable("listed");
 	comes_about("cdmctl quarantine list | grep -q %s && cdmctl quarantine retry %s || cdmctl quarantine list | grep -q 'nothing is set aside'", id, id);
 	gets_text("n2", "listed/new", "saved");
-	shell("n1", "touch listed");
 	everywhere_equal();
 	_cleanup_free_ char *none = id_of("quarantine", LAB_SET ":listed/new on n2: ");
 	assert_string_equal(none, "");
@@ -121,7 +175,6 @@ static void it_is_given_up(void **state)
 	comes_about("cdmctl rescan " LAB_SET ":given --node n2");
 	gets_text("n2", "given/up", "saved");
 	has_text("n1", "given/up", "saved");
-	shell("n1", "touch given");
 	everywhere_equal();
 }
 
@@ -190,6 +243,8 @@ int main(void)
 		cmocka_unit_test(what_lost_is_taken),
 		cmocka_unit_test(or_dropped),
 		cmocka_unit_test(who_only_receives_takes_nothing),
+		cmocka_unit_test(those_behind_get_it_all_the_same),
+		cmocka_unit_test(who_was_away_gets_it_too),
 		cmocka_unit_test(the_only_copy_is_kept_where_it_was_made),
 	};
 	stories_alter = true; /* n3 lacks what n1 signed */

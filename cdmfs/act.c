@@ -133,17 +133,20 @@ int act_policy(struct act *a)
 
 /* --- journal --- */
 
-/* The record says what act_parent_after will set: who settles it by looking has nothing else to go by. What comes out of staging has its only
- * directory as the second one of the call. */
+static int64_t later(int64_t told, int64_t before)
+{
+	return told && told < before ? before : told;
+}
+
+/* The record says what act_parent_after will set: who settles it by looking has nothing else to go by. What comes out of staging has its directory as
+ * the second one of the call. */
 static void record_parents(const struct act *a, struct cdm_change *c)
 {
-	bool staged = a->an->call == CDM_CALL_RENAME && !c->path2_len;
-	int64_t before = a->parent_mtime_ns[staged], before2 = a->parent_mtime_ns[1];
+	bool two = c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK;
 
-	if (c->parent_mtime_ns && c->parent_mtime_ns < before)
-		c->parent_mtime_ns = before;
-	if (c->parent2_mtime_ns && c->parent2_mtime_ns < before2)
-		c->parent2_mtime_ns = before2;
+	c->parent_mtime_ns = later(c->parent_mtime_ns, a->parent_mtime_ns[!two && a->an->call == CDM_CALL_RENAME]);
+	if (two)
+		c->parent2_mtime_ns = later(c->parent2_mtime_ns, a->parent_mtime_ns[1]);
 }
 
 static int record_append(struct act *a, size_t i)

@@ -62,12 +62,12 @@ static int check_known(struct check *c, const struct walk_entry *e)
 }
 
 /* Whoever left a directory so, the others have its mtime from us: as of a name that they never had, and that is gone. */
-static int tell_mtime(struct check *c, const struct walk_entry *e)
+static int tell_mtime(struct check *c, const char *dir, const struct stat *st)
 {
 	_cleanup_free_ char *path = NULL;
-	int len = asprintf(&path, "%s/.undated", e->path);
+	int len = asprintf(&path, "%s%s.undated", dir, *dir ? "/" : "");
 	struct cdm_change change = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECOVERED, .path = path, .path_len = len < 0 ? 0 : (size_t)len,
-		.parent_mtime_ns = e->st->st_mtim.tv_sec * 1000000000ll + e->st->st_mtim.tv_nsec};
+		.parent_mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec};
 
 	if (len < 0 || change.path_len >= CDM_PATH_MAX)
 		return 0; /* nothing has a name below it either */
@@ -85,14 +85,14 @@ static int check_entry(struct fs *fs, const struct walk_entry *e, void *arg)
 	c->files++;
 	if (ctime_ns < c->since_ns)
 		return 0;
-	bool undated = S_ISDIR(e->st->st_mode) && act_is_undated(e->st), read_only = atomic_load(&fs->read_only);
+	bool undated = S_ISDIR(e->st->st_mode) && act_is_undated(e->st) && !policy_is_local(fs, e->path, e->len), read_only = atomic_load(&fs->read_only);
 	c->undated |= undated && read_only;
 	pthread_rwlock_rdlock(&fs->tree);
 	r = check_known(c, e);
 	if (r == 0)
 		r = save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_RECOVERED, &c->known);
-	if (r >= 0 && undated && !read_only && !policy_is_local(fs, e->path, e->len))
-		r = tell_mtime(c, e);
+	if (r >= 0 && undated && !read_only)
+		r = tell_mtime(c, e->path, e->st);
 	pthread_rwlock_unlock(&fs->tree);
 	if (r >= 0)
 		c->found++;
@@ -114,13 +114,20 @@ static void tell_incarnation(struct check *c)
 	}
 }
 
+static bool root_is_undated(const struct check *c, struct stat *st)
+{
+	return fstat(c->fs->store.root_fd, st) == 0 && st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec >= c->since_ns && act_is_undated(st);
+}
+
 /* A source tells the others what it found; a pure target has its directories as they were told, and those are told by its parent. */
-static int have_trees_compared(const struct check *c)
+static int end_undated(struct check *c)
 {
 	struct stat root;
-	bool undated = c->undated || (fstat(c->fs->store.root_fd, &root) == 0 && root.st_ctim.tv_sec >= c->since_ns / 1000000000 && act_is_undated(&root));
+	bool undated = root_is_undated(c, &root);
 
-	if (!undated || !atomic_load(&c->fs->read_only))
+	if (!atomic_load(&c->fs->read_only))
+		return undated ? tell_mtime(c, "", &root) : 0;
+	if (!undated && !c->undated)
 		return 0;
 	_cleanup_close_ int fd = openat(c->fs->store.meta_fd, DOUBT_FILE, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	return fd < 0 ? -errno : 0;
@@ -135,7 +142,7 @@ static void *check_thread(void *arg)
 	prctl(PR_SET_NAME, "cdmfs-check");
 	r = walk_tree(c->fs, "", 0, check_entry, c);
 	if (r == 0)
-		r = have_trees_compared(c);
+		r = end_undated(c);
 	if (r < 0 && r != -ECANCELED) {
 		cdm_fail(&err, -r, "check the store after an unclean end");
 		cdm_log_err(check_failed, &err);

@@ -171,7 +171,16 @@ static int attr_end(struct attr_change *c, int r)
 
 #define FATTR_OTHERS (FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME)
 
-static int setattr_others(struct request *rq, const struct fuse_setattr_in *in)
+/* Something was done in the directory since the replicator looked at it. The kernel lets nothing be done in it now. */
+static bool mtime_stays(const struct attr_change *c, const struct fuse_setattr_in *in)
+{
+	int64_t now_ns = c->st.st_mtim.tv_sec * 1000000000ll + c->st.st_mtim.tv_nsec;
+
+	return act_is_announced(&c->act) && c->act.an->flags & CDM_AN_MTIME_SEEN && in->valid & FATTR_MTIME && now_ns != c->act.an->parent_mtime_ns &&
+		now_ns > (int64_t)in->mtime * 1000000000ll + in->mtimensec;
+}
+
+static int setattr_others(struct request *rq, struct fuse_setattr_in *in)
 {
 	struct attr_change c = {.fd = -1};
 	int r = act_init(&c.act, rq, CDM_OP_SETATTR, CDM_CALL_SETATTR);
@@ -180,6 +189,8 @@ static int setattr_others(struct request *rq, const struct fuse_setattr_in *in)
 		return r;
 	describe_attr(&c.act.c.attr, in);
 	r = attr_begin(&c);
+	if (r == 0 && mtime_stays(&c, in))
+		in->valid &= ~FATTR_MTIME;
 	if (r == 0)
 		r = change_attr(c.fd, in);
 	return attr_end(&c, r);

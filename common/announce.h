@@ -31,6 +31,7 @@ enum cdm_announce_flags {
 	CDM_AN_SAVED = 8,      /* with CDM_EXPECT_VERSION: refused where what is found has content that was not saved yet */
 	CDM_AN_PART = 16,      /* SETATTR: another call of the same change follows, and only the last one sets the clock of the attributes: who reads the
 				* stamp before them must never take old ones for those of a newer clock */
+	CDM_AN_MTIME_SEEN = 32, /* SETATTR: its mtime was parent_mtime_ns; is it another one by now, and later than what is to be set, it stays */
 	CDM_AN_MORE = 2,       /* WRITE: may arrive as several FUSE WRITE requests; all of them match this announcement until
 				* `bytes` bytes have come */
 };

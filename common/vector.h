@@ -93,7 +93,7 @@ int cdm_vector_decode(const uint8_t *in, size_t len, struct cdm_vector *ret);
  * change that created it (its id). */
 #define CDM_XATTR_VERSION "trusted.cdmfs.version"
 #define CDM_XATTR_VERSION_SIZE 44
-#define CDM_XATTR_KEPT "trusted.cdmfs.kept" /* of a file in conflicts/: the path that it had */
+#define CDM_XATTR_KEPT "trusted.cdmfs.kept" /* of a file in conflicts/ or aside/: the path that it had */
 struct cdm_stamp {
 	struct cdm_version content;
 	uint64_t attr_clock;  /* (attr_clock, attr_origin) orders attribute changes */

@@ -96,46 +96,62 @@ static int move_there(struct publisher *pub, const char *staged, const struct cd
 	return r;
 }
 
-/* whole: with the content that c tells of, maybe as c itself. */
-static bool keep(struct publisher *pub, struct incoming *whole, const struct cdm_change *c)
+static bool is_whole(const struct incoming *in)
+{
+	const struct carried *k = &in->carried;
+	return k->change.op == CDM_OP_SAVE && k->kind == CONTENT_WHOLE && !in->lost && (k->flags & CARRIED_INLINE || in->staging[0]);
+}
+
+/* whole: with the content that c tells of, maybe c's own. -ENODATA: it is not that. */
+static int keep(struct publisher *pub, struct incoming *whole, const struct cdm_change *c)
 {
 	char made[STAGING_NAME_MAX];
 	struct cdm_error err = CDM_ERROR_INIT;
 	struct cdm_handle handle;
-	bool is_it = whole->carried.change.op == CDM_OP_SAVE && whole->carried.kind == CONTENT_WHOLE && !whole->lost &&
-		cdm_dot_equal(whole->carried.stamp.content.dot, c->version.dot);
-	if (!is_it || !has_room(pub->set, whole->carried.size))
-		return false;
+	if (!is_whole(whole) || !cdm_dot_equal(whole->carried.stamp.content.dot, c->version.dot))
+		return -ENODATA;
+	if (!has_room(pub->set, whole->carried.size))
+		return -ENOSPC;
 	snprintf(made, sizeof made, "made.%lx", (unsigned long)++pub->staged_number);
-	if (stage_object(pub, whole, pub->set->staging_fd, made, &handle, &err) < 0)
-		return false;
 	bool spooled = whole->staging[0];
-	int r = move_there(pub, spooled ? whole->staging : made, c);
+	int r = stage_object(pub, whole, pub->set->staging_fd, made, &handle, &err);
+	if (r == 0)
+		r = move_there(pub, spooled ? whole->staging : made, c);
 	if (r < 0 && !spooled)
 		unlinkat(pub->set->staging_fd, made, 0);
 	if (r == 0)
 		whole->staging[0] = 0;
 	pub->aside_left |= r == 0;
-	return r == 0;
+	return r;
 }
 
-bool aside_keep(struct publisher *pub, struct incoming *in)
+/* What the sender has there now, under the name that it knows. */
+static struct incoming *whole_of(struct publisher *pub, const struct cdm_change *c, bool *ret_gone)
+{
+	struct incoming *whole = publisher_need(pub, &(struct need){.path = c->path, .path_len = c->path_len}, ret_gone);
+	bool given = c->path == pub->mapped && pub->given;
+	return whole || *ret_gone || !given ? whole : publisher_need(pub, &(struct need){.path = pub->given, .path_len = pub->given_len}, ret_gone);
+}
+
+int aside_keep(struct publisher *pub, struct incoming *in)
 {
 	const struct cdm_change *c = &in->carried.change;
 	bool gone;
-	if (c->op != CDM_OP_SAVE || keep(pub, in, c))
-		return true;
-	struct incoming *whole = publisher_need(pub, &(struct need){.path = c->path, .path_len = c->path_len}, &gone);
-	bool kept = whole && keep(pub, whole, c);
-	if (whole)
-		incoming_free(whole, pub->set->staging_fd);
-	return kept;
+	int r = c->op == CDM_OP_SAVE ? keep(pub, in, c) : 0;
+	if (r != -ENODATA)
+		return r;
+	struct incoming *whole = whole_of(pub, c, &gone);
+	if (!whole)
+		return gone ? -ECANCELED : r;
+	r = keep(pub, whole, c);
+	incoming_free(whole, pub->set->staging_fd);
+	return r;
 }
 
 static bool remove_settled(void *arg, int dir, const char *name, const char *path, size_t len)
 {
 	struct publisher *pub = arg;
-	if (len && quarantine_has(pub->set->quarantine, path, len))
+	if (len && quarantine_may_have_below(pub->set->quarantine, path, len))
 		pub->aside_left = true;
 	else
 		unlinkat(dir, name, 0);
@@ -171,7 +187,7 @@ static bool find(void *arg, int dir, const char *name, const char *path, size_t 
 int aside_open(struct set *s, const char *path, size_t len, struct cdm_handle *ret)
 {
 	struct search search = {.path = path, .len = len, .handle = ret, .fd = -1};
-	if (quarantine_has(s->quarantine, path, len))
+	if (quarantine_may_have_below(s->quarantine, path, len))
 		visit(s, find, &search);
 	return search.fd < 0 ? -ENOENT : search.fd;
 }

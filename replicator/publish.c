@@ -387,6 +387,10 @@ static void add_skip(struct publisher *pub, struct incoming *in)
 static void add_done(struct publisher *pub, struct incoming *in)
 {
 	struct cdm_change c = record_of(pub, in);
+	if (c.range_count && cdm_change_encoded_max(&c) > RECORD_MAX) { /* the whole is there as well */
+		c.range_count = 0;
+		c.flags |= CDM_CH_WHOLE;
+	}
 	bool ours = CDM_ORIGIN_NODE(c.dot.origin) == pub->set->node->id->number; /* the journal takes no operation of ours from others */
 	if (ours || cdm_change_encoded_max(&c) > RECORD_MAX) {
 		add_skip(pub, in);
@@ -469,8 +473,9 @@ static bool wait_for_mount(struct publisher *pub)
 /* The name that is as the change says, or lacks that: the new one of two. */
 static const char *name_of(const struct cdm_change *c, size_t *ret_len)
 {
-	*ret_len = c->path2_len ? c->path2_len : c->path_len;
-	return c->path2_len ? c->path2 : c->path;
+	bool two = c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK;
+	*ret_len = two ? c->path2_len : c->path_len;
+	return two ? c->path2 : c->path;
 }
 
 static void quarantine(struct publisher *pub, struct incoming *in, int r, struct cdm_error *err)
@@ -488,11 +493,29 @@ static void quarantine(struct publisher *pub, struct incoming *in, int r, struct
 	count_up(&pub->set->counters.quarantined, 1);
 }
 
+/* It could be applied. Attributes that were given to another content than their author saw leave that lacking, and what was lacking below a directory is
+ * now lacking elsewhere. */
 static void resolve(struct publisher *pub, const struct cdm_change *c)
 {
+	struct quarantine *q = pub->set->quarantine;
 	size_t len;
 	const char *name = name_of(c, &len);
-	quarantine_resolve(pub->set->quarantine, name, len);
+	bool attributes = c->op == CDM_OP_SETATTR || c->op == CDM_OP_SETXATTR || c->op == CDM_OP_REMOVEXATTR;
+	if (!attributes || !pub->odd)
+		quarantine_resolve(q, name, len);
+	if (c->op == CDM_OP_RENAME)
+		pub->job->odd_surely |= quarantine_has_below(q, c->path, c->path_len);
+}
+
+/* Nodes behind this one lack it until it is settled here, and trees are compared. */
+static void tell_not_passed_on(struct publisher *pub, const struct incoming *in, int r)
+{
+	struct cdm_error err = CDM_ERROR_INIT;
+	char path[512];
+	const struct cdm_change *c = &in->carried.change;
+	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 500 ? c->path_len : 500), c->path);
+	cdm_fail(&err, -r, "keep its content for nodes behind this one");
+	cdm_log_err(not_passed_on, &err, cdm_str("set", set_name(pub->set)), cdm_str("path", path));
 }
 
 static void record_again(struct publisher *pub, const struct cdm_change *c)
@@ -570,9 +593,15 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		if (r == APPLY_NOTHING && (in->carried.change.op == CDM_OP_UNLINK || in->carried.change.op == CDM_OP_RMDIR)) /* it never came here */
 			quarantine_resolve_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
 		bool aside = r != APPLY_SKIP && r != APPLY_NOTHING;
+		pub->job->lacking |= in->resync && r == APPLY_SKIP;
 		if (aside)
 			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
-		if (!in->resync && (r == APPLY_NOTHING || (aside && aside_keep(pub, in))))
+		int kept = aside && !in->resync ? aside_keep(pub, in) : -ENODATA;
+		if (kept == -ECANCELED)
+			return false;
+		if (aside && !in->resync && kept < 0)
+			tell_not_passed_on(pub, in, kept);
+		if (!in->resync && (r == APPLY_NOTHING || kept == 0))
 			add_done(pub, in);
 		else if (!in->resync)
 			add_skip(pub, in);
@@ -700,12 +729,13 @@ static void job_work(void *arg)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
 	if (job->compared && !job->broken)
-		quarantine_compared(pub->set->quarantine, job->aside_before);
+		job->settled = quarantine_compared(pub->set->quarantine, job->aside_before);
 	conflict_tidy(pub);
 	several_tidy(pub);
 	aside_tidy(pub);
 	publisher_forget_dirs(pub);
 	pub->job = NULL;
+	job->aside_number = quarantine_number(pub->set->quarantine);
 }
 
 static void job_done(void *arg)
@@ -718,6 +748,10 @@ static void job_done(void *arg)
 		return;
 	}
 	follow_step(s);
+	if (!job->broken)
+		s->aside_number = job->aside_number;
+	if (job->settled) /* those that we feed may lack it, too */
+		doubt_raise(s);
 	doubt_judge(job);
 	struct peer *p = s->peers;
 	while (p && p->serial != job->peer_serial)

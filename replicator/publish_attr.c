@@ -105,6 +105,13 @@ static bool attributes_are_newer(const struct cdm_stamp *stamp, const struct cdm
 	return stamp->attr_origin > c->dot.origin;
 }
 
+/* The mtime of a directory was this when it was looked at: what is done in it until the call counts. */
+static void mtime_seen(struct step *step, int64_t mtime_ns)
+{
+	step->a.flags |= CDM_AN_MTIME_SEEN;
+	step->a.parent_mtime_ns = mtime_ns;
+}
+
 /* Owner, mode, times in this order (a new owner takes setuid away); the last call carries the record. */
 static int attr_steps(struct publisher *pub, struct incoming *in, struct attr_call *call, const struct cdm_attr *attr, const struct step *last)
 {
@@ -161,9 +168,6 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 		return APPLY_NOTHING;
 	}
 	struct cdm_attr attr = c->attr;
-	int64_t mtime_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
-	if (in->mtime_was_ns && mtime_ns != in->mtime_was_ns && mtime_ns > attr.mtime_ns)
-		attr.mask &= ~(uint32_t)CDM_ATTR_MTIME; /* something was done in it since */
 	if (S_ISLNK(st.st_mode))
 		attr.mask &= ~(uint32_t)CDM_ATTR_MODE;
 	struct cdm_change record = record_of(pub, in);
@@ -176,6 +180,8 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	}
 	if (in->resync) /* an adopted file: it is what the sender has under this version */
 		last.a.stamp = c->version;
+	if (in->mtime_was_ns)
+		mtime_seen(&last, in->mtime_was_ns);
 	return attr_steps(pub, in, &call, &attr, &last);
 }
 
@@ -271,6 +277,8 @@ int apply_directory_attributes(struct publisher *pub, struct incoming *in)
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);
+	if (!in->resync)
+		mtime_seen(&last, here_ns);
 	if (wins) { /* else the record goes on to the others, who decide the same way */
 		last.a.stamp = mine;
 		last.a.attr_clock = k->stamp.attr_clock;
@@ -321,14 +329,16 @@ void raise_parent(struct publisher *pub, struct incoming *in, const char *path, 
 	struct stat st;
 	int parent = mtime_ns && len ? publisher_parent(pub, path, len, name) : -ENOENT;
 	int r = parent < 0 ? parent : fstat(parent, &st) < 0 ? -errno : 0;
+	int64_t here_ns = r < 0 ? 0 : st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 	pub->job->odd_surely |= r < 0 && !is_gone(r); /* trees will tell */
-	if (r < 0 || st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec >= mtime_ns)
+	if (r < 0 || here_ns >= mtime_ns)
 		return;
 	struct attr_call call = {.fd = parent};
 	struct cdm_attr attr = {.mask = CDM_ATTR_MTIME, .mtime_ns = mtime_ns};
 	struct step step;
 	set_times(&call, &attr);
 	step_init(&step, CDM_CALL_SETATTR, in, NULL);
+	mtime_seen(&step, here_ns);
 	r = publisher_call(pub, &step, call_utimens, &call, NULL);
 	pub->job->odd_surely |= r < 0 && !is_gone(r);
 }

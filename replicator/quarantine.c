@@ -213,7 +213,7 @@ void quarantine_resolve(struct quarantine *q, const char *path, size_t len)
 
 static bool is_at_or_below(const struct entry *e, const char *path, size_t len)
 {
-	return e->len >= len && memcmp(e->path, path, len) == 0 && (e->len == len || e->path[len] == '/');
+	return !len || (e->len >= len && memcmp(e->path, path, len) == 0 && (e->len == len || e->path[len] == '/'));
 }
 
 void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len)
@@ -227,6 +227,16 @@ void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len
 		unlock_and_store(q);
 	else
 		pthread_mutex_unlock(&q->lock);
+}
+
+size_t quarantine_count_aside(struct quarantine *q, const char *path, size_t len)
+{
+	size_t count = 0;
+	pthread_mutex_lock(&q->lock);
+	for (size_t i = 0; i < q->count; i++)
+		count += !q->entries[i].unread && is_at_or_below(&q->entries[i], path, len);
+	pthread_mutex_unlock(&q->lock);
+	return count;
 }
 
 bool quarantine_has(struct quarantine *q, const char *path, size_t len)
@@ -301,7 +311,7 @@ uint64_t quarantine_number(struct quarantine *q)
 	return number;
 }
 
-void quarantine_compared(struct quarantine *q, uint64_t number)
+bool quarantine_compared(struct quarantine *q, uint64_t number)
 {
 	pthread_mutex_lock(&q->lock);
 	size_t before = q->count;
@@ -310,10 +320,12 @@ void quarantine_compared(struct quarantine *q, uint64_t number)
 	for (size_t i = before; i-- > 0;)
 		if (!q->entries[i].unread && q->entries[i].number <= number)
 			drop(q, i);
-	if (q->count != before || forgets)
+	bool settles = q->count != before || forgets;
+	if (settles)
 		unlock_and_store(q);
 	else
 		pthread_mutex_unlock(&q->lock);
+	return settles;
 }
 
 void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quarantine.h — paths whose received change could not be applied here and was set aside, so that the others could go on, and paths whose
- * content could not be read here for the others (`unread`: unreadable.c). A path leaves the list when a later change of it could be applied, when
- * it could be read, when the name goes, or when trees were compared and it was not set aside again. Bounded; each entry was logged. Outlives the program in
+ * content could not be read here for the others (`unread`: unreadable.c). A path leaves the list when a later change of its content or name could be
+ * applied, when it could be read, when the name goes, or when trees were compared and it was not set aside again. Bounded; each entry was logged. Outlives the program in
  * STORE/.cdmfs/quarantine: a line per path, its bytes in hexadecimal, "r" if it is an unread one, a blank, the reason.
  * add, resolve… and load: the applier; the others: any thread. */
 #ifndef REPLICATOR_QUARANTINE_H
@@ -21,10 +21,11 @@ void quarantine_add_unread(struct quarantine *q, const char *path, size_t len, c
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len); /* it could be applied now */
 void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len); /* it, and what was below it, is gone */
 /* How many were added so far. compared: trees were, with one that lacks nothing, and all that differed was tried again since there were so many:
- * what was added before is not lacking any more. */
+ * what was added before is not lacking any more. True: there was something. */
 uint64_t quarantine_number(struct quarantine *q);
-void quarantine_compared(struct quarantine *q, uint64_t number);
+bool quarantine_compared(struct quarantine *q, uint64_t number);
 bool quarantine_has(struct quarantine *q, const char *path, size_t len);
+size_t quarantine_count_aside(struct quarantine *q, const char *path, size_t len); /* it, and what is below it, "" = all; not the unread ones */
 bool quarantine_has_below(struct quarantine *q, const char *path, size_t len);
 /* It, or the list once ran over, so that any path may have been on it (also told by the file, a line "+"), until trees are compared. */
 bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len);

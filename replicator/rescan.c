@@ -274,14 +274,21 @@ void rescan_tell(struct rescan *r, bool dry)
 		tell_one(r, full, &r->findings[r->target ? r->count - 1 - i : i]);
 }
 
+/* What is on the list may be there all the same, and be of another version than it should. */
+static size_t count_aside(const struct rescan *r)
+{
+	size_t listed = r->aside ? 0 : quarantine_count_aside(r->set->quarantine, r->path, r->len);
+	return r->aside + listed;
+}
+
 bool rescan_is_nowhere(const struct rescan *r)
 {
-	return r->is_file && !r->looked;
+	return r->is_file && !r->looked && !count_aside(r);
 }
 
 bool rescan_wants_repair(const struct rescan *r)
 {
-	return !r->dry && (r->aside > 0 || (r->target && r->counts[CHANGED] + r->counts[GONE] > 0));
+	return !r->dry && (count_aside(r) > 0 || (r->target && r->counts[CHANGED] + r->counts[GONE] > 0));
 }
 
 json_t *rescan_result(struct rescan *r)
@@ -290,7 +297,7 @@ json_t *rescan_result(struct rescan *r)
 	for (size_t i = 0; i < r->count && i < NAMES_SHOWN; i++)
 		json_array_append_new(names, view_text(r->findings[i].path));
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "looked", (json_int_t)r->looked, "changed", (json_int_t)r->counts[CHANGED], "new",
-		(json_int_t)r->counts[FRESH], "gone", (json_int_t)r->counts[GONE], "aside", (json_int_t)r->aside, "failed", (json_int_t)r->failed, "names",
+		(json_int_t)r->counts[FRESH], "gone", (json_int_t)r->counts[GONE], "aside", (json_int_t)count_aside(r), "failed", (json_int_t)r->failed, "names",
 		names, "done",
 		!r->count || r->dry ? "nothing" : r->target ? "repaired" : "journaled");
 }

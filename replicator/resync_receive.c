@@ -60,7 +60,8 @@ struct resync_in {
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
-	uint64_t aside_before;       /* quarantine_number, when it began */
+	uint64_t aside_before;       /* set.aside_number, when it began */
+	bool lacking;                /* not all that differs was had */
 	bool unlooked;               /* some of it could not be looked at here: trees are compared again */
 	bool orphan;
 };
@@ -348,7 +349,8 @@ void resync_answer(struct peer *p, struct incoming *answer)
 	struct cdm_change *c = &answer->carried.change;
 	bool same_path = c->path_len == w->len && memcmp(c->path, w->path, w->len) == 0;
 	if (c->op == CDM_OP_SKIP || answer->superseded || !same_path) {
-		incoming_free(answer, p->set->staging_fd); /* gone meanwhile: the stream will tell */
+		incoming_free(answer, p->set->staging_fd); /* gone meanwhile: the stream will tell; or it could not be read there */
+		in->lacking = true;
 	} else {
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
@@ -368,6 +370,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 static void job_finished(struct job *job)
 {
 	struct resync_in *in = job->arg;
+	in->lacking |= job->lacking;
 	job_free(job);
 	in->jobs--;
 	if (!in->orphan)
@@ -508,7 +511,7 @@ static void look_again(void *arg)
 	struct resync_in *in = arg;
 	struct compare_shared before = in->shared;
 	in->timer = NULL;
-	in->once_more = false;
+	in->once_more = in->clash = in->lacking = false;
 	in->phase = WALKING;
 	removals_clear(in);
 	compare_shared_init(&in->shared, in->set, &before.sender, before.incomplete);
@@ -660,7 +663,7 @@ static void submit_seal(struct resync_in *in)
 		struct incoming *skip = incoming_make(&k);
 		job_add(job, skip);
 	}
-	job->compared = in->shared.decisive && !in->unlooked;
+	job->compared = in->shared.decisive && !in->unlooked && !in->clash && !in->lacking;
 	job->aside_before = in->aside_before;
 	submit(in, job, job_finished);
 }
@@ -764,7 +767,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->keeps_own = flags & RESYNC_KEEP;
 	in->verify = verify;
 	in->taken_ahead = doubt_taken_ahead(s);
-	in->aside_before = quarantine_number(s->quarantine);
+	in->aside_before = s->aside_number;
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;
 	compare_shared_init(&in->shared, s, sender, flags & RESYNC_INCOMPLETE);

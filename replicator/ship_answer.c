@@ -43,6 +43,13 @@ static struct item *nothing_to_say(struct ship *ship, const struct need *need, c
 	return item_new(c, cdm_now_ms());
 }
 
+/* Than what lies at its path; NULL: nothing does. */
+static bool is_newer(int file, const struct cdm_stamp *there)
+{
+	struct cdm_stamp kept;
+	return stamp_of(file, &kept) == 0 && (!there || cdm_version_compare(&kept.content, &there->content) > 0);
+}
+
 static struct item *need_item(struct ship *ship, const struct need *need, bool look)
 {
 	struct set *s = ship_set(ship);
@@ -52,19 +59,24 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 	char component[CDM_NAME_LEN_MAX + 1];
 	size_t len = (size_t)(need->path + need->path_len - name);
 	struct stat st;
-	_cleanup_close_ int aside = aside_open(s, need->path, need->path_len, &c.handle);
+	struct cdm_handle kept;
+	_cleanup_close_ int aside = aside_open(s, need->path, need->path_len, &kept);
 	if ((dir < 0 && aside < 0) || len > CDM_NAME_LEN_MAX || set_leaves_out(s, need->path, need->path_len))
 		return nothing_to_say(ship, need, &c, dir < 0 ? dir : 0);
 	memcpy(component, name, len);
 	component[len] = 0;
-	_cleanup_close_ int there = aside < 0 ? openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
-	int object = aside < 0 ? there : aside;
+	_cleanup_close_ int there = openat(dir, component, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct cdm_stamp stamp = {0};
-	int r = object < 0 ? -errno : publisher_stat(s->publisher, object, &st);
-	if (r == 0 && aside < 0)
+	int r = there < 0 ? -errno : stamp_of(there, &stamp);
+	bool takes_kept = aside >= 0 && is_newer(aside, r == 0 ? &stamp : NULL);
+	int object = takes_kept ? aside : there;
+	c.handle = kept;
+	if (takes_kept)
+		r = stamp_of(object, &stamp);
+	else if (r == 0)
 		r = cdm_handle_get(dir, component, &c.handle);
 	if (r == 0)
-		r = stamp_of(object, &stamp);
+		r = publisher_stat(s->publisher, object, &st);
 	if (r < 0)
 		return nothing_to_say(ship, need, &c, r);
 	char target[CDM_VALUE_MAX];

@@ -70,6 +70,8 @@ static void make_journal(void)
 
 static void set_up(void)
 {
+	const char *where = getenv("CDMFS_TEST_DIR"); /* else the slowest disk decides how long it takes */
+	must(!where || chdir(where) == 0);
 	must(mkdtemp(dir) != NULL);
 	snprintf(run_dir, sizeof run_dir, "%s", dir);
 	snprintf(tail_path, sizeof tail_path, "%s/tail", dir);

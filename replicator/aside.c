@@ -17,6 +17,7 @@
 
 #define DIRECTORY ".cdmfs/aside"
 #define KEPT_BYTES (1ull << 30)
+#define KEPT_FILES 1024
 
 /* --- the directory --- */
 
@@ -47,11 +48,18 @@ static void visit(const struct set *s, visit_fn *fn, void *arg)
 		closedir(d);
 }
 
+struct taken {
+	uint64_t bytes;
+	unsigned files;
+};
+
 static bool add_size(void *arg, int dir, const char *name, const char *path, size_t len)
 {
+	struct taken *taken = arg;
 	struct stat st;
+	taken->files++;
 	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		*(uint64_t *)arg += (uint64_t)st.st_blocks * 512;
+		taken->bytes += (uint64_t)st.st_blocks * 512;
 	return true;
 }
 
@@ -72,9 +80,9 @@ static bool remove_older(void *arg, int dir, const char *name, const char *path,
 
 static bool has_room(const struct set *s, uint64_t bytes)
 {
-	uint64_t kept = 0;
-	visit(s, add_size, &kept);
-	return kept + bytes <= KEPT_BYTES;
+	struct taken taken = {0};
+	visit(s, add_size, &taken);
+	return taken.files < KEPT_FILES && taken.bytes + bytes <= KEPT_BYTES;
 }
 
 static int move_there(struct publisher *pub, const char *staged, const struct cdm_change *c)
@@ -91,7 +99,7 @@ static int move_there(struct publisher *pub, const char *staged, const struct cd
 	int r = lsetxattr(at, CDM_XATTR_KEPT, c->path, c->path_len, 0) < 0 ? -errno : 0;
 	if (r < 0)
 		unlinkat(dir, name, 0);
-	else
+	else if (quarantine_has(s->quarantine, c->path, c->path_len))
 		visit(s, remove_older, &(struct newer){.name = name, .path = c->path, .len = c->path_len});
 	return r;
 }
@@ -111,7 +119,7 @@ static int keep(struct publisher *pub, struct incoming *whole, const struct cdm_
 	if (!is_whole(whole) || !cdm_dot_equal(whole->carried.stamp.content.dot, c->version.dot))
 		return -ENODATA;
 	if (!has_room(pub->set, whole->carried.size))
-		return -ENOSPC;
+		return -EFBIG;
 	snprintf(made, sizeof made, "made.%lx", (unsigned long)++pub->staged_number);
 	bool spooled = whole->staging[0];
 	int r = stage_object(pub, whole, pub->set->staging_fd, made, &handle, &err);
@@ -138,8 +146,8 @@ int aside_keep(struct publisher *pub, struct incoming *in)
 	const struct cdm_change *c = &in->carried.change;
 	bool gone;
 	int r = c->op == CDM_OP_SAVE ? keep(pub, in, c) : 0;
-	if (r != -ENODATA)
-		return r;
+	if (r != -ENODATA || !has_room(pub->set, in->carried.size))
+		return r == -ENODATA ? -EFBIG : r;
 	struct incoming *whole = whole_of(pub, c, &gone);
 	if (!whole)
 		return gone ? -ECANCELED : r;
@@ -151,7 +159,7 @@ int aside_keep(struct publisher *pub, struct incoming *in)
 static bool remove_settled(void *arg, int dir, const char *name, const char *path, size_t len)
 {
 	struct publisher *pub = arg;
-	if (len && quarantine_may_have_below(pub->set->quarantine, path, len))
+	if (len && quarantine_has(pub->set->quarantine, path, len))
 		pub->aside_left = true;
 	else
 		unlinkat(dir, name, 0);
@@ -160,7 +168,7 @@ static bool remove_settled(void *arg, int dir, const char *name, const char *pat
 
 void aside_tidy(struct publisher *pub)
 {
-	if (!pub->aside_left)
+	if (!pub->aside_left || quarantine_ran_over(pub->set->quarantine))
 		return;
 	pub->aside_left = false;
 	visit(pub->set, remove_settled, pub);
@@ -187,7 +195,7 @@ static bool find(void *arg, int dir, const char *name, const char *path, size_t 
 int aside_open(struct set *s, const char *path, size_t len, struct cdm_handle *ret)
 {
 	struct search search = {.path = path, .len = len, .handle = ret, .fd = -1};
-	if (quarantine_may_have_below(s->quarantine, path, len))
+	if (quarantine_has(s->quarantine, path, len) || quarantine_ran_over(s->quarantine))
 		visit(s, find, &search);
 	return search.fd < 0 ? -ENOENT : search.fd;
 }

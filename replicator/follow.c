@@ -275,6 +275,8 @@ void follow_step(struct set *s)
 		f->started = true;
 		milestone_add(f, cdm_journal_reader_position(f->reader));
 	}
+	if (r == 0 && cdm_journal_reader_position(f->reader) == cdm_journal_reader_head(f->reader))
+		s->aside_number = s->aside_pending;
 	if (r == 0 && !s->ready)
 		set_ready(s);
 	tell_who_asked(s);

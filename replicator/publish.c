@@ -493,18 +493,28 @@ static void quarantine(struct publisher *pub, struct incoming *in, int r, struct
 	count_up(&pub->set->counters.quarantined, 1);
 }
 
-/* It could be applied. Attributes that were given to another content than their author saw leave that lacking, and what was lacking below a directory is
- * now lacking elsewhere. */
-static void resolve(struct publisher *pub, const struct cdm_change *c)
+/* It could be applied. Content or other attributes that were set aside may be lacking all the same when attributes could be set, and what was lacking
+ * below a directory is now lacking elsewhere: trees tell. */
+static void resolve(struct publisher *pub, const struct incoming *in)
 {
 	struct quarantine *q = pub->set->quarantine;
+	const struct cdm_change *c = &in->carried.change;
 	size_t len;
 	const char *name = name_of(c, &len);
 	bool attributes = c->op == CDM_OP_SETATTR || c->op == CDM_OP_SETXATTR || c->op == CDM_OP_REMOVEXATTR;
-	if (!attributes || !pub->odd)
+	if (attributes && !in->resync)
+		pub->job->odd_surely |= quarantine_has(q, name, len);
+	else if (!attributes || !pub->odd)
 		quarantine_resolve(q, name, len);
 	if (c->op == CDM_OP_RENAME)
-		pub->job->odd_surely |= quarantine_has_below(q, c->path, c->path_len);
+		pub->job->odd_surely |= quarantine_has_below(q, c->path, c->path_len) || quarantine_has_below(q, c->path2, c->path2_len);
+}
+
+static bool is_there(struct publisher *pub, const struct cdm_change *c)
+{
+	struct cdm_stamp stamp;
+	struct stat st;
+	return stamp_here(pub, c->path, c->path_len, &stamp, &st) != 0;
 }
 
 /* Nodes behind this one lack it until it is settled here, and trees are compared. */
@@ -582,7 +592,7 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		if (r == APPLIED) {
 			if (!in->resync) /* its dot is a ticket */
 				history_note(pub->history, &in->carried.change);
-			resolve(pub, &in->carried.change);
+			resolve(pub, in);
 			count_up(&pub->set->counters.applied, 1);
 			return true;
 		}
@@ -590,16 +600,25 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 			publisher_forget_dirs(pub);
 			continue;
 		}
-		if (r == APPLY_NOTHING && (in->carried.change.op == CDM_OP_UNLINK || in->carried.change.op == CDM_OP_RMDIR)) /* it never came here */
+		bool removes = in->carried.change.op == CDM_OP_UNLINK || in->carried.change.op == CDM_OP_RMDIR;
+		if (r == APPLY_NOTHING && removes && !is_there(pub, &in->carried.change)) /* it never came here */
 			quarantine_resolve_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
+		pub->job->lacking |= in->resync && r == APPLY_SKIP && !removes &&
+			quarantine_may_have_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
 		bool aside = r != APPLY_SKIP && r != APPLY_NOTHING;
-		pub->job->lacking |= in->resync && r == APPLY_SKIP;
-		if (aside)
-			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
 		int kept = aside && !in->resync ? aside_keep(pub, in) : -ENODATA;
 		if (kept == -ECANCELED)
 			return false;
-		if (aside && !in->resync && kept < 0)
+		if (aside && publisher_waits_for(kept)) { /* there must be room for those behind */
+			tell_pause(pub, publisher_waits_for(kept), "the store has no room for what is set aside");
+			paused = true;
+			if (!wait_ms(pub, RETRY_SPACE_MS))
+				return false;
+			continue;
+		}
+		if (aside)
+			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
+		if (aside && kept < 0 && kept != -ENODATA)
 			tell_not_passed_on(pub, in, kept);
 		if (!in->resync && (r == APPLY_NOTHING || kept == 0))
 			add_done(pub, in);
@@ -728,8 +747,10 @@ static void job_work(void *arg)
 	if (job->broken)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
-	if (job->compared && !job->broken)
-		job->settled = quarantine_compared(pub->set->quarantine, job->aside_before);
+	if (job->compared && !job->broken) {
+		quarantine_compared(pub->set->quarantine, job->aside_before);
+		job->settled = job->had_aside && !quarantine_count_aside(pub->set->quarantine, "", 0);
+	}
 	conflict_tidy(pub);
 	several_tidy(pub);
 	aside_tidy(pub);
@@ -747,9 +768,9 @@ static void job_done(void *arg)
 		job_free(job);
 		return;
 	}
-	follow_step(s);
 	if (!job->broken)
-		s->aside_number = job->aside_number;
+		s->aside_pending = job->aside_number;
+	follow_step(s);
 	if (job->settled) /* those that we feed may lack it, too */
 		doubt_raise(s);
 	doubt_judge(job);

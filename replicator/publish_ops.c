@@ -496,7 +496,7 @@ static int apply_unlink(struct publisher *pub, struct incoming *in, struct cdm_e
 		if (r == 0)
 			return APPLIED;
 		pub->odd |= r != -ENOENT; /* what is gone already went by a change that the others get, too, or never left its author */
-		if (r == -ENOENT || r == -EISDIR || r == -EPERM)
+		if (r == -ENOENT || r == -EISDIR)
 			return APPLY_NOTHING;
 		if (r == -ESTALE)
 			r = after_refused_removal(pub, in, &step, &found);

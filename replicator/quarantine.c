@@ -261,12 +261,17 @@ bool quarantine_has_below(struct quarantine *q, const char *path, size_t len)
 	return has;
 }
 
-bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len)
+bool quarantine_ran_over(struct quarantine *q)
 {
 	pthread_mutex_lock(&q->lock);
-	bool may = q->ran_over;
+	bool over = q->ran_over;
 	pthread_mutex_unlock(&q->lock);
-	return may || quarantine_has_below(q, path, len);
+	return over;
+}
+
+bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len)
+{
+	return quarantine_ran_over(q) || quarantine_has_below(q, path, len);
 }
 
 bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len)
@@ -311,7 +316,7 @@ uint64_t quarantine_number(struct quarantine *q)
 	return number;
 }
 
-bool quarantine_compared(struct quarantine *q, uint64_t number)
+void quarantine_compared(struct quarantine *q, uint64_t number)
 {
 	pthread_mutex_lock(&q->lock);
 	size_t before = q->count;
@@ -320,12 +325,10 @@ bool quarantine_compared(struct quarantine *q, uint64_t number)
 	for (size_t i = before; i-- > 0;)
 		if (!q->entries[i].unread && q->entries[i].number <= number)
 			drop(q, i);
-	bool settles = q->count != before || forgets;
-	if (settles)
+	if (q->count != before || forgets)
 		unlock_and_store(q);
 	else
 		pthread_mutex_unlock(&q->lock);
-	return settles;
 }
 
 void quarantine_each_unread(struct quarantine *q, quarantine_fn *fn, void *arg)

@@ -21,13 +21,14 @@ void quarantine_add_unread(struct quarantine *q, const char *path, size_t len, c
 void quarantine_resolve(struct quarantine *q, const char *path, size_t len); /* it could be applied now */
 void quarantine_resolve_below(struct quarantine *q, const char *path, size_t len); /* it, and what was below it, is gone */
 /* How many were added so far. compared: trees were, with one that lacks nothing, and all that differed was tried again since there were so many:
- * what was added before is not lacking any more. True: there was something. */
+ * what was added before is not lacking any more. */
 uint64_t quarantine_number(struct quarantine *q);
-bool quarantine_compared(struct quarantine *q, uint64_t number);
+void quarantine_compared(struct quarantine *q, uint64_t number);
 bool quarantine_has(struct quarantine *q, const char *path, size_t len);
 size_t quarantine_count_aside(struct quarantine *q, const char *path, size_t len); /* it, and what is below it, "" = all; not the unread ones */
 bool quarantine_has_below(struct quarantine *q, const char *path, size_t len);
-/* It, or the list once ran over, so that any path may have been on it (also told by the file, a line "+"), until trees are compared. */
+/* The list ran over, so that any path may have been on it (also told by the file, a line "+"), until trees are compared. */
+bool quarantine_ran_over(struct quarantine *q);
 bool quarantine_may_have_below(struct quarantine *q, const char *path, size_t len);
 bool quarantine_has_unread(struct quarantine *q, const char *path, size_t len); /* it, or what is below it */
 typedef void quarantine_fn(void *arg, const char *path, size_t len);

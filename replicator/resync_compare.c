@@ -383,6 +383,12 @@ static void only_there(struct compare *c, const char *path, size_t len, const st
 		c->stays = true; /* we had it and removed it: that ships */
 		return;
 	}
+	/* The removal shipped, and could not be done there. What we have set aside may be lacking here for that. */
+	if (c->shared->incomplete && !cdm_dot_is_none(dot) && cdm_vector_covers(&c->shared->mine, dot) &&
+		!quarantine_may_have_below(c->set->quarantine, path, len)) {
+		c->stays = true;
+		return;
+	}
 	paths_add(c->shared->there, path, len);
 	if (joins_group(c, path, len, e, NULL, false))
 		return;

@@ -61,6 +61,7 @@ struct resync_in {
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
 	uint64_t aside_before;       /* set.aside_number, when it began */
+	bool had_aside;              /* something was set aside then */
 	bool lacking;                /* not all that differs was had */
 	bool unlooked;               /* some of it could not be looked at here: trees are compared again */
 	bool orphan;
@@ -350,7 +351,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 	bool same_path = c->path_len == w->len && memcmp(c->path, w->path, w->len) == 0;
 	if (c->op == CDM_OP_SKIP || answer->superseded || !same_path) {
 		incoming_free(answer, p->set->staging_fd); /* gone meanwhile: the stream will tell; or it could not be read there */
-		in->lacking = true;
+		in->lacking |= quarantine_may_have_below(p->set->quarantine, w->path, w->len);
 	} else {
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
@@ -665,6 +666,7 @@ static void submit_seal(struct resync_in *in)
 	}
 	job->compared = in->shared.decisive && !in->unlooked && !in->clash && !in->lacking;
 	job->aside_before = in->aside_before;
+	job->had_aside = in->had_aside;
 	submit(in, job, job_finished);
 }
 
@@ -768,6 +770,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->verify = verify;
 	in->taken_ahead = doubt_taken_ahead(s);
 	in->aside_before = s->aside_number;
+	in->had_aside = quarantine_count_aside(s->quarantine, "", 0) || quarantine_ran_over(s->quarantine);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;
 	compare_shared_init(&in->shared, s, sender, flags & RESYNC_INCOMPLETE);

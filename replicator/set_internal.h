@@ -194,7 +194,7 @@ struct set {
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
 	struct hold_before holds_before[HOLDS_BEFORE];
 	struct unreadable *unreadable;            /* content here that could not be read, or NULL */
-	uint64_t aside_number;                    /* of what was set aside (quarantine_number), so many the journal was read to tell of */
+	uint64_t aside_pending, aside_number;     /* quarantine_number after the last job; and when the journal was last read to its head */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct { cdm_origin before; bool all; int64_t until_ms; } regains; /* rights.c: until then lost changes are taken back, of own incarnations before this one, or all */
 	struct { int64_t until_ms; struct cdm_timer *timer; } late; /* rights.c: until then neighbours are waited for that may have what comes too late from its author */

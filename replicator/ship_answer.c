@@ -59,7 +59,7 @@ static struct item *need_item(struct ship *ship, const struct need *need, bool l
 	char component[CDM_NAME_LEN_MAX + 1];
 	size_t len = (size_t)(need->path + need->path_len - name);
 	struct stat st;
-	struct cdm_handle kept;
+	struct cdm_handle kept = {0};
 	_cleanup_close_ int aside = aside_open(s, need->path, need->path_len, &kept);
 	if ((dir < 0 && aside < 0) || len > CDM_NAME_LEN_MAX || set_leaves_out(s, need->path, need->path_len))
 		return nothing_to_say(ship, need, &c, dir < 0 ? dir : 0);

@@ -430,9 +430,9 @@ void unreadable_gone(struct set *s, const struct cdm_change *c)
 		note_rename(unreadable_of(s), c);
 	if (!s->ready || !went || !is_known_below(s, c))
 		return;
-	submit(s, GONE, c->path, c->path_len, "");
 	if (c->op == CDM_OP_RENAME && quarantine_count_aside(s->quarantine, c->path, c->path_len)) /* that is lacking elsewhere now */
 		doubt_raise(s);
+	submit(s, GONE, c->path, c->path_len, "");
 	for (struct unread *e = s->unreadable && c->op == CDM_OP_RENAME ? s->unreadable->list : NULL; e; e = e->next)
 		if (e->state != OVER && is_at_or_below(e, c->path, c->path_len)) {
 			size_t len;

@@ -47,6 +47,15 @@ static bool is_comparing(const struct wait *w, const struct peer_state *p)
 	return strcmp(own.state, "resync") == 0;
 }
 
+/* What is waited for may be among it. */
+static bool has_set_aside(const struct wait *w, const struct peer_state *p)
+{
+	struct set_state own = {0};
+	if (p->self)
+		set_get_state(w->set, &own);
+	return strcmp(p->self ? own.reason_code : p->reason_code, "quarantined") == 0;
+}
+
 static void count_node(void *arg, const struct peer_state *p)
 {
 	struct tally *t = arg;
@@ -56,7 +65,7 @@ static void count_node(void *arg, const struct peer_state *p)
 		(w->only && strcmp(p->member->name, w->only) != 0))
 		return;
 	t->of++;
-	if (w->has_upto && !p->down && !is_comparing(w, p) && cdm_vector_covers_all(p->durable, &w->upto)) {
+	if (w->has_upto && !p->down && !is_comparing(w, p) && !has_set_aside(w, p) && cdm_vector_covers_all(p->durable, &w->upto)) {
 		t->have++;
 		return;
 	}

@@ -68,7 +68,7 @@ static void n2_is_between(void)
 static void nothing_is_aside_at_n2(void)
 {
 	comes_about("cdmctl quarantine list | grep -q 'nothing is set aside' || { cdmctl quarantine list | cut -d' ' -f1 | xargs -n1 cdmctl quarantine retry; false; }");
-	shell("n2", "test -z \"$(ls %s/.cdmfs/aside)\"", lab_store(lab, "n2"));
+	comes_about("test -z \"$(ls %s/.cdmfs/aside)\"", lab_store(lab, "n2"));
 }
 
 /* Whatever n2 cannot do, n3 can. */
@@ -90,6 +90,27 @@ static void those_behind_get_it_all_the_same(void **state)
 	writable("behind");
 	nothing_is_aside_at_n2();
 	everywhere_equal();
+}
+
+/* One alone, so that nothing else makes trees be compared: the name is there, and is not what it should be. */
+static void whatever_it_was_it_is_tried_again(void **state)
+{
+	static const char *const changes[] = {"rm file", "echo y > file", "chmod 600 file", "setfattr -n user.x -v y file", "mv file moved", "rmdir sub"};
+	char dir[16];
+	n2_is_between();
+	for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+		snprintf(dir, sizeof dir, "one-%zu", i);
+		shell("n1", "mkdir -p %s/sub && echo x > %s/file", dir, dir);
+		everywhere_equal();
+		int64_t before = counter("n2", "quarantined");
+		shell("n2", "cd %s && chattr +i %s/file %s", lab_store(lab, "n2"), dir, dir);
+		shell("n1", "cd %s && %s", dir, changes[i]);
+		counts("n2", "quarantined", before + 1);
+		comes_about("cdmfs-stat " LAB_SET " --json | jq -e '.nodes[] | select(.name == \"n2\") | .state == \"behind\"'");
+		shell("n2", "cd %s && chattr -i %s/file %s", lab_store(lab, "n2"), dir, dir);
+		nothing_is_aside_at_n2();
+		everywhere_equal();
+	}
 }
 
 /* It comes later, and finds it in n2's journal. */
@@ -244,6 +265,7 @@ int main(void)
 		cmocka_unit_test(or_dropped),
 		cmocka_unit_test(who_only_receives_takes_nothing),
 		cmocka_unit_test(those_behind_get_it_all_the_same),
+		cmocka_unit_test(whatever_it_was_it_is_tried_again),
 		cmocka_unit_test(who_was_away_gets_it_too),
 		cmocka_unit_test(the_only_copy_is_kept_where_it_was_made),
 	};

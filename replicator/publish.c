@@ -618,6 +618,7 @@ static bool try_until_done(struct publisher *pub, struct incoming *in)
 		}
 		if (aside)
 			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
+		pub->job->set_aside += aside;
 		if (aside && kept < 0 && kept != -ENODATA)
 			tell_not_passed_on(pub, in, kept);
 		if (!in->resync && (r == APPLY_NOTHING || kept == 0))

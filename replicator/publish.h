@@ -64,6 +64,7 @@ struct job { /* one batch for the applier */
 	bool compared;                 /* the last one of a comparison of trees: all that differed was tried, and nothing is lacking here but what was … */
 	uint64_t aside_before;         /* … set aside since (quarantine_number) */
 	bool had_aside, settled;       /* something was set aside before; nothing of that is any more */
+	uint64_t set_aside;            /* changes */
 	bool lacking;                  /* of what a comparison brought something was not applied */
 	uint64_t aside_number;         /* quarantine_number at its end */
 	bool broken;                   /* not applied to its end: its peer must send again from what is applied */

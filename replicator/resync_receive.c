@@ -46,7 +46,8 @@ struct resync_in {
 	struct want *wants, **wants_tail, *unasked; /* unasked: first that was not asked for */
 	size_t want_count;
 	uint64_t ticket;
-	uint64_t same, fetched, removed, changed, seen; /* changed: attributes and links */
+	uint64_t same, fetched, removed, changed, seen; /* changed: attributes and links, too */
+	uint64_t set_aside;          /* of these, again or for the first time: comparing once more would not help */
 	struct removal *removals;    /* newest first: deepest first */
 	size_t removal_count;
 	struct incoming *root;       /* the sender's root directory, to be settled after what is in it */
@@ -372,6 +373,7 @@ static void job_finished(struct job *job)
 {
 	struct resync_in *in = job->arg;
 	in->lacking |= job->lacking;
+	in->set_aside += job->set_aside;
 	job_free(job);
 	in->jobs--;
 	if (!in->orphan)
@@ -693,7 +695,7 @@ static void finish(struct resync_in *in)
 		cdm_log(resync_ends, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_uint("same", in->same),
 			cdm_uint("fetched", in->fetched), cdm_uint("removed", in->removed));
 		link_send(p->link, s, FRAME_RESYNC_END, 0, NULL, 0, NULL, 0);
-		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed || in->removed;
+		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed + in->removed > in->set_aside;
 		if (!incomplete && !changed && !in->ahead && !in->unlooked)
 			doubt_none_is_ahead(s, in->taken_ahead);
 		resync_in_free(&p->resync->in);

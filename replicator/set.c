@@ -534,7 +534,7 @@ void set_get_state(struct set *s, struct set_state *ret)
 		state = code = "resync";
 		reason = "the attributes of the root directory are on their way";
 	} else if (quarantine_describe(s->quarantine, text, sizeof text)) {
-		code = "quarantined";
+		code = quarantine_count_aside(s->quarantine, "", 0) ? "quarantined" : "unreadable"; /* it lacks something; or the others do */
 		reason = text;
 	} else if (seals_describe(s, text, sizeof text)) {
 		code = "seal_broken";

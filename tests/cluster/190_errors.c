@@ -202,7 +202,7 @@ static bool n1_sets_something_aside(void *arg, char *seen)
 	const bool *wanted = arg;
 	shell_status("n1", &code, "cdmfs-stat www --json | jq -j '.nodes[] | select(.name == \"n1\") | .reason_code'");
 	snprintf(seen, 512, "n1's reason is \"%.100s\"", code ?: "");
-	return (strcmp(code ?: "", "quarantined") == 0) == *wanted;
+	return (strcmp(code ?: "", "unreadable") == 0) == *wanted;
 }
 
 static void what_cannot_be_read_is_set_aside_until_it_is_removed(void **state)

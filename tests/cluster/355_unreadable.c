@@ -19,7 +19,7 @@ static bool is_set_aside(const char *node)
 {
 	_cleanup_free_ char *code = NULL;
 	shell_status(node, &code, "cdmfs-stat www --json | jq -j '.nodes[] | select(.name == \"%s\") | .reason_code'", node);
-	return strcmp(code ?: "", "quarantined") == 0;
+	return strcmp(code ?: "", "unreadable") == 0;
 }
 
 static bool n1_sets_aside(void *arg, char *seen)

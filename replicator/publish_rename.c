@@ -185,6 +185,27 @@ static bool is_another_file(struct publisher *pub, const struct incoming *in, co
 	return cdm_version_compare(here, &c->version) > 0 || conflict_seen(pub, in, &found) != SEEN;
 }
 
+/* Both are names of one file here (its author had exchanged it with one that nobody else had): a rename would leave both. 1; 0: they are not; or -errno. */
+static int are_one_file(struct publisher *pub, const struct cdm_change *c, const struct stat *st)
+{
+	struct cdm_stamp stamp;
+	struct stat st2;
+	int r = st->st_nlink > 1 ? stamp_here(pub, c->path2, c->path2_len, &stamp, &st2) : 0;
+	return r <= 0 ? r : st2.st_dev == st->st_dev && st2.st_ino == st->st_ino;
+}
+
+static int remove_old_name(struct publisher *pub, struct incoming *in, int parent, const char *name, struct cdm_dot here)
+{
+	struct cdm_change record = record_of(pub, in);
+	struct two_names n = {.dir = parent, .name = name};
+	struct step step;
+	raise_parent(pub, in, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.parent2_mtime_ns);
+	step_init(&step, CDM_CALL_UNLINK, in, &record);
+	expect_version(&step, here);
+	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
+	return r == -ENOENT || r == -ESTALE ? APPLY_RETRY : r < 0 ? r : APPLIED;
+}
+
 int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)
 {
 	const struct cdm_change *c = &in->carried.change;
@@ -210,6 +231,9 @@ int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *e
 	int parent = publisher_parent(pub, c->path, c->path_len, name);
 	if (parent < 0)
 		return parent == -ENOENT ? APPLY_RETRY : parent;
+	r = directory ? 0 : are_one_file(pub, c, &st);
+	if (r != 0)
+		return r < 0 ? r : remove_old_name(pub, in, parent, name, here.content.dot);
 	struct cdm_change record = record_of(pub, in);
 	struct two_names n = {parent, parent2, name, name2, 0};
 	struct step step;

@@ -105,6 +105,12 @@ static bool attributes_are_newer(const struct cdm_stamp *stamp, const struct cdm
 	return stamp->attr_origin > c->dot.origin;
 }
 
+/* Another content than the change speaks of; not one without a version. */
+static bool is_another(const struct cdm_stamp *stamp, const struct cdm_change *c)
+{
+	return !cdm_dot_is_none(stamp->content.dot) && !cdm_dot_equal(stamp->content.dot, c->version.dot);
+}
+
 /* The mtime of a directory was this when it was looked at: what is done in it until the call counts. */
 static void mtime_seen(struct step *step, int64_t mtime_ns)
 {
@@ -170,6 +176,9 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 	struct cdm_attr attr = c->attr;
 	if (S_ISLNK(st.st_mode))
 		attr.mask &= ~(uint32_t)CDM_ATTR_MODE;
+	bool written = in->resync && S_ISREG(st.st_mode) && is_another(&stamp, c); /* since trees were compared: that ships with its own mtime */
+	if (written)
+		attr.mask &= ~(uint32_t)CDM_ATTR_MTIME;
 	struct cdm_change record = record_of(pub, in);
 	struct step last;
 	step_init(&last, CDM_CALL_SETATTR, in, &record);
@@ -178,7 +187,9 @@ int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *
 		last.a.attr_origin = c->dot.origin;
 		last.a.flags = in->decisive ? 0 : CDM_AN_ATTR_ORDER;
 	}
-	if (in->resync) /* an adopted file: it is what the sender has under this version */
+	if (in->resync && S_ISREG(st.st_mode))
+		expect_version(&last, stamp.content.dot);
+	if (in->resync && !written) /* an adopted file: it is what the sender has under this version */
 		last.a.stamp = c->version;
 	if (in->mtime_was_ns)
 		mtime_seen(&last, in->mtime_was_ns);

@@ -277,8 +277,8 @@ static void death_and_another_change(void **state)
 {
 	dies_at(AT_ONE, "again");
 	change("n1", "again", "c", "changed2");
-	started_to_be_held("n2");
 	hold(AT_OTHERS);
+	started_to_be_held("n2");
 	_cleanup_close_ int held = arrived(AT_OTHERS);
 	killed("n2", LAB_REPLICATOR);
 	change("n1", "again", "a", "changed3");

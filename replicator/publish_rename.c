@@ -216,6 +216,10 @@ int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *e
 	int r = is_renamed_already(pub, c);
 	if (r != 0)
 		return r < 0 ? r : APPLY_NOTHING;
+	if (c->path_len == c->path2_len && memcmp(c->path, c->path2, c->path_len) == 0) { /* by what others renamed meanwhile (moved_begin) it is there */
+		pub->odd = true;
+		return APPLY_SKIP;
+	}
 	if (c->rename_flags & RENAME_EXCHANGE)
 		return apply_exchange(pub, in, err);
 	r = stamp_here(pub, c->path, c->path_len, &here, &st);

@@ -6,31 +6,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "replicator/quarantine.h"
+#include "store_rig.h"
 
 #define MORE_THAN_FIT 300
-
-static char store[] = "/tmp/cdm-quarantine-XXXXXX";
-static int store_fd;
-
-static int set_up(void **state)
-{
-	assert_non_null(mkdtemp(store));
-	store_fd = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return store_fd < 0 || mkdirat(store_fd, ".cdmfs", 0700) < 0;
-}
-
-static int tear_down(void **state)
-{
-	unlinkat(store_fd, ".cdmfs/quarantine", 0);
-	return unlinkat(store_fd, ".cdmfs", AT_REMOVEDIR) < 0 || close(store_fd) < 0 || rmdir(store) < 0;
-}
 
 static struct quarantine *loaded(size_t count)
 {
@@ -122,5 +103,5 @@ int main(void)
 		cmocka_unit_test(a_comparison_settles_what_was_there_before),
 		cmocka_unit_test(what_ran_over_counts_until_trees_are_compared),
 	};
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, store_set_up, store_tear_down);
 }

@@ -14,22 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "replicator/unsure_late.h"
-
-static char store[] = "/tmp/cdm-late-XXXXXX";
-static int store_fd;
-
-static int set_up(void **state)
-{
-	assert_non_null(mkdtemp(store));
-	store_fd = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return store_fd < 0 || mkdirat(store_fd, ".cdmfs", 0700) < 0;
-}
-
-static int tear_down(void **state)
-{
-	unlinkat(store_fd, ".cdmfs/late", 0);
-	return unlinkat(store_fd, ".cdmfs", AT_REMOVEDIR) < 0 || close(store_fd) < 0 || rmdir(store) < 0;
-}
+#include "store_rig.h"
 
 static void what_was_written_is_read(void **state)
 {
@@ -107,5 +92,5 @@ int main(void)
 		cmocka_unit_test(the_nodes_asked_first_make_way),
 		cmocka_unit_test(what_is_damaged_is_refused),
 	};
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, store_set_up, store_tear_down);
 }

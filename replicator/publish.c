@@ -737,7 +737,7 @@ static void job_work(void *arg)
 	if (!pub->begun) {
 		pub->begun = true;
 		conflict_begin(pub);
-		several_tidy(pub);
+		several_tidy(pub, false);
 		count_up(&pub->set->counters.quarantined, quarantine_load(pub->set->quarantine, pub->set->store_fd));
 	}
 	job->broken = is_broken(pub, job->peer_serial);
@@ -748,12 +748,14 @@ static void job_work(void *arg)
 	if (job->broken)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
 	flush_all(pub);
-	if (job->compared && !job->broken) {
+	bool compared = job->compared && !job->broken;
+	if (compared) {
 		quarantine_compared(pub->set->quarantine, job->aside_before);
-		job->settled = job->had_aside && !quarantine_count_aside(pub->set->quarantine, "", 0);
+		compared = !quarantine_count_aside(pub->set->quarantine, "", 0);
+		job->settled = job->had_aside && compared;
 	}
 	conflict_tidy(pub);
-	several_tidy(pub);
+	several_tidy(pub, compared);
 	aside_tidy(pub);
 	publisher_forget_dirs(pub);
 	pub->job = NULL;

@@ -86,10 +86,17 @@ static int find_staged(struct several *s, struct cdm_error *err)
 	return r;
 }
 
-void several_tidy(struct publisher *pub)
+/* Which version is staged under this name? */
+static bool staged_version(const char *name, struct cdm_dot *ret)
+{
+	return sscanf(name, STAGING_SEVERAL "%*x-%*x-%*x-%" SCNx64 "-%" SCNx64, &ret->origin, &ret->number) == 2;
+}
+
+void several_tidy(struct publisher *pub, bool compared)
 {
 	int fd = pub->several_left ? openat(pub->set->staging_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct cdm_dot version;
 	struct stat st;
 	if (!d) {
 		if (fd >= 0)
@@ -100,7 +107,8 @@ void several_tidy(struct publisher *pub)
 	for (struct dirent *e; (e = readdir(d));) {
 		if (strncmp(e->d_name, STAGING_SEVERAL, strlen(STAGING_SEVERAL)) != 0 || fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			continue;
-		if (st.st_nlink > 1)
+		bool settled = compared && staged_version(e->d_name, &version) && cdm_vector_covers(&pub->applied, version);
+		if (st.st_nlink > 1 && !settled)
 			pub->several_left = true;
 		else
 			unlinkat(fd, e->d_name, 0);
@@ -236,11 +244,9 @@ static int put_at_left(struct several *s)
 			close(fd);
 		return s->pub->several_left ? -EIO : 0;
 	}
-	size_t len = strlen(s->prefix);
 	for (struct dirent *e; r == 0 && (e = readdir(d));) {
 		struct cdm_dot version;
-		if (strncmp(e->d_name, s->prefix, len) != 0 || strcmp(e->d_name, s->staged) == 0 ||
-			sscanf(e->d_name + len, "%" SCNx64 "-%" SCNx64, &version.origin, &version.number) != 2)
+		if (strncmp(e->d_name, s->prefix, strlen(s->prefix)) != 0 || strcmp(e->d_name, s->staged) == 0 || !staged_version(e->d_name, &version))
 			continue;
 		r = put_at_one_left(s, fd, e->d_name, version);
 	}

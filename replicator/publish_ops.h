@@ -47,13 +47,13 @@ int apply_staged(struct publisher *pub, struct incoming *in, struct cdm_error *e
 /* Ranges (or all) written into the file that is there: base version checked by the server, record with the last step. */
 int apply_in_place(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* publish_names.c: the same by renames, under all names of what is there (open as `old`, of the base version). tidy: after a job, remove what is staged
- * for that and not needed any more. */
+ * for that and not needed any more; `compared`: a comparison of trees has just given every name what it should have, but for changes still to come. */
 int apply_to_names(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err);
 /* The same for those names only that do not travel; what is open has the version `along`. */
 int apply_with_left_out(struct publisher *pub, struct incoming *in, int old, struct cdm_error *err);
 /* Those become names of what is staged under this name, as the change's path2 is about to: that is open. 0 or -errno. */
 int link_left_out(struct publisher *pub, struct incoming *in, int old, const char *staged);
-void several_tidy(struct publisher *pub);
+void several_tidy(struct publisher *pub, bool compared);
 int apply_setattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 int apply_xattr(struct publisher *pub, struct incoming *in, struct cdm_error *err);
 /* A directory that was made here, too: the higher creation's attributes stay. */

@@ -78,7 +78,8 @@ void adopt_answered(struct master *m, uint32_t number, const json_t *msg)
 	if (!c)
 		return;
 	if (error) {
-		http_problem(c, 409, hint ? hint : "", "%s", error);
+		const struct model_node *n = model_node_number(registry_model(m->registry), number);
+		http_problem(c, 409, hint ? hint : "", "%s: %s", n ? n->name : "the node", error);
 		return;
 	}
 	json_t *answer = json_object(), *counts = json_object_get(msg, "result");

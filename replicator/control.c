@@ -251,15 +251,18 @@ static void sort_holder(void *arg, const struct peer_state *p)
 {
 	struct holders *h = arg;
 	struct view_node v;
-	if (p->self || cdm_vector_covers(p->visible, h->dot)) {
+	char reason[400];
+	bool told = p->self || cdm_vector_covers(p->visible, h->dot);
+	bool aside = !p->self && strcmp(p->reason_code, "quarantined") == 0; /* what, only that node knows */
+	if (told && !aside) {
 		json_array_append_new(h->have, view_text(p->member->name));
 		return;
 	}
 	if (!view_counts(p))
 		return; /* need not have it */
 	view_of(h->set, p, &v);
-	json_array_append_new(h->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason",
-		view_text(v.reason[0] ? v.reason : v.state)));
+	snprintf(reason, sizeof reason, "%s%s", told ? "may lack it: " : "", v.reason[0] ? v.reason : v.state);
+	json_array_append_new(h->lack, json_pack("{s:o, s:o}", "node", view_text(p->member->name), "reason", view_text(reason)));
 }
 
 static void why_answer(void *arg, json_t *open)

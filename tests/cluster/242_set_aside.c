@@ -177,6 +177,7 @@ static void it_is_listed_and_tried_again(void **state)
 	shell("n1", "cdmctl quarantine list --json | jq -e '.quarantine[] | select(.id == \"%s\") | .node == \"n2\" and .path == \"listed/new\"'", id);
 	_cleanup_free_ char *there = lab_path(lab, "n2", "listed/new");
 	shell("n2", "cdmfs-stat %s | grep -q 'quarantined %s: SAVE'", there, id);
+	comes_about("cdmfs-stat listed/new | grep -q 'n2: may lack it: [12] path'; test \"${PIPESTATUS[*]}\" = '3 0'");
 	writable("listed");
 	comes_about("cdmctl quarantine list | grep -q %s && cdmctl quarantine retry %s || cdmctl quarantine list | grep -q 'nothing is set aside'", id, id);
 	gets_text("n2", "listed/new", "saved");

@@ -44,7 +44,12 @@ cpu() { # CPU seconds of all programs of the lab so far
 	pids=$(status | jq -r '.master.pid, (.nodes[].pids[])' | sort -u)
 	for p in $pids; do cat "/proc/$p/stat" 2>/dev/null || true; done | sed 's/^.*) //' | awk -v hz="$(getconf CLK_TCK)" '{s += $12 + $13} END {printf "%.2f\n", s / hz}'
 }
-memory() { status | jq -r '.nodes[1].pids[]' | while read -r p; do awk '/^Pss:/ {s += $2} END {print s + 0}' "/proc/$p/smaps_rollup" 2>/dev/null || true; done | awk '{s += $1} END {printf "%.1f MiB\n", s / 1024}'; }
+memory() { # of all programs of the second node; and how much each node's replicator had at most, with what it shares with other programs
+	local p
+	for p in $(status | jq -r '.nodes[1].pids[]'); do awk '/^Pss:/ {s += $2} END {print s + 0}' "/proc/$p/smaps_rollup" 2>/dev/null || true; done | awk '{s += $1} END {printf "%.1f MiB; replicators at most", s / 1024}'
+	for p in $(status | jq -r '.nodes[].pids.replicator'); do awk '/^VmHWM:/ {printf " %.1f", $2 / 1024}' "/proc/$p/status"; done
+	echo " MiB"
+}
 measured() { # title command…: runs it, says the bytes and CPU it took
 	local title=$1 before after c0 c1
 	shift

@@ -28,7 +28,7 @@
 #define ASKED_MS 5000     /* an answer that does not come: ask again */
 #define UNLOOKED_MS 1000  /* after something could not be looked at, doubling up to … */
 #define UNLOOKED_MAX_MS 600000
-#define REST 10           /* times as long as a comparison took, none follows: however often authors meet, large trees are not walked all the time */
+#define REST 10           /* times as long as a comparison was worked at here, none follows: however often authors meet, large trees are not walked all the time */
 #define ROUNDS_MAX 8      /* comparisons that find something again and again: what differs cannot be mended so */
 
 static void on_timer(void *arg);
@@ -48,10 +48,21 @@ static void wait_for(struct set *s, int64_t ms)
 		s->doubt.timer = cdm_loop_after(s->node->loop, due - now, on_timer, s);
 }
 
-static void took(struct set *s, int64_t began_ms)
+void doubt_begins(struct set *s)
 {
-	int64_t now = cdm_now_ms();
-	s->doubt.not_before_ms = now + REST * (now - began_ms);
+	s->doubt.began_ms = cdm_now_ms();
+	s->doubt.looked_ns = 0;
+}
+
+void doubt_looked(struct set *s, int64_t worked_ns)
+{
+	s->doubt.looked_ns += worked_ns;
+}
+
+/* What it waited for, contents or somebody's decision, is no work. */
+static void rest(struct set *s)
+{
+	s->doubt.not_before_ms = cdm_now_ms() + REST * s->doubt.looked_ns / 1000000;
 }
 
 static bool any_child_is_at_it(const struct set *s)
@@ -224,7 +235,7 @@ bool doubt_begin_verify(struct peer *p)
 		return false; /* in the last case when we have compared with our own parent */
 	p->verify_wanted = false;
 	p->verifying = true;
-	p->set->doubt.began_ms = cdm_now_ms();
+	doubt_begins(p->set);
 	resync_begin(p, RESYNC_VERIFY);
 	return true;
 }
@@ -253,7 +264,7 @@ void doubt_compared(struct set *s, bool decisive, bool changed)
 	note_looked(s);
 	if (!d->raised)
 		return;
-	took(s, d->began_ms);
+	rest(s);
 	cdm_timer_cancel(&d->timer);
 	bool over = decisive && !changed && !d->raised_since;
 	d->rounds += changed;
@@ -278,7 +289,7 @@ void doubt_child_done(struct peer *p)
 	if (!p->verifying)
 		return;
 	p->verifying = false;
-	took(p->set, p->set->doubt.began_ms);
+	rest(p->set);
 	note_looked(p->set);
 	forget_if_over(p->set);
 	state_changed(p->set);

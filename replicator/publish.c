@@ -14,20 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
-#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 #include "common/faultpoint.h"
 #include "common/io.h"
 
-#define RETRY_SPACE_MS 2000
-#define RETRY_SOON_MS 100
-#define IO_TRIES 4 /* within 0.7 s */
-#define RETRY_MOUNT_MS 500
 #define NEED_TIMEOUT_MS 600000
 #define RECORDS_FLUSH (44u << 10) /* an xattr value may have 64 KiB */
-#define RECORD_MAX (16u << 10)
-#define APPLY_TRIES 16
 #define STAT_WAIT_MS 100
 #define FUSE_MAGIC 0x65735546
 
@@ -65,7 +58,7 @@ static void note_arrives(void *arg)
 	free(note);
 }
 
-static void tell_pause(struct publisher *pub, const char *code, const char *reason)
+void publisher_tell_pause(struct publisher *pub, const char *code, const char *reason)
 {
 	struct note *note = calloc(1, sizeof *note);
 	if (!note)
@@ -78,7 +71,7 @@ static void tell_pause(struct publisher *pub, const char *code, const char *reas
 }
 
 /* Wait on pub->wake for at most ms. False: stopping. */
-static bool wait_ms(struct publisher *pub, int64_t ms)
+bool publisher_wait(struct publisher *pub, int64_t ms)
 {
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
@@ -336,72 +329,6 @@ int publisher_parent(struct publisher *pub, const char *path, size_t len, char r
 	return fd;
 }
 
-/* --- records without a call --- */
-
-static int flush_records(struct publisher *pub, struct cdm_error *err)
-{
-	if (!pub->records.len)
-		return 0;
-	char path[64];
-	snprintf(path, sizeof path, "/proc/self/fd/%d", pub->full_fd);
-	if (setxattr(path, "trusted.cdmfs.journal", pub->records.data, pub->records.len, 0) < 0)
-		return cdm_fail(err, errno, "journal what needed no call");
-	pub->records.len = 0;
-	pub->records_matter = false;
-	return 0;
-}
-
-static void add_record(struct publisher *pub, const struct cdm_change *c)
-{
-	size_t max = cdm_change_encoded_max(c), at = pub->records.len;
-	bytes_put_u32(&pub->records, 0);
-	size_t n = cdm_change_encode(c, bytes_add(&pub->records, max));
-	uint32_t len = (uint32_t)n;
-	memcpy(pub->records.data + at, &len, sizeof len);
-	pub->records.len = at + sizeof len + n;
-}
-
-static void raise_parents(struct publisher *pub, struct incoming *in)
-{
-	const struct cdm_change *c = &in->carried.change;
-	raise_parent(pub, in, c->path, c->path_len, c->parent_mtime_ns);
-	if (c->path2_len)
-		raise_parent(pub, in, c->path2, c->path2_len, c->parent2_mtime_ns);
-}
-
-static void add_skip(struct publisher *pub, struct incoming *in)
-{
-	const struct cdm_change *from = &in->carried.change;
-	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = from->dot, .clock = from->clock,
-		.path = from->path, .path_len = from->path_len < 4096 ? from->path_len : 0, .parent_mtime_ns = from->parent_mtime_ns};
-	if (from->op == CDM_OP_SKIP)
-		c.flags |= from->flags & CDM_CH_WHOLE;
-	raise_parents(pub, in);
-	add_record(pub, &c);
-	pub->records_matter |= c.path_len && c.parent_mtime_ns;
-	count_up(&pub->set->counters.skipped, 1);
-}
-
-/* What is so already here is news for who follows this node: he may have come to our state by another way, or be behind it. So is what cannot be done
- * here: it may well be done there. */
-static void add_done(struct publisher *pub, struct incoming *in)
-{
-	struct cdm_change c = record_of(pub, in);
-	if (c.range_count && cdm_change_encoded_max(&c) > RECORD_MAX) { /* the whole is there as well */
-		c.range_count = 0;
-		c.flags |= CDM_CH_WHOLE;
-	}
-	bool ours = CDM_ORIGIN_NODE(c.dot.origin) == pub->set->node->id->number; /* the journal takes no operation of ours from others */
-	if (ours || cdm_change_encoded_max(&c) > RECORD_MAX) {
-		add_skip(pub, in);
-		return;
-	}
-	raise_parents(pub, in);
-	add_record(pub, &c);
-	pub->records_matter = true;
-	count_up(&pub->set->counters.already_there, 1);
-}
-
 int publisher_stat(struct publisher *pub, int fd, struct stat *ret)
 {
 	struct timespec until;
@@ -426,7 +353,7 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 {
 	if (pub->records_matter && step->record_count) {
 		struct cdm_error err = CDM_ERROR_INIT;
-		int r = flush_records(pub, &err);
+		int r = records_send(pub, &err);
 		if (r < 0)
 			return r;
 	}
@@ -455,187 +382,14 @@ int publisher_call(struct publisher *pub, struct step *step, call_fn *call, void
 
 /* --- the work --- */
 
-bool publisher_mount_is_gone(int r)
-{
-	return r == -ENOTCONN || r == -ECONNABORTED || r == -ENODEV || r == -ESHUTDOWN || r == -EBADF;
-}
-
 /* Is the set mounted? Waits until it is. False: stopping. */
-static bool wait_for_mount(struct publisher *pub)
+bool publisher_wait_for_mount(struct publisher *pub)
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	while (publisher_open(pub, &err) < 0)
-		if (!wait_ms(pub, RETRY_MOUNT_MS))
+		if (!publisher_wait(pub, RETRY_MOUNT_MS))
 			return false;
 	return true;
-}
-
-/* The name that is as the change says, or lacks that: the new one of two. */
-static const char *name_of(const struct cdm_change *c, size_t *ret_len)
-{
-	bool two = c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK;
-	*ret_len = two ? c->path2_len : c->path_len;
-	return two ? c->path2 : c->path;
-}
-
-static void quarantine(struct publisher *pub, struct incoming *in, int r, struct cdm_error *err)
-{
-	char dot[64], path[512];
-	size_t len;
-	const struct cdm_change *c = &in->carried.change;
-	const char *name = name_of(c, &len);
-	cdm_dot_format(c->dot, dot);
-	snprintf(path, sizeof path, "%.*s", (int)(len < 500 ? len : 500), name);
-	if (!err->number)
-		cdm_fail(err, -r, "%s %s", cdm_op_name(c->op), path);
-	cdm_log_err(quarantined, err, cdm_str("set", set_name(pub->set)), cdm_str("change", dot), cdm_str("path", path));
-	quarantine_add(pub->set->quarantine, name, len, err->text);
-	count_up(&pub->set->counters.quarantined, 1);
-}
-
-/* It could be applied. Content or other attributes that were set aside may be lacking all the same when attributes could be set, and what was lacking
- * below a directory is now lacking elsewhere: trees tell. */
-static void resolve(struct publisher *pub, const struct incoming *in)
-{
-	struct quarantine *q = pub->set->quarantine;
-	const struct cdm_change *c = &in->carried.change;
-	size_t len;
-	const char *name = name_of(c, &len);
-	bool attributes = c->op == CDM_OP_SETATTR || c->op == CDM_OP_SETXATTR || c->op == CDM_OP_REMOVEXATTR;
-	if (attributes && !in->resync)
-		pub->job->odd_surely |= quarantine_has(q, name, len);
-	else if (!attributes || !pub->odd)
-		quarantine_resolve(q, name, len);
-	if (c->op == CDM_OP_RENAME)
-		pub->job->odd_surely |= quarantine_has_below(q, c->path, c->path_len) || quarantine_has_below(q, c->path2, c->path2_len);
-}
-
-static bool is_there(struct publisher *pub, const struct cdm_change *c)
-{
-	struct cdm_stamp stamp;
-	struct stat st;
-	return stamp_here(pub, c->path, c->path_len, &stamp, &st) != 0;
-}
-
-/* Nodes behind this one lack it until it is settled here, and trees are compared. */
-static void tell_not_passed_on(struct publisher *pub, const struct incoming *in, int r)
-{
-	struct cdm_error err = CDM_ERROR_INIT;
-	char path[512];
-	const struct cdm_change *c = &in->carried.change;
-	snprintf(path, sizeof path, "%.*s", (int)(c->path_len < 500 ? c->path_len : 500), c->path);
-	cdm_fail(&err, -r, "keep its content for nodes behind this one");
-	cdm_log_err(not_passed_on, &err, cdm_str("set", set_name(pub->set)), cdm_str("path", path));
-}
-
-static void record_again(struct publisher *pub, const struct cdm_change *c)
-{
-	char path[64];
-	struct cdm_error err = CDM_ERROR_INIT;
-	snprintf(path, sizeof path, "/proc/self/fd/%d", pub->full_fd);
-	if (setxattr(path, "trusted.cdmfs.again", c->path, c->path_len, 0) == 0 || errno == EROFS)
-		return;
-	cdm_fail(&err, errno, "record %.*s again", (int)(c->path_len < 200 ? c->path_len : 200), c->path);
-	cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
-}
-
-const char *publisher_waits_for(int r)
-{
-	return r == -ENOSPC || r == -EDQUOT ? "disk_full" : r == -EROFS ? "read_only_store" :
-		r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -ENOBUFS ? "no_resources" : NULL;
-}
-
-static bool try_until_done(struct publisher *pub, struct incoming *in)
-{
-	bool paused = false;
-	for (int tries = 0, io_tries = 0; wait_for_mount(pub);) {
-		struct cdm_error err = CDM_ERROR_INIT;
-		moved_end(pub, in);
-		pub->odd = false;
-		int r = moved_begin(pub, in);
-		if (r == 0)
-			r = apply_change(pub, in, &err);
-		if (paused && !publisher_waits_for(r)) {
-			tell_pause(pub, "", "");
-			paused = false;
-		}
-		if (publisher_waits_for(r)) {
-			if (!paused)
-				tell_pause(pub, publisher_waits_for(r), err.text[0] ? err.text : "the store takes nothing");
-			if (!wait_ms(pub, paused ? RETRY_SPACE_MS : RETRY_SOON_MS))
-				return false;
-			paused = true;
-			continue;
-		}
-		if (publisher_mount_is_gone(r)) {
-			publisher_close(pub);
-			if (!wait_ms(pub, 10))
-				return false;
-			continue;
-		}
-		if (r == -EIO && io_tries < IO_TRIES - 1) { /* what stays so is set aside */
-			if (!wait_ms(pub, RETRY_SOON_MS << io_tries++))
-				return false;
-			continue;
-		}
-		if (r == -ECANCELED)
-			return false;
-		in->mended = r == APPLIED && in->mends;
-		if (r == APPLIED && in->resync)
-			doubt_note_ahead(pub, in->carried.stamp.content.dot, &in->context);
-		if (r == APPLIED && in->again)
-			record_again(pub, &in->carried.change);
-		if (r != APPLIED)
-			contexts_fini(&pub->told); /* what was said with it was not journaled */
-		if (pub->odd || (r != APPLIED && r != APPLY_RETRY && r != APPLY_NOTHING))
-			doubt_note(pub->job, in);
-		if (r == APPLIED) {
-			if (!in->resync) /* its dot is a ticket */
-				history_note(pub->history, &in->carried.change);
-			resolve(pub, in);
-			count_up(&pub->set->counters.applied, 1);
-			return true;
-		}
-		if ((r == APPLY_RETRY || r == -ESTALE || r == -EAGAIN || r == -EINTR || r == -EPROTO) && ++tries < APPLY_TRIES) {
-			publisher_forget_dirs(pub);
-			continue;
-		}
-		bool removes = in->carried.change.op == CDM_OP_UNLINK || in->carried.change.op == CDM_OP_RMDIR;
-		if (r == APPLY_NOTHING && removes && !is_there(pub, &in->carried.change)) /* it never came here */
-			quarantine_resolve_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
-		pub->job->lacking |= in->resync && r == APPLY_SKIP && !removes &&
-			quarantine_may_have_below(pub->set->quarantine, in->carried.change.path, in->carried.change.path_len);
-		bool aside = r != APPLY_SKIP && r != APPLY_NOTHING;
-		int kept = aside && !in->resync ? aside_keep(pub, in) : -ENODATA;
-		if (kept == -ECANCELED)
-			return false;
-		if (aside && publisher_waits_for(kept)) { /* there must be room for those behind */
-			tell_pause(pub, publisher_waits_for(kept), "the store has no room for what is set aside");
-			paused = true;
-			if (!wait_ms(pub, RETRY_SPACE_MS))
-				return false;
-			continue;
-		}
-		if (aside)
-			quarantine(pub, in, r == APPLY_RETRY ? -EBUSY : r, &err);
-		pub->job->set_aside += aside;
-		if (aside && kept < 0 && kept != -ENODATA)
-			tell_not_passed_on(pub, in, kept);
-		if (!in->resync && (r == APPLY_NOTHING || kept == 0))
-			add_done(pub, in);
-		else if (!in->resync)
-			add_skip(pub, in);
-		return true;
-	}
-	return false;
-}
-
-/* Until this change is done, skipped or set aside. False: stopping. */
-static bool work_on(struct publisher *pub, struct incoming *in)
-{
-	bool done = try_until_done(pub, in);
-	moved_end(pub, in);
-	return done;
 }
 
 static void take_seed(struct publisher *pub)
@@ -656,27 +410,6 @@ static void take_seed(struct publisher *pub)
 	}
 	cdm_vector_merge(&pub->applied, &pub->seed);
 	pthread_mutex_unlock(&pub->lock);
-}
-
-static bool flush_all(struct publisher *pub)
-{
-	struct cdm_error err = CDM_ERROR_INIT;
-	while (pub->records.len && wait_for_mount(pub)) {
-		int r = flush_records(pub, &err);
-		if (r == 0)
-			return true;
-		if (!publisher_mount_is_gone(r))
-			cdm_log_err(failed, &err, cdm_str("set", set_name(pub->set)));
-		if (r == -EINVAL || r == -EBADMSG) { /* it will not be taken the next time either; the peer sends it again */
-			pub->records.len = 0;
-			pub->records_matter = false;
-			return false;
-		}
-		publisher_close(pub);
-		if (!wait_ms(pub, RETRY_MOUNT_MS))
-			return false;
-	}
-	return !pub->records.len;
 }
 
 static bool is_broken(struct publisher *pub, uint64_t serial)
@@ -706,7 +439,7 @@ static bool apply_all(struct publisher *pub, struct job *job)
 		}
 		if (!in->resync && !origin_fits(pub, c->dot.origin))
 			return false;
-		size_t taken = c->op == CDM_OP_MKDIR && !in->resync && !in->superseded && wait_for_mount(pub) ? assemble_run(pub, in) : 0;
+		size_t taken = c->op == CDM_OP_MKDIR && !in->resync && !in->superseded && publisher_wait_for_mount(pub) ? assemble_run(pub, in) : 0;
 		if (taken) {
 			count_up(&pub->set->counters.applied, taken);
 			while (--taken)
@@ -715,15 +448,15 @@ static bool apply_all(struct publisher *pub, struct job *job)
 			continue;
 		}
 		bool nothing = c->op == CDM_OP_SKIP || in->superseded;
-		if (nothing && !wait_for_mount(pub))
+		if (nothing && !publisher_wait_for_mount(pub))
 			return false;
 		if (nothing)
-			add_skip(pub, in);
-		else if (!work_on(pub, in))
+			record_skip(pub, in);
+		else if (!publisher_work_on(pub, in))
 			return false;
 		if (!in->resync)
 			cdm_vector_raise(&pub->applied, c->dot);
-		if (pub->records.len > RECORDS_FLUSH && !flush_all(pub))
+		if (pub->records.len > RECORDS_FLUSH && !records_flush(pub))
 			return false;
 	}
 	return true;
@@ -747,7 +480,7 @@ static void job_work(void *arg)
 	job->broken = !apply_all(pub, job);
 	if (job->broken)
 		pub->broken[pub->broken_next++ % BROKEN_PEERS] = job->peer_serial;
-	flush_all(pub);
+	records_flush(pub);
 	bool compared = job->compared && !job->broken;
 	if (compared) {
 		quarantine_compared(pub->set->quarantine, job->aside_before);

@@ -1,11 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* publish_ops.h — what publish_ops.c (staged objects, removals, links), publish_rename.c, and publish_attr.c (attributes, content in place, removal
- * of trees) share. Applier thread. Each apply_ function returns enum apply or -errno. */
+/* publish_ops.h — what publish.c (the applier), publish_change.c (one change until it is done), publish_ops.c (staged objects, removals, links),
+ * publish_rename.c, and publish_attr.c (attributes, content in place, removal of trees) share. Applier thread. Each apply_ function returns enum apply
+ * or -errno. */
 #ifndef REPLICATOR_PUBLISH_OPS_H
 #define REPLICATOR_PUBLISH_OPS_H
 
 #include <errno.h>
 #include "replicator/publish.h"
+
+#define RETRY_MOUNT_MS 500
+/* publish.c. False: stopping. wait: for at most ms. wait_for_mount: until the set is mounted. tell_pause: the node says why nothing is applied; "" ends it. */
+bool publisher_wait(struct publisher *pub, int64_t ms);
+bool publisher_wait_for_mount(struct publisher *pub);
+void publisher_tell_pause(struct publisher *pub, const char *code, const char *reason);
+/* publish_change.c: until this change is done, left out or set aside. False: stopping. */
+bool publisher_work_on(struct publisher *pub, struct incoming *in);
+/* publish_records.c: gather a record. skip: nothing was done. done: it is so already, or cannot be done here, but may well be done by those behind.
+ * send: to the journal, once; 0 or -errno. flush: until it took them; false: stopping, or it never will. */
+void record_skip(struct publisher *pub, struct incoming *in);
+void record_done(struct publisher *pub, struct incoming *in);
+int records_send(struct publisher *pub, struct cdm_error *err);
+bool records_flush(struct publisher *pub);
 
 struct cdm_change record_of(struct publisher *pub, struct incoming *in);
 void step_init(struct step *step, enum cdm_call call, const struct incoming *in, const struct cdm_change *record);

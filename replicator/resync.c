@@ -50,13 +50,16 @@ struct list_job { /* walker */
 	char *path;
 	size_t len;
 	int result;
+	int64_t worked_ns;
 	struct listing listing;
 };
 
 static void list_work(void *arg)
 {
 	struct list_job *job = arg;
+	int64_t began = cdm_now_ns();
 	job->result = listing_read(job->set, job->path, job->len, &job->listing);
+	job->worked_ns = cdm_now_ns() - began;
 }
 
 static void queue_frame(struct resync *r, struct bytes *payload)
@@ -103,6 +106,7 @@ static void list_done(void *arg)
 	struct set *s = job->set;
 	struct peer *p = s->peers;
 	s->posted--;
+	doubt_looked(s, job->worked_ns);
 	while (p && p->serial != job->peer_serial)
 		p = p->next;
 	if (p && p->resync && !s->stopping) {

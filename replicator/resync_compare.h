@@ -94,6 +94,7 @@ struct compare { /* one directory */
 	struct compare_shared *shared;
 	struct todo *dir;
 	struct listing theirs, ours;
+	int64_t worked_ns; /* how long the walker looked at it */
 	bool gone; /* the sender has no such directory any more */
 	bool stays; /* something of ours is on its way to the sender, and moves the directory's mtime there */
 	/* results */

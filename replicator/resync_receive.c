@@ -172,11 +172,20 @@ static void ask_directories(struct resync_in *in, struct peer *p)
 	}
 }
 
+static void compare_one(void *arg)
+{
+	struct compare *c = arg;
+	int64_t began = cdm_now_ns();
+	compare_work(c);
+	c->worked_ns = cdm_now_ns() - began;
+}
+
 static void compare_finished(void *arg)
 {
 	struct compare *c = arg;
 	struct resync_in *in = c->owner;
 	in->set->posted--;
+	doubt_looked(in->set, c->worked_ns);
 	in->comparing--;
 	if (in->orphan) {
 		compare_free(c);
@@ -251,7 +260,7 @@ int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t 
 	in->listing = (struct listing){0};
 	in->comparing++;
 	in->set->posted++;
-	cdm_worker_submit(in->set->walker, compare_work, compare_finished, c);
+	cdm_worker_submit(in->set->walker, compare_one, compare_finished, c);
 	pump(in);
 	return 0;
 }
@@ -783,7 +792,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	s->resyncing = true;
 	s->doubt.raised |= verify;
 	s->doubt.raised_since = false;
-	s->doubt.began_ms = cdm_now_ms();
+	doubt_begins(s);
 	count_up(verify ? &s->counters.verify_count : &s->counters.full_resync_count, 1);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)), cdm_str("reason", verify ? "after a conflict" : "the peer asks for it"));
 	state_changed(s);

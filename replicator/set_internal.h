@@ -110,6 +110,7 @@ struct doubt_state { /* doubt.c */
 	unsigned rounds;   /* comparisons that found something */
 	unsigned waits;    /* comparisons that were not the last one */
 	int64_t began_ms, not_before_ms; /* the last comparison; the next one */
+	int64_t looked_ns; /* how long the walker worked for the last one */
 	int64_t unlooked_at_ms, unlooked_ms, unlooked_due_ms; /* when something could not be looked at; the pause for that, and its end */
 	struct cdm_timer *timer;
 };
@@ -286,6 +287,8 @@ void doubt_author_began_anew(struct set *s); /* a change of a new incarnation ca
 void doubt_parent_is_there(struct set *s);
 void doubt_child_is_there(struct peer *p);
 void doubt_asked(struct peer *p);
+void doubt_begins(struct set *s);                   /* a comparison does, for whatever reason … */
+void doubt_looked(struct set *s, int64_t worked_ns); /* … and the walker worked so long for it, here: that decides when the next one may be */
 /* A comparison with the parent ended. decisive: he knew all our changes when it began; changed: something was different. */
 void doubt_compared(struct set *s, bool decisive, bool changed);
 /* How much was taken ahead of the stream; a comparison that began when it was so much saw none of it. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two nodes save the same path without knowing of each other: all end with one of both, the same everywhere; the other is kept. */
+#include "tests/cluster/held.h"
 #include "tests/cluster/story.h"
 
 #include <errno.h>
@@ -9,6 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define COMPARING "resync.root_came_not_taken"
 
 static unsigned kept_anywhere(void)
 {
@@ -268,6 +271,8 @@ static void a_directory_comes_and_goes_while_children_come(void **state)
 /* Both make a directory of one name, n1 removes its own. (What n3 does meanwhile keeps the removals from being left out with what they remove.) */
 static void removed_is_another_directory(void **state)
 {
+	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
 	in_sync();
 	cut("n2");
 	save("n3", "third", "of n3");
@@ -278,6 +283,8 @@ static void removed_is_another_directory(void **state)
 	healed("n2");
 	everywhere_equal();
 	assert_true(exists("n1", "later"));
+	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);
+	administrator("route", "set", LAB_SET, "n3", "--auto", NULL);
 }
 
 /* n1 renames to a name that n2 gave to something else meanwhile, or to an empty directory that n2 put something into. */
@@ -348,6 +355,7 @@ static void a_conflict_is_remembered_by_who_is_killed(void **state)
 	struct cdm_error err = CDM_ERROR_INIT;
 	administrator("route", "set", LAB_SET, "n2", "--parent", "n1", NULL);
 	administrator("route", "set", LAB_SET, "n3", "--parent", "n1", NULL);
+	started_to_be_held("n2");
 	save("n3", "third", "before");
 	in_sync();
 	cut("n2");
@@ -355,7 +363,9 @@ static void a_conflict_is_remembered_by_who_is_killed(void **state)
 	gets_text("n1", "third", "of n3 again");
 	make_directory("n2", "forgotten");
 	shell("n1", "mkdir forgotten && rmdir forgotten");
+	hold(COMPARING);
 	healed("n2");
+	_cleanup_close_ int held = arrived(COMPARING);
 	if (lab_wait_for(is_gone_at_its_maker, NULL, STORY_MS, "the directory everywhere but at n2", &err) < 0)
 		fail_msg("%s", err.text);
 	for (int i = 0; i < 3; i++)

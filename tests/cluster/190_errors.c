@@ -243,7 +243,7 @@ static void a_replaced_disk_is_filled_again_and_when_full_waits_alone(void **sta
 	int status = stat_wait("n1", "--timeout 3", &said);
 	if (status != 4 || !strstr(said, "n3"))
 		fail_msg("with a full target cdmfs-stat --wait ended with %d: %s", status, said);
-	shell("n1", "cdmfs-stat www --json | jq -e '.nodes[] | select(.name == \"n3\") | .reason_code == \"disk_full\"'");
+	comes_about("cdmfs-stat www --json | jq -e '.nodes[] | select(.name == \"n3\") | .reason_code == \"disk_full\"'");
 	has_text("n3", "kept/100", "100\n");
 	shell("n1", "rm too-large");
 	everywhere_equal();

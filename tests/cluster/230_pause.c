@@ -50,6 +50,8 @@ static void a_group_is_paused(void **state)
 	SAID("n1", 0, "cdmctl set pause " LAB_SET " --group g2 --dry-run", "(2 nodes)", "dry run");
 	SAID("n1", 0, "cdmctl set pause " LAB_SET " --group g2", "www paused in g2 (2 nodes); saves are journaled");
 	comes_to_say("n1", "paused");
+	comes_to_say("n2", "paused");
+	comes_to_say("n4", "paused");
 	save("n1", "in-g1", "for g1 only");
 	save("n2", "in-g2", "waits in the journal of n2");
 	gets_text("n3", "in-g1", "for g1 only");

@@ -253,6 +253,7 @@ static void who_only_receives_takes_nothing(void **state)
 	shell("n1", "cdmctl conflict show %s", id);
 	has_text("n1", LOST, "came later");
 	administrator("set", "change", LAB_SET, "--both", "n1,n2,n3", NULL);
+	comes_about("touch writable");
 	everywhere_equal();
 }
 

@@ -78,9 +78,10 @@ static void release_after_release_while_it_is_read(void **state)
 		readers[i][0] = reader_begin(lab_node_name(lab, i), "site/current/page-0", false); /* changes with each release */
 		readers[i][1] = reader_begin(lab_node_name(lab, i), "site/current/page-1", false); /* linked from release to release */
 	}
-	for (unsigned version = 2; version <= RELEASES; version++)
+	for (unsigned version = 2; version <= RELEASES; version++) {
 		deployed(source, version);
-	all_show(RELEASES);
+		all_show(version); /* the one before is removed by the next: who has just read the link has that long */
+	}
 	shell("n1", "cd site && ln -s releases/%d current.new && mv -T current.new current", RELEASES - 1); /* and back */
 	all_show(RELEASES - 1);
 	for (unsigned i = 0; i < 6; i++)

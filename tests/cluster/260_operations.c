@@ -41,7 +41,13 @@ static void yesterdays_master_is_restored(void **state)
 	save("n1", "after", "the disaster"); /* content goes on among those that the master knows */
 	gets_text("n3", "after", "the disaster");
 	comes_to_log(fourth, "certificate is not valid any more"); /* it joined after the backup */
-	comes_to_log("n2", "event=route_older");
+	for (unsigned i = 0; i < 3; i++) {
+		const char *node = lab_node_name(lab, i);
+		comes_to_log(node, "event=route_older");
+		comes_about("jq -e '.sets[0].exclude | length == 0' %s/%s/state/routes.json", lab_dir(lab), node);
+	}
+	comes_about("test \"$(grep 'event=policy_loaded' %s/logs/n2-cdmfs.log | tail -n 1 | grep -o 'epoch=[0-9]*')\" = \"epoch=$(jq .epoch %s/n2/state/routes.json)\"",
+		lab_dir(lab), lab_dir(lab));
 	save("n2", "a.today", "excluded only tomorrow"); /* the policy is yesterday's, too */
 	gets_text("n3", "a.today", "excluded only tomorrow");
 	absent(fourth, "a.today");

@@ -351,6 +351,7 @@ static void a_scrub_that_was_killed_begins_anew(void **state)
 	everywhere_equal();
 	int64_t proven = proven_s("n2");
 	administrator("scrub", LAB_SET, "n2", NULL);
+	comes_about("jq -e '.due_s <= now' %s/.cdmfs/scrub", lab_store(lab, "n2"));
 	killed("n2", LAB_REPLICATOR);
 	started("n2", LAB_REPLICATOR);
 	counts("n2", "scrubs", 1);

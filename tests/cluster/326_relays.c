@@ -101,6 +101,7 @@ static void what_was_sent_in_time_comes_through(void **state)
 	administrator("set", "change", LAB_SET, "--both", "n1,n4", "--target", "n2,n3", NULL);
 	holds_route("n4", ".role == \"both\"");
 	holds_route("n3", ".members[] | select(.name == \"n4\") | .role == \"both\"");
+	comes_about("touch %s/below/writable", lab_mount(lab, "n4"));
 	save("n4", "below/again", "of n4");
 	gets_text("n1", "below/again", "of n4");
 	everywhere_equal();

@@ -26,6 +26,7 @@ struct hostile {
 	size_t taken;     /* of them: handed out by hostile_await */
 	struct cdm_vector theirs;
 	char said[WIRE_TEXT_MAX + 1];
+	bool cut;         /* it takes nothing any more; what it said before that is still here */
 	bool ended;
 };
 
@@ -39,10 +40,10 @@ static void must(int r, const struct hostile *h, const char *what, const struct 
 
 void hostile_tcp(struct hostile *h, const void *bytes, size_t len)
 {
-	for (size_t done = 0; done < len && !h->ended;) {
+	for (size_t done = 0; done < len && !h->cut;) {
 		ssize_t n = send(h->fd, (const char *)bytes + done, len - done, MSG_NOSIGNAL);
 		if (n <= 0 && errno != EINTR)
-			h->ended = errno != EAGAIN; /* EAGAIN: it does not read; the rest is not sent */
+			h->cut = errno != EAGAIN; /* EAGAIN: it does not read; the rest is not sent */
 		if (n <= 0 && errno != EINTR)
 			return;
 		done += n > 0 ? (size_t)n : 0;

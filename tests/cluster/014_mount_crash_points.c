@@ -313,13 +313,15 @@ static void hold(const char *name, int flags)
 }
 static bool held_has(const char *text)
 {
-	char buf[64];
-	struct stat st;
+	char buf[64] = "";
+	struct stat st = {0};
 	bool r = pread(held, buf, sizeof(buf), 0) == (ssize_t)strlen(text) && memcmp(buf, text, strlen(text)) == 0 && fstat(held, &st) == 0 &&
 		st.st_nlink == 0;
 
 	r = r && pwrite(held, "CONTENT", 7, 0) == 7 && posix_fadvise(held, 0, 0, POSIX_FADV_DONTNEED) == 0 && pread(held, buf, 7, 0) == 7 &&
 		memcmp(buf, "CONTENT", 7) == 0;
+	if (!r)
+		print_error("what is held has %lu links and '%.*s'\n", (unsigned long)st.st_nlink, 7, buf);
 	close(held);
 	return r;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* publish.c — the applier: its life, its view of the full mount, announced calls, what it waits for. */
+/* publish.c — the applier: its life, its view of the full mount, announced calls, its jobs. */
 #include "replicator/publish_ops.h"
 #include "replicator/aside.h"
 #include "replicator/base.h"

@@ -53,6 +53,8 @@ enum cdm_change_flags {
 	CDM_CH_LOCAL = 1 << 6,     /* path matches a local or exclude pattern of the set: do not ship */
 	CDM_CH_RECOVERED = 1 << 7, /* found by the start-up check, not seen as it happened */
 	CDM_CH_LINKED = 1 << 8,    /* the subject has more than one name */
+	CDM_CH_OVERTAKEN = 1 << 9, /* SKIP: path (path2, where there is one) has not what this change made, for the next write came before it could
+				    * be had: the save of that brings it */
 };
 
 enum cdm_attr_mask {

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "replicator/overtaken.h"
 #include "replicator/publish.h"
 #include "replicator/resync.h"
 #include "replicator/route.h"
@@ -209,9 +210,9 @@ void doubt_ready(struct set *s)
 		doubt_raise(s);
 }
 
-void doubt_author_began_anew(struct set *s)
+void doubt_author_began_anew(struct set *s, cdm_origin origin)
 {
-	if (s->doubt.ahead)
+	if (s->doubt.ahead || overtaken_is_lost(s->overtaken, origin))
 		doubt_raise(s);
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "common/faultpoint.h"
 #include "replicator/fetch.h"
+#include "replicator/overtaken.h"
 #include "replicator/publish.h"
 #include "replicator/content_cache.h"
 #include "replicator/route.h"
@@ -91,6 +92,21 @@ static bool began_anew(const struct cdm_vector *visible, cdm_origin origin)
 	return before;
 }
 
+/* What was overtaken at an incarnation that is over does not come any more: another node may have it. */
+static void note_overtaken(struct set *s, const struct cdm_change *c)
+{
+	overtaken_note(s->overtaken, c);
+	if (!s->ready || c->op != CDM_OP_SKIP || !(c->flags & CDM_CH_OVERTAKEN))
+		return;
+	bool over = CDM_ORIGIN_NODE(c->dot.origin) == s->node->id->number;
+	for (size_t i = 0; i < s->follow.visible.count && !over; i++) {
+		cdm_origin origin = s->follow.visible.entries[i].origin;
+		over = CDM_ORIGIN_NODE(origin) == CDM_ORIGIN_NODE(c->dot.origin) && origin > c->dot.origin;
+	}
+	if (over)
+		doubt_raise(s);
+}
+
 static bool note_record(struct set *s, const struct cdm_change *c)
 {
 	struct follow *f = &s->follow;
@@ -116,6 +132,7 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	if (c->op == CDM_OP_WRITE)
 		publisher_note(s->publisher, c);
 	unreadable_gone(s, c);
+	note_overtaken(s, c);
 	if (!change_ships(c))
 		return false;
 	publisher_note(s->publisher, c);
@@ -128,7 +145,7 @@ static bool note_record(struct set *s, const struct cdm_change *c)
 	if (!own && s->ready)
 		seals_came(s, c);
 	if (anew)
-		doubt_author_began_anew(s);
+		doubt_author_began_anew(s, c->dot.origin);
 	struct recent *slot = &f->recent[f->recent_head++ % RECENT_MAX];
 	if (slot->dot.origin == f->saves_since.origin && slot->dot.number > f->saves_since.number)
 		f->saves_since = slot->dot; /* it falls out of the ring */

@@ -36,6 +36,7 @@ enum frame_type {
 	FRAME_SIGNATURE = 43, /* … here it is */
 	FRAME_RESYNC_START = 48, FRAME_RESYNC_DIR = 49, FRAME_RESYNC_NEED = 50,
 	FRAME_RESYNC_ASK = 51, /* child to parent: let me compare trees with you (doubt.c) */
+	FRAME_RESYNC_OVERTAKEN = 52, /* after START: these names are behind its vector (overtaken.h) */
 	FRAME_RESYNC_END = 54,
 	/* contents compared by their digests: scrub*.c */
 	FRAME_SCRUB_ASK = 55,  /* which digests have these files at yours? */

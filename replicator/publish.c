@@ -451,7 +451,7 @@ static bool apply_all(struct publisher *pub, struct job *job)
 		if (nothing && !publisher_wait_for_mount(pub))
 			return false;
 		if (nothing)
-			record_skip(pub, in);
+			record_skip(pub, in, !in->refused);
 		else if (!publisher_work_on(pub, in))
 			return false;
 		if (!in->resync)

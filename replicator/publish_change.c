@@ -172,7 +172,7 @@ static enum next end_undone(struct publisher *pub, struct incoming *in, int r, s
 	if (!in->resync && (r == APPLY_NOTHING || kept == 0))
 		record_done(pub, in);
 	else if (!in->resync)
-		record_skip(pub, in);
+		record_skip(pub, in, true);
 	return TRIED;
 }
 

@@ -17,7 +17,7 @@ void publisher_tell_pause(struct publisher *pub, const char *code, const char *r
 bool publisher_work_on(struct publisher *pub, struct incoming *in);
 /* publish_records.c: gather a record. skip: nothing was done. done: it is so already, or cannot be done here, but may well be done by those behind.
  * send: to the journal, once; 0 or -errno. flush: until it took them; false: stopping, or it never will. */
-void record_skip(struct publisher *pub, struct incoming *in);
+void record_skip(struct publisher *pub, struct incoming *in, bool overtaken); /* its content did not come (CDM_CH_OVERTAKEN) */
 void record_done(struct publisher *pub, struct incoming *in);
 int records_send(struct publisher *pub, struct cdm_error *err);
 bool records_flush(struct publisher *pub);

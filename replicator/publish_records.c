@@ -41,13 +41,17 @@ static void raise_parents(struct publisher *pub, struct incoming *in)
 		raise_parent(pub, in, c->path2, c->path2_len, c->parent2_mtime_ns);
 }
 
-void record_skip(struct publisher *pub, struct incoming *in)
+void record_skip(struct publisher *pub, struct incoming *in, bool overtaken)
 {
 	const struct cdm_change *from = &in->carried.change;
+	bool fits = from->path_len + from->path2_len < 4096;
 	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = from->dot, .clock = from->clock,
-		.path = from->path, .path_len = from->path_len < 4096 ? from->path_len : 0, .parent_mtime_ns = from->parent_mtime_ns};
+		.path = from->path, .path_len = fits ? from->path_len : 0, .path2 = from->path2, .path2_len = fits ? from->path2_len : 0,
+		.parent_mtime_ns = from->parent_mtime_ns, .parent2_mtime_ns = from->parent2_mtime_ns};
 	if (from->op == CDM_OP_SKIP)
-		c.flags |= from->flags & CDM_CH_WHOLE;
+		c.flags |= from->flags & (CDM_CH_WHOLE | CDM_CH_OVERTAKEN);
+	else if (overtaken && (from->op == CDM_OP_SAVE || from->op == CDM_OP_RENAME || from->op == CDM_OP_LINK))
+		c.flags |= CDM_CH_OVERTAKEN;
 	raise_parents(pub, in);
 	add_record(pub, &c);
 	pub->records_matter |= c.path_len && c.parent_mtime_ns;
@@ -65,7 +69,7 @@ void record_done(struct publisher *pub, struct incoming *in)
 	}
 	bool ours = CDM_ORIGIN_NODE(c.dot.origin) == pub->set->node->id->number; /* the journal takes no operation of ours from others */
 	if (ours || cdm_change_encoded_max(&c) > RECORD_MAX) {
-		record_skip(pub, in);
+		record_skip(pub, in, false);
 		return;
 	}
 	raise_parents(pub, in);

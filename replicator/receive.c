@@ -355,7 +355,7 @@ static void only_skip(const struct receiver *r, struct cdm_change *c)
 	if (c->op != CDM_OP_SKIP || rights_brings(r->peer) || (m && m->role & CDM_ROLE_SOURCE))
 		return;
 	c->parent_mtime_ns = c->parent2_mtime_ns = 0;
-	c->flags &= ~(uint32_t)CDM_CH_WHOLE;
+	c->flags &= ~(uint32_t)(CDM_CH_WHOLE | CDM_CH_OVERTAKEN);
 }
 
 /* The vector moves, or the author would send it for ever, but nothing else does; and its tree is compared with ours. */

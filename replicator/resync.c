@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* resync.c — the sender's side of comparing trees (resync.h), and the frames of both. */
 #include "replicator/resync.h"
+#include "replicator/overtaken.h"
 #include "replicator/quarantine.h"
 #include "replicator/rights.h"
 #include "replicator/ship.h"
+#include "replicator/wire_codec.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -36,6 +38,10 @@ void resync_begin(struct peer *p, uint8_t flags)
 	struct bytes frame = {0};
 	cdm_vector_encode(&r->vector, bytes_add(&frame, cdm_vector_encoded_size(&r->vector)));
 	link_send(p->link, s, FRAME_RESYNC_START, flags, frame.data, frame.len, NULL, 0);
+	bytes_fini(&frame);
+	overtaken_encode(s->overtaken, &frame);
+	if (frame.len && link_has(p->link, WIRE_FEATURE_OVERTAKEN))
+		link_send(p->link, s, FRAME_RESYNC_OVERTAKEN, 0, frame.data, frame.len, NULL, 0);
 	bytes_fini(&frame);
 	cdm_log(resync_begins, cdm_str("set", set_name(s)), cdm_str("peer", link_peer_name(p->link)),
 		cdm_str("reason", flags & RESYNC_VERIFY ? "after a conflict" : "the journal here does not reach back to what the peer has"));
@@ -195,6 +201,8 @@ int resync_frame(struct peer *p, enum frame_type type, uint8_t flags, const uint
 		return take_request(p, payload, len, err);
 	case FRAME_RESYNC_DIR:
 		return resync_in_dir(p, flags, payload, len, err);
+	case FRAME_RESYNC_OVERTAKEN:
+		return resync_in_overtaken(p, payload, len, err);
 	case FRAME_RESYNC_END:
 		return take_end(p, err);
 	default:

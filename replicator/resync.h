@@ -6,7 +6,7 @@
  *
  * What is published here is not journaled change by change: a SKIP with CDM_CH_WHOLE per origin marks the place in the receiver's
  * journal; whoever follows that journal and lacks those dots compares trees with the receiver, too.
- * Frames: START (vector, root) s→r; NEED (directory path) r→s; DIR (entries) s→r; END r→s; ASK r→s: begin one (doubt.c). */
+ * Frames: START (vector, root) s→r; NEED (directory path) r→s; DIR (entries) s→r; OVERTAKEN (names) s→r; END r→s; ASK r→s: begin one (doubt.c). */
 #ifndef REPLICATOR_RESYNC_H
 #define REPLICATOR_RESYNC_H
 
@@ -51,6 +51,8 @@ struct resync_in;
 void resync_in_refuse(struct peer *p, const struct cdm_vector *sender);
 void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t flags);
 int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t len, struct cdm_error *err);
+/* Names that say nothing where they are older there than here, or absent (overtaken.h); right after START. */
+int resync_in_overtaken(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err);
 void resync_in_free(struct resync_in **in);
 struct incoming;
 void resync_answer(struct peer *p, struct incoming *in); /* receive.c: a ticket with RESYNC_TICKET came */

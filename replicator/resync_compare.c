@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "common/io.h"
+#include "replicator/overtaken.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
 
@@ -76,6 +77,7 @@ void compare_shared_fini(struct compare_shared *shared)
 	unseen_free(&shared->unseen);
 	paths_free(&shared->there);
 	left_out_free(&shared->left_out);
+	overtaken_free(&shared->overtaken);
 	cdm_vector_fini(&shared->sender);
 	cdm_vector_fini(&shared->mine);
 }
@@ -269,10 +271,16 @@ static bool is_ahead(const struct compare *c, struct cdm_dot dot)
 	return !cdm_dot_is_none(dot) && !cdm_vector_covers(&c->shared->mine, dot) && !cdm_vector_covers(&c->shared->sender, dot);
 }
 
-/* And its author lost it: he has begun anew. */
-static bool is_orphan(const struct compare *c, struct cdm_dot dot)
+/* The sender's vector covers what was overtaken before he got it. */
+static bool is_behind(const struct compare *c, const char *path, size_t len)
 {
-	return is_ahead(c, dot) && (began_anew(&c->shared->mine, dot.origin) || began_anew(&c->shared->sender, dot.origin));
+	return c->shared->overtaken && overtaken_has(c->shared->overtaken, path, len);
+}
+
+/* The sender does not have it, and its author lost it: he has begun anew. */
+static bool is_orphan(const struct compare *c, struct cdm_dot dot, bool behind)
+{
+	return (behind || is_ahead(c, dot)) && (began_anew(&c->shared->mine, dot.origin) || began_anew(&c->shared->sender, dot.origin));
 }
 
 /* It becomes a change of ours, with all below it. False on a pure target: the sender's tree counts. */
@@ -301,15 +309,16 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	_cleanup_free_ char *path = cdm_path_join(dir, dir_len, e->name, e->name_len, &len);
 	struct cdm_dot dot = e->stamp.content.dot;
 	c->seen++;
-	bool came = unseen_came(c->shared->unseen, path, len);
+	bool came = unseen_came(c->shared->unseen, path, len), behind = is_behind(c, path, len);
 	c->ahead |= is_ahead(c, dot);
-	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
+	c->stays |= came || behind || !cdm_vector_covers(&c->shared->sender, dot);
 	if (came)
 		return; /* the rename or link ships, with all that is below */
-	bool orphan = is_orphan(c, dot);
+	bool orphan = is_orphan(c, dot, behind);
 	if (orphan && take_over(c, path, len))
 		return;
-	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && (orphan || cdm_vector_covers(&c->shared->sender, dot)) && !is_unread(c, path, len);
+	bool known = orphan || (cdm_vector_covers(&c->shared->sender, dot) && !behind);
+	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && known && !is_unread(c, path, len);
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
 	else if (goes && !paths_have(c->shared->there, path, len))
@@ -486,9 +495,9 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		}
 		return;
 	}
-	bool orphan = is_orphan(c, ours->stamp.content.dot);
+	bool behind = is_behind(c, path, len), orphan = is_orphan(c, ours->stamp.content.dot, behind);
 	bool newer = cdm_version_compare(&ours->stamp.content, &theirs->stamp.content) > 0;
-	if (orphan ? newer && take_over(c, path, len) : ours_stays(c, theirs, ours) || (newer && is_unread(c, path, len))) {
+	if (orphan ? newer && take_over(c, path, len) : ours_stays(c, theirs, ours) || (newer && (behind || is_unread(c, path, len)))) {
 		c->stays = true;
 		return;
 	}
@@ -497,6 +506,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	forget_inode(c, theirs);
 	struct want *w = want_add(c, path, len);
 	take_along(c, w, theirs, ours);
+	w->behind = behind;
 	w->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
 	if (S_ISREG(theirs->mode) && S_ISREG(ours->mode)) {
 		w->base = ours->stamp.content.dot;

@@ -12,6 +12,7 @@
 #include "common/faultpoint.h"
 #include "replicator/base.h"
 #include "replicator/hold.h"
+#include "replicator/overtaken.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
 #include "replicator/resync_compare.h"
@@ -58,10 +59,12 @@ struct resync_in {
 	bool clash, clash_tried;     /* directories in the way of other things: once they are gone, compare again, once */
 	bool keeps_own;              /* RESYNC_KEEP */
 	bool verify;                 /* RESYNC_VERIFY */
+	bool began;                  /* the first directory came */
 	bool once_more;              /* compare again: not all that was decided on fitted into one round */
 	bool ahead;                  /* compare.ahead */
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
 	uint64_t aside_before;       /* set.aside_number, when it began */
+	uint64_t overtaken_before;   /* overtaken_number, likewise */
 	bool had_aside;              /* something was set aside then */
 	bool lacking;                /* not all that differs was had */
 	bool unlooked;               /* some of it could not be looked at here: trees are compared again */
@@ -258,10 +261,19 @@ int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t 
 	struct compare *c = compare_new(in->set, &in->shared, t, &in->listing, flags & DIR_GONE);
 	c->owner = in;
 	in->listing = (struct listing){0};
+	in->began = true;
 	in->comparing++;
 	in->set->posted++;
 	cdm_worker_submit(in->set->walker, compare_one, compare_finished, c);
 	pump(in);
+	return 0;
+}
+
+int resync_in_overtaken(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
+{
+	struct resync_in *in = p->resync ? p->resync->in : NULL;
+	if (!in || in->began || in->shared.overtaken || !(in->shared.overtaken = overtaken_decode(payload, len)))
+		return cdm_fail_plain(err, EBADMSG, "RESYNC_OVERTAKEN out of place or malformed");
 	return 0;
 }
 
@@ -365,7 +377,7 @@ void resync_answer(struct peer *p, struct incoming *answer)
 	} else {
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
-		answer->decisive = in->shared.decisive;
+		answer->decisive = in->shared.decisive && !w->behind;
 		answer->keeps_own = in->keeps_own;
 		answer->again = w->again && c->op == CDM_OP_SAVE;
 		answer->along = w->along;
@@ -435,7 +447,7 @@ static void submit_ready(struct resync_in *in)
 			}
 			if (w->in) {
 				w->in->resync = true;
-				w->in->decisive = in->shared.decisive;
+				w->in->decisive = in->shared.decisive && !w->behind;
 				w->in->keeps_own = in->keeps_own;
 				w->in->began_clock = in->shared.began_clock;
 				in->changed++;
@@ -530,6 +542,8 @@ static void look_again(void *arg)
 	struct paths *none = in->shared.there;
 	in->shared.there = before.there;
 	before.there = none;
+	in->shared.overtaken = before.overtaken;
+	before.overtaken = NULL;
 	compare_shared_fini(&before);
 	in->seen = in->same = 0;
 	in->stack = todo_new("", 0);
@@ -707,6 +721,8 @@ static void finish(struct resync_in *in)
 		bool incomplete = in->shared.incomplete, decisive = in->shared.decisive, changed = in->changed + in->removed > in->set_aside;
 		if (!incomplete && !changed && !in->ahead && !in->unlooked)
 			doubt_none_is_ahead(s, in->taken_ahead);
+		if (decisive && !in->unlooked)
+			overtaken_settled(s->overtaken, in->overtaken_before, in->shared.overtaken);
 		resync_in_free(&p->resync->in);
 		p->root_due = p->towards_parent; /* take_end */
 		unsure_compared(p);
@@ -781,6 +797,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->verify = verify;
 	in->taken_ahead = doubt_taken_ahead(s);
 	in->aside_before = s->aside_number;
+	in->overtaken_before = overtaken_number(s->overtaken);
 	in->had_aside = quarantine_count_aside(s->quarantine, "", 0) || quarantine_ran_over(s->quarantine);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;

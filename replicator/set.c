@@ -14,6 +14,7 @@
 #include "replicator/base.h"
 #include "replicator/deltas.h"
 #include "replicator/fetch.h"
+#include "replicator/overtaken.h"
 #include "replicator/publish.h"
 #include "replicator/quarantine.h"
 #include "replicator/rights.h"
@@ -95,6 +96,7 @@ int set_new(struct node *node, const struct cdm_set_conf *conf, struct set **ret
 			r = cdm_fail(err, EAGAIN, "start the threads of set %s", conf->name);
 	}
 	s->quarantine = quarantine_new();
+	s->overtaken = overtaken_new();
 	s->publisher = publisher_new(s);
 	s->content_cache = content_cache_new();
 	s->seals = seals_new(s);
@@ -157,6 +159,7 @@ void set_free(struct set **set)
 	publisher_free(&s->publisher);
 	content_cache_free(&s->content_cache);
 	quarantine_free(&s->quarantine);
+	overtaken_free(&s->overtaken);
 	int fds[] = {s->store_fd, s->staging_fd, s->conflicts_fd, s->mounts_fd};
 	for (size_t i = 0; i < 4; i++)
 		if (fds[i] >= 0)

@@ -195,6 +195,7 @@ struct set {
 	char held_reason[256];                    /* a comparison of trees wants to remove too much */
 	struct hold_before holds_before[HOLDS_BEFORE];
 	struct unreadable *unreadable;            /* content here that could not be read, or NULL */
+	struct overtaken *overtaken;              /* names that are behind what our vector says */
 	uint64_t aside_pending, aside_number;     /* quarantine_number after the last job; and when the journal was last read to its head */
 	bool resyncing, receive_full, wants_resync; /* wants_resync: says so when it subscribes next */
 	struct { cdm_origin before; bool all; int64_t until_ms; } regains; /* rights.c: until then lost changes are taken back, of own incarnations before this one, or all */
@@ -283,7 +284,7 @@ void adopt_stop(struct set *s);
 void doubt_raise(struct set *s);
 void doubt_unlooked(struct set *s); /* something could not be looked at, while trees were compared: again, after a pause that grows */
 void doubt_ready(struct set *s); /* the journal was read: what was open when the program before this ended is open again */
-void doubt_author_began_anew(struct set *s); /* a change of a new incarnation came: is something here that the old one may have lost? */
+void doubt_author_began_anew(struct set *s, cdm_origin origin); /* a change of a new incarnation came: is something here that the old one may have lost? */
 void doubt_parent_is_there(struct set *s);
 void doubt_child_is_there(struct peer *p);
 void doubt_asked(struct peer *p);

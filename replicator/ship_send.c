@@ -164,12 +164,12 @@ static void send_without_content(struct ship *ship)
 	item_done(ship);
 }
 
-/* Nothing to publish for this dot: the file went away or was written again. */
+/* Nothing to publish for this dot: the file went away or was written again, and that comes. */
 static void send_skip(struct ship *ship)
 {
 	struct cdm_change *c = &ship->current->change;
 	c->op = CDM_OP_SKIP;
-	c->flags = 0;
+	c->flags = CDM_CH_OVERTAKEN;
 	cdm_change_fini(&(struct cdm_change){.ranges_mem = c->ranges_mem});
 	c->ranges_mem = NULL;
 	c->ranges = NULL;

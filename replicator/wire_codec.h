@@ -28,8 +28,9 @@
 #define WIRE_FEATURE_ANSWERS 16u /* a NEED says what is there already, SIGN, SIGNATURE; answers may be deltas, or fetched */
 #define WIRE_FEATURE_SCRUB 32u /* contents compared by digests: SCRUB_ASK, SCRUB_TELL, SCRUB_LOOK */
 #define WIRE_FEATURE_SEALS 64u /* what authors signed: SEAL (format 2), SEAL_SEEN */
+#define WIRE_FEATURE_OVERTAKEN 128u /* RESYNC_OVERTAKEN */
 #define WIRE_FEATURES (WIRE_FEATURE_ZSTD | WIRE_FEATURE_ZLIB | WIRE_FEATURE_PLAIN | WIRE_FEATURE_FETCH | WIRE_FEATURE_ANSWERS | \
-	WIRE_FEATURE_SCRUB | WIRE_FEATURE_SEALS)
+	WIRE_FEATURE_SCRUB | WIRE_FEATURE_SEALS | WIRE_FEATURE_OVERTAKEN)
 
 struct wire_header {
 	uint32_t payload; /* bytes that follow the header */

@@ -596,6 +596,25 @@ static void compare_begins(struct hostile *h)
 	put_frame(h, FRAME_RESYNC_START, &p);
 	hostile_await(h, FRAME_RESYNC_NEED, &len);
 }
+static void names_behind(struct hostile *h, const char *name, size_t len)
+{
+	struct bytes p = {0};
+	bytes_put_u16(&p, (uint16_t)len);
+	bytes_put(&p, name, len);
+	put_frame(h, FRAME_RESYNC_OVERTAKEN, &p);
+}
+static void names_behind_nothing(struct hostile *h) { names_behind(h, "kept", 4); }
+static void names_behind_up(struct hostile *h)
+{
+	compare_begins(h);
+	names_behind(h, "../kept", 7);
+}
+static void names_behind_twice(struct hostile *h)
+{
+	compare_begins(h);
+	names_behind(h, "kept", 4);
+	names_behind(h, "kept", 4);
+}
 static void put_entry(struct bytes *p, const char *name, size_t len, uint32_t mode, struct cdm_stamp stamp)
 {
 	bytes_put_u16(p, (uint16_t)len);
@@ -698,6 +717,9 @@ static const struct attack {
 	{"ACKs with 80,000 unknown origins", HOSTILE_SUBSCRIBED, 0, many_origins, "origins"},
 	/* before those that make the receiver compare trees with the liar: then they are asked for */
 	{"RESYNC_DIR that nobody asked for", HOSTILE_SUBSCRIBED, 0, listing_unasked, "RESYNC_DIR"},
+	{"RESYNC_OVERTAKEN of no comparison", HOSTILE_SUBSCRIBED, 0, names_behind_nothing, "RESYNC_OVERTAKEN"},
+	{"RESYNC_OVERTAKEN with a path ..", HOSTILE_SUBSCRIBED, 0, names_behind_up, "RESYNC_OVERTAKEN"},
+	{"RESYNC_OVERTAKEN twice", HOSTILE_SUBSCRIBED, 0, names_behind_twice, "RESYNC_OVERTAKEN"},
 	{"RESYNC_END that nobody asked for", HOSTILE_SUBSCRIBED, 0, end_unasked, "RESYNC_END"},
 	{"a batch of 4097 changes", HOSTILE_SUBSCRIBED, 0, batch_of_too_many, "BATCH"},
 	{"a batch in a batch", HOSTILE_SUBSCRIBED, 0, batch_in_a_batch, "BATCH"},

@@ -203,6 +203,7 @@ bool name_is_hidden(const struct fs *fs, uint64_t parent, const char *name);
 /* Remove .cdmfs/orphans/ID of a node the kernel has forgotten; in conflict, keep what was written to it (orphan.c). */
 void orphan_name(uint64_t id, char out[32]);
 int orphan_keep(struct fs *fs, const struct object *o);
+bool orphan_is_kept(struct fs *fs, uint64_t id);
 void orphan_drop(struct fs *fs, uint64_t id);
 int conflict_keep(struct fs *fs, int fd, const char *path, size_t len, const struct cdm_dot *dot);
 void conflict_check(struct fs *fs, uint64_t id);

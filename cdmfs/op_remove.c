@@ -33,6 +33,14 @@ int orphan_keep(struct fs *fs, const struct object *o)
 	return 0;
 }
 
+bool orphan_is_kept(struct fs *fs, uint64_t id)
+{
+	char name[32];
+
+	orphan_name(id, name);
+	return faccessat(fs->store.orphans_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 void orphan_drop(struct fs *fs, uint64_t id)
 {
 	char name[32];

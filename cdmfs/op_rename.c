@@ -8,6 +8,7 @@
 #include "cdmfs/act.h"
 #include "cdmfs/publish.h"
 #include "cdmfs/save.h"
+#include "common/faultpoint.h"
 
 struct renaming {
 	uint64_t parent2;
@@ -107,27 +108,34 @@ static void describe(struct act *a, struct renaming *m)
 		a->c.flags |= CDM_CH_LINKED;
 }
 
-/* Before the rename: a replaced file that the kernel knows gets another name, so that who has it open keeps it. */
-static int keep_victim(struct act *a, struct renaming *m, bool *ret_kept)
+/* What is replaced by a received version it did not know stays in conflicts/. */
+static int keep_loser(struct act *a, const struct renaming *m)
 {
 	struct fs *fs = a->rq->fs;
-	int r = 0;
 
-	*ret_kept = false;
 	if (replaces(m) && !S_ISREG(m->victim.st.st_mode))
 		removed_note(fs, m->victim.id, &m->victim.st);
-	if (!replaces(m) || S_ISDIR(m->victim.st.st_mode))
+	if (!replaces(m) || S_ISDIR(m->victim.st.st_mode) || !act_is_announced(a) || !(a->an->flags & CDM_AN_KEEP_OLD))
 		return 0;
-	if (act_is_announced(a) && a->an->flags & CDM_AN_KEEP_OLD)
-		r = conflict_keep(fs, m->victim.fd, m->path2.path, m->path2.len, &a->c.victim);
-	if (r == 0 && S_ISREG(m->victim.st.st_mode) && m->victim.st.st_nlink == 1 && m->victim_node.lookups) {
-		r = orphan_keep(fs, &m->victim);
-		if (r == 0)
-			*ret_kept = true;
-		else if (r == -ENOSPC || r == -EDQUOT || r == -EMLINK || r == -EXDEV)
-			r = 0;
-	}
-	return r;
+	return conflict_keep(fs, m->victim.fd, m->path2.path, m->path2.len, &a->c.victim);
+}
+
+/* A replaced file that the kernel knows gets another name, so that who has it open keeps it. Once the rename is recorded: settling it drops that name
+ * again if no more was done. A server that died may have left it all the same, of a call that comes again now. */
+static int keep_victim(struct act *a, const struct renaming *m, bool *ret_kept)
+{
+	struct fs *fs = a->rq->fs;
+	int r;
+
+	*ret_kept = false;
+	if (!replaces(m) || !S_ISREG(m->victim.st.st_mode) || !m->victim_node.lookups)
+		return 0;
+	if (m->victim.st.st_nlink > 1 && !orphan_is_kept(fs, m->victim.id))
+		return 0;
+	r = orphan_keep(fs, &m->victim);
+	*ret_kept = r == 0;
+	cdm_faultpoint("rename.kept_not_done");
+	return r == -ENOSPC || r == -EDQUOT || r == -EMLINK || r == -EXDEV ? 0 : r;
 }
 
 /* Which of the two now has a name under which the others know something: of two unsaved ones the names keep that; a known one took
@@ -214,7 +222,7 @@ static int rename_act(struct act *a, struct renaming *m)
 	int r;
 
 	describe(a, m);
-	r = keep_victim(a, m, &kept);
+	r = keep_loser(a, m);
 	if (r < 0)
 		return r;
 	act_parent_before(a, 0, m->dirfd);
@@ -222,6 +230,8 @@ static int rename_act(struct act *a, struct renaming *m)
 	r = note_moved(a, m);
 	if (r == 0)
 		r = act_begin(a);
+	if (r == 0)
+		r = keep_victim(a, m, &kept);
 	if (r == 0 && renameat2(m->dirfd, m->name, m->dirfd2, m->name2, m->flags) < 0)
 		r = -errno;
 	if (r < 0) {
@@ -229,6 +239,7 @@ static int rename_act(struct act *a, struct renaming *m)
 			orphan_drop(rq->fs, m->victim.id);
 		return r;
 	}
+	cdm_faultpoint("rename.done_not_noted");
 	names_moved(a, m, kept);
 	if (m->flags & RENAME_EXCHANGE) {
 		act_keep_mtime(&m->o);

@@ -599,6 +599,25 @@ static void while_appending_to_the_journal(void **state)
 	die_at("journal.appended_not_done");
 }
 
+/* Only renames come there. */
+static void die_amid_a_rename(const char *point)
+{
+	for (int times = 1; times <= 3; times++)
+		for (size_t i = 0; i < sizeof(operations) / sizeof(*operations); i++)
+			run_one(&operations[i], point, times, false);
+	end_deaths();
+}
+
+static void while_what_is_replaced_is_kept(void **state)
+{
+	die_amid_a_rename("rename.kept_not_done");
+}
+
+static void before_new_names_are_noted(void **state)
+{
+	die_amid_a_rename("rename.done_not_noted");
+}
+
 static void while_saving(void **state)
 {
 	die_at("save.recorded_not_noted");
@@ -679,6 +698,7 @@ static int body(struct fixture *f)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(before_the_operation), cmocka_unit_test(after_the_operation),
 		cmocka_unit_test(after_the_outcome), cmocka_unit_test(before_the_answer),
 		cmocka_unit_test(before_the_answer_of_a_change), cmocka_unit_test(after_the_answer), cmocka_unit_test(while_appending_to_the_journal), cmocka_unit_test(while_saving),
+		cmocka_unit_test(while_what_is_replaced_is_kept), cmocka_unit_test(before_new_names_are_noted),
 		cmocka_unit_test(before_the_note_for_the_next_server), cmocka_unit_test(after_the_note_for_the_next_server),
 		cmocka_unit_test(servers_did_die)};
 

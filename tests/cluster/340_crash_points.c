@@ -91,6 +91,41 @@ static void before_a_directory_has_its_time(void **state)
 	}
 }
 
+/* What is written there afterwards is a change of that name, and what is written to the file that had it before is none. */
+static void before_a_published_file_has_its_name(void **state)
+{
+	static const char *const changes[] = {"echo new > page", "echo newer > page", "mkdir deep && echo deep > deep/page"};
+	struct cdm_error err = CDM_ERROR_INIT;
+	char point[] = "rename.done_not_noted";
+	shell("n1", "mkdir named && echo old > named/page");
+	everywhere_equal();
+	for (size_t i = 0; i < 3; i++) {
+		int held[2];
+		for (unsigned k = 0; k < 2; k++) {
+			_cleanup_free_ char *replaced = lab_path(lab, k ? "n3" : "n2", "named/page");
+			assert_true((held[k] = open(replaced, O_WRONLY | O_APPEND | O_CLOEXEC)) >= 0);
+		}
+		arm(point, 1);
+		shell("n1", "cd named && %s", changes[i]);
+		if (lab_wait_for(has_come, point, STORY_MS, "the death of a server", &err) < 0)
+			fail_msg("%s: %s", changes[i], err.text);
+		everywhere_equal();
+		for (unsigned k = 0; k < 2 && i < 2; k++)
+			assert_int_equal(write(held[k], "late", 4), 4);
+		for (unsigned k = 0; k < 2; k++)
+			close(held[k]);
+		everywhere_equal();
+		has_text("n1", "named/page", i ? "newer\n" : "new\n");
+		for (unsigned k = 0; k < lab_node_count(lab); k++) {
+			const char *node = lab_node_name(lab, k), *page = i < 2 ? "named/page" : "named/deep/page";
+			shell(node, "echo by %s > %s", node, page);
+			everywhere_equal();
+		}
+		shell("n1", "echo newer > named/page");
+		everywhere_equal();
+	}
+}
+
 static void before_a_batch_is_applied(void **state) { die_at("receive.batch_whole_not_applied"); }
 static void before_what_is_staged_is_published(void **state) { die_at("stage.made_not_published"); }
 static void before_a_call_that_is_announced(void **state) { die_at("publish.announced_not_called"); }
@@ -106,6 +141,7 @@ int main(void)
 		cmocka_unit_test(after_a_call_that_was_announced),
 		cmocka_unit_test(before_the_mark_of_a_checkpoint),
 		cmocka_unit_test(before_a_directory_has_its_time),
+		cmocka_unit_test(before_a_published_file_has_its_name),
 	};
 	snprintf(point_file, sizeof point_file, "/tmp/cdmfs-crash-point-%d", getpid());
 	setenv("CDMFS_FAULTPOINT_FILE", point_file, 1);

@@ -260,7 +260,10 @@ static int found_file(struct fs *fs, const struct object *o, struct cdm_change *
 	c->flags |= CDM_CH_WHOLE;
 	if (o->st.st_nlink > 1)
 		c->flags |= CDM_CH_LINKED;
-	return cdm_journal_put(fs->journal, c);
+	r = cdm_journal_put(fs->journal, c);
+	if (r == 0 && o->st.st_nlink > 1)
+		link_other_names(fs, o->id, c); /* those that were recorded before have an older version by now */
+	return r;
 }
 
 static int found_other(struct fs *fs, const struct object *o, struct cdm_change *c)

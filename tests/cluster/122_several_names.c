@@ -465,6 +465,18 @@ static void local_names_are_none_that_a_comparison_counts(void **state)
 	local_ones_go();
 }
 
+/* Each name is told of as one that is new. */
+static void a_tree_comes_out_of_local_names_with_all_of_its_own(void **state)
+{
+	shell("n1", "mkdir -p mine/out/deep && echo one > mine/out/a && ln mine/out/a mine/out/b && ln mine/out/a mine/out/deep/c && mv mine/out . && rmdir mine && touch .");
+	everywhere_equal();
+	shell("n2", "echo two > out/b");
+	everywhere_equal();
+	has_text("n3", "out/deep/c", "two\n");
+	remove_tree("n1", "out");
+	everywhere_equal();
+}
+
 static void local_names_go_along_with_what_a_comparison_brings(void **state)
 {
 	make_three_and_local_ones("along");
@@ -588,6 +600,7 @@ int main(void)
 		cmocka_unit_test(a_change_of_the_nodes_own_amid_it),
 		cmocka_unit_test(a_name_that_cannot_be_looked_for),
 		cmocka_unit_test(local_names_are_none_that_a_comparison_counts),
+		cmocka_unit_test(a_tree_comes_out_of_local_names_with_all_of_its_own),
 		cmocka_unit_test(local_names_go_along_with_what_a_comparison_brings),
 		cmocka_unit_test(death_amid_a_comparison),
 		cmocka_unit_test(a_comparison_after_a_death),

@@ -72,7 +72,7 @@ static bool is_read_only(struct publisher *pub)
 
 bool conflict_is_refused(struct publisher *pub, const struct incoming *in, struct cdm_dot here)
 {
-	bool lost = in->decisive && !cdm_vector_covers(&in->context, here); /* with its author: resync_compare.c */
+	bool lost = in->orphaned || (in->decisive && !cdm_vector_covers(&in->context, here)); /* with its author: resync_compare.c */
 	return in->resync && (lost || CDM_ORIGIN_NODE(here.origin) == pub->set->node->id->number) && (in->keeps_own || is_read_only(pub));
 }
 

@@ -446,8 +446,7 @@ static void drop_covered_skips(struct item **items, size_t count, size_t table)
 			continue;
 		bool tells = c->path_len && (c->parent_mtime_ns || (c->op == CDM_OP_SAVE && c->flags & CDM_CH_NEW));
 		bool new = tells && !told_add(&told, c->path, c->path_len);
-		if (c->path2_len && c->parent2_mtime_ns)
-			told_add(&told, c->path2, c->path2_len);
+		new |= c->path2_len && c->parent2_mtime_ns && !told_add(&told, c->path2, c->path2_len);
 		if (c->op == CDM_OP_SKIP && c->dot.origin == seen && !new && !(c->flags & (CDM_CH_WHOLE | CDM_CH_OVERTAKEN)))
 			items[i]->gone = true;
 		seen = c->dot.origin;

@@ -10,9 +10,10 @@ struct name {
 	char *path;
 	size_t len;
 	uint64_t hash;
-	cdm_origin origin; /* of the change that was skipped … */
-	uint64_t clock;    /* … and its clock: what overtook it is later */
+	struct cdm_dot dot; /* of the change that was skipped … */
+	uint64_t clock;    /* … and of the content it made: what overtook it is later */
 	uint64_t number;   /* rising from name to name */
+	bool here;         /* overtaken_is_here */
 };
 
 struct overtaken { /* oldest first */
@@ -59,6 +60,16 @@ bool overtaken_has(const struct overtaken *o, const char *path, size_t len)
 	return find(o, path, len) < o->count;
 }
 
+bool overtaken_lacks(const struct overtaken *o, const char *path, size_t len, struct cdm_dot version)
+{
+	size_t i = find(o, path, len);
+	const char *slash = path + len;
+	bool above = false;
+	while (i == o->count && !above && (slash = memrchr(path, '/', (size_t)(slash - path))))
+		above = overtaken_has(o, path, (size_t)(slash - path));
+	return i < o->count ? version.origin == o->names[i].dot.origin && version.number <= o->names[i].dot.number : above;
+}
+
 static void remove_name(struct overtaken *o, const char *path, size_t len)
 {
 	size_t i = find(o, path, len);
@@ -66,7 +77,7 @@ static void remove_name(struct overtaken *o, const char *path, size_t len)
 		drop(o, i);
 }
 
-static void add(struct overtaken *o, const char *path, size_t len, cdm_origin origin, uint64_t clock)
+static void add(struct overtaken *o, const char *path, size_t len, struct cdm_dot dot, uint64_t clock)
 {
 	remove_name(o, path, len);
 	if (len > OVERTAKEN_PATH_MAX)
@@ -74,7 +85,7 @@ static void add(struct overtaken *o, const char *path, size_t len, cdm_origin or
 	while (o->count == OVERTAKEN_MAX || (o->count && o->bytes + len > OVERTAKEN_BYTES_MAX))
 		drop(o, 0);
 	struct name *n = &o->names[o->count++];
-	*n = (struct name){.path = malloc(len), .len = len, .hash = XXH3_64bits(path, len), .origin = origin, .clock = clock, .number = ++o->number};
+	*n = (struct name){.path = malloc(len), .len = len, .hash = XXH3_64bits(path, len), .dot = dot, .clock = clock, .number = ++o->number};
 	if (!n->path)
 		abort();
 	memcpy(n->path, path, len);
@@ -95,16 +106,25 @@ static void set_path(struct overtaken *o, struct name *n, char *path, size_t len
 	n->hash = XXH3_64bits(path, len);
 }
 
-/* What was below a directory is gone with it, or has its new name. */
-static void directory_went(struct overtaken *o, const struct cdm_change *c)
+static void drop_below(struct overtaken *o, const char *dir, size_t len)
+{
+	for (size_t i = o->count; i-- > 0;)
+		if (is_below(&o->names[i], dir, len))
+			drop(o, i);
+}
+
+/* What is below a directory has its new name. */
+static void directory_moved(struct overtaken *o, const struct cdm_change *c)
 {
 	for (size_t i = o->count; i-- > 0;) {
 		struct name *n = &o->names[i];
-		size_t at = c->path_len + 1, len = c->path2_len + 1 + n->len - at;
-		if (!is_below(n, c->path, c->path_len))
+		bool forth = is_below(n, c->path, c->path_len), back = c->rename_flags & RENAME_EXCHANGE && is_below(n, c->path2, c->path2_len);
+		const char *to = forth ? c->path2 : c->path;
+		size_t from_len = forth ? c->path_len : c->path2_len, to_len = forth ? c->path2_len : c->path_len, len = to_len + n->len - from_len;
+		if (!forth && !back)
 			continue;
-		if (c->op == CDM_OP_RENAME && len <= OVERTAKEN_PATH_MAX)
-			set_path(o, n, cdm_path_join(c->path2, c->path2_len, n->path + at, n->len - at, &len), len);
+		if (len <= OVERTAKEN_PATH_MAX)
+			set_path(o, n, cdm_path_join(to, to_len, n->path + from_len + 1, n->len - from_len - 1, &len), len);
 		else
 			drop(o, i);
 	}
@@ -120,33 +140,65 @@ static void note_rename(struct overtaken *o, const struct cdm_change *c)
 	struct name none = {0}, came = from < o->count ? o->names[from] : none, went = exchange && to < o->count ? o->names[to] : none;
 	remove_name(o, c->path, c->path_len);
 	remove_name(o, c->path2, c->path2_len);
-	if (came.origin)
-		add(o, c->path2, c->path2_len, came.origin, came.clock);
-	if (went.origin)
-		add(o, c->path, c->path_len, went.origin, went.clock);
-	if (!exchange)
-		directory_went(o, c);
+	if (came.number)
+		add(o, c->path2, c->path2_len, came.dot, came.clock);
+	if (went.number)
+		add(o, c->path, c->path_len, went.dot, went.clock);
+	directory_moved(o, c);
 }
 
-/* Not if a node that lost it passes on an older one that it got from a neighbour (unsure.h). */
+/* The other name is one of a file that is behind, too, if the first one is. */
+static void note_link(struct overtaken *o, const struct cdm_change *c)
+{
+	size_t i = find(o, c->path, c->path_len);
+	if (i < o->count)
+		add(o, c->path2, c->path2_len, o->names[i].dot, o->names[i].clock);
+	else
+		remove_name(o, c->path2, c->path2_len);
+}
+
+/* Not by an older one: a node that lost it may pass on what a neighbour had (unsure.h), and others may save at the same time. */
 static void note_save(struct overtaken *o, const struct cdm_change *c)
 {
 	size_t i = find(o, c->path, c->path_len);
-	bool told_again = !cdm_dot_is_none(c->version.dot) && c->version.dot.origin != c->dot.origin;
-	if (i < o->count && (!told_again || c->version.clock > o->names[i].clock))
+	if (i < o->count && (!c->version.clock || c->version.clock >= o->names[i].clock))
 		drop(o, i);
+}
+
+void overtaken_skip(struct cdm_change *c)
+{
+	bool has_content = c->op == CDM_OP_SAVE || c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK;
+	if (c->op == CDM_OP_SAVE && c->path2_len) { /* there it is where the file was before it got its name: as of a rename */
+		struct cdm_change was = *c;
+		c->path = was.path2;
+		c->path_len = was.path2_len;
+		c->parent_mtime_ns = was.parent2_mtime_ns;
+		c->path2 = was.path;
+		c->path2_len = was.path_len;
+		c->parent2_mtime_ns = was.parent_mtime_ns;
+	}
+	c->op = CDM_OP_SKIP;
+	c->flags = has_content ? CDM_CH_OVERTAKEN : 0;
+}
+
+void overtaken_compared(struct overtaken *o, const char *path, size_t len)
+{
+	remove_name(o, path, len);
+	drop_below(o, path, len);
 }
 
 void overtaken_note(struct overtaken *o, const struct cdm_change *c)
 {
-	if (c->op == CDM_OP_SKIP && c->flags & CDM_CH_OVERTAKEN && c->path_len)
-		add(o, c->path2_len ? c->path2 : c->path, c->path2_len ? c->path2_len : c->path_len, c->dot.origin, c->clock);
-	if (!o->count)
+	bool behind = c->op == CDM_OP_SKIP && c->flags & CDM_CH_OVERTAKEN && c->path_len, two = c->path2_len;
+	if (behind)
+		add(o, two ? c->path2 : c->path, two ? c->path2_len : c->path_len, c->dot, c->version.clock ? c->version.clock : c->clock);
+	if (behind || !o->count)
 		return;
 	switch ((unsigned)c->op) {
 	case CDM_OP_SAVE:
 		note_save(o, c);
 		break;
+	case CDM_OP_SKIP: /* something later tells of this name, or it is gone */
 	case CDM_OP_MKDIR:
 	case CDM_OP_UNLINK:
 	case CDM_OP_SYMLINK:
@@ -154,21 +206,28 @@ void overtaken_note(struct overtaken *o, const struct cdm_change *c)
 		remove_name(o, c->path, c->path_len);
 		break;
 	case CDM_OP_LINK:
-		remove_name(o, c->path2, c->path2_len);
+		note_link(o, c);
 		break;
 	case CDM_OP_RMDIR:
-		remove_name(o, c->path, c->path_len);
-		directory_went(o, c);
+		overtaken_compared(o, c->path, c->path_len);
 		break;
 	case CDM_OP_RENAME:
 		note_rename(o, c);
 	}
 }
 
+bool overtaken_has_below(const struct overtaken *o, const char *dir, size_t len)
+{
+	size_t i = 0;
+	while (i < o->count && !is_below(&o->names[i], dir, len))
+		i++;
+	return i < o->count;
+}
+
 bool overtaken_is_lost(const struct overtaken *o, cdm_origin now)
 {
 	size_t i = 0;
-	while (i < o->count && (CDM_ORIGIN_NODE(o->names[i].origin) != CDM_ORIGIN_NODE(now) || o->names[i].origin >= now))
+	while (i < o->count && (CDM_ORIGIN_NODE(o->names[i].dot.origin) != CDM_ORIGIN_NODE(now) || o->names[i].dot.origin >= now))
 		i++;
 	return i < o->count;
 }
@@ -185,9 +244,28 @@ void overtaken_settled(struct overtaken *o, uint64_t number, const struct overta
 			drop(o, i);
 }
 
+void overtaken_is_here(struct overtaken *theirs, const char *path, size_t len)
+{
+	size_t i = find(theirs, path, len);
+	if (i < theirs->count)
+		theirs->names[i].here = true;
+}
+
+void overtaken_taken_over(struct overtaken *o, const struct overtaken *theirs)
+{
+	for (size_t i = 0; i < theirs->count; i++) {
+		const struct name *n = &theirs->names[i];
+		if (!n->here && !overtaken_has(o, n->path, n->len))
+			add(o, n->path, n->len, n->dot, n->clock);
+	}
+}
+
 void overtaken_encode(const struct overtaken *o, struct bytes *out)
 {
 	for (size_t i = 0; i < o->count; i++) {
+		bytes_put_u64(out, o->names[i].dot.origin);
+		bytes_put_u64(out, o->names[i].dot.number);
+		bytes_put_u64(out, o->names[i].clock);
 		bytes_put_u16(out, (uint16_t)o->names[i].len);
 		bytes_put(out, o->names[i].path, o->names[i].len);
 	}
@@ -198,11 +276,14 @@ struct overtaken *overtaken_decode(const uint8_t *in, size_t len)
 	struct reading r = {in, len, 0, false};
 	struct overtaken *o = overtaken_new();
 	while (!r.bad && r.at < len) {
+		struct cdm_dot dot = {reading_u64(&r), 0};
+		dot.number = reading_u64(&r);
+		uint64_t clock = reading_u64(&r);
 		size_t n = reading_u16(&r);
 		const char *path = (const char *)reading_bytes(&r, n);
-		r.bad |= !path || cdm_path_check(path, n) < 0 || o->count == OVERTAKEN_MAX || o->bytes + n > OVERTAKEN_BYTES_MAX;
+		r.bad |= !path || !CDM_ORIGIN_NODE(dot.origin) || !CDM_ORIGIN_INCARNATION(dot.origin) || cdm_path_check(path, n) < 0 || o->count == OVERTAKEN_MAX || o->bytes + n > OVERTAKEN_BYTES_MAX;
 		if (!r.bad)
-			add(o, path, n, 0, 0);
+			add(o, path, n, dot, clock);
 	}
 	if (r.bad)
 		overtaken_free(&o);

@@ -43,6 +43,7 @@ struct incoming { /* one received change with what came along */
 	struct content *like;         /* … with the attributes of what is here: `carried` points into this; NULL: with those that came … */
 	bool mended;                  /* … and so it was */
 	struct cdm_dot along;         /* from a walk: names here that do not travel, of the file of this version under its name, go with that; none: do not look */
+	bool orphaned;                /* the author lost what is here, and the sender has less: where it does not stay it is kept in conflicts/ */
 	bool again;                   /* once it is there, it is recorded as a save of this node (unsure.h) */
 };
 struct incoming *incoming_new(const uint8_t *frame, size_t len, struct cdm_error *err); /* NULL: malformed */
@@ -129,6 +130,7 @@ struct publisher {
 	struct contexts told;        /* context as last journaled, per origin */
 	struct bytes records;        /* encoded, without a call of their own: for the next journal call */
 	bool odd;                    /* the change at work met something that its author did not see */
+	bool overtaken;              /* its content was not to be had any more */
 	bool records_matter;         /* some of them tell the others more than a dot: they must not come after a later change of their origin */
 	struct job *job;
 	uint64_t broken[BROKEN_PEERS]; /* serials of peers one of whose batches was not applied to its end: nothing after it may be */

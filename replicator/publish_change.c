@@ -172,7 +172,7 @@ static enum next end_undone(struct publisher *pub, struct incoming *in, int r, s
 	if (!in->resync && (r == APPLY_NOTHING || kept == 0))
 		record_done(pub, in);
 	else if (!in->resync)
-		record_skip(pub, in, true);
+		record_skip(pub, in, pub->overtaken);
 	return TRIED;
 }
 
@@ -186,7 +186,7 @@ static enum next try_once(struct publisher *pub, struct incoming *in, struct att
 {
 	struct cdm_error err = CDM_ERROR_INIT;
 	moved_end(pub, in);
-	pub->odd = false;
+	pub->odd = pub->overtaken = false;
 	int r = moved_begin(pub, in);
 	if (r == 0)
 		r = apply_change(pub, in, &err);

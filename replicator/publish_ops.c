@@ -301,6 +301,7 @@ int apply_instead(struct publisher *pub, struct incoming *in, const char *path, 
 		size_t given_len = path == came->path ? pub->given_len : pub->given2_len;
 		whole = need_whole(pub, in, as_given ? given : path, as_given ? given_len : len, &gone, err);
 	}
+	pub->overtaken = !whole && !gone;
 	if (!whole)
 		return gone ? -ECANCELED : APPLY_SKIP;
 	struct cdm_change kept = whole->carried.change, *c = &whole->carried.change;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 #include "replicator/node.h"
+#include "replicator/overtaken.h"
 #include "replicator/publish_ops.h"
 
 #define RECORD_MAX (16u << 10)
@@ -45,16 +46,16 @@ void record_skip(struct publisher *pub, struct incoming *in, bool overtaken)
 {
 	const struct cdm_change *from = &in->carried.change;
 	bool fits = from->path_len + from->path2_len < 4096;
-	struct cdm_change c = {.op = CDM_OP_SKIP, .flags = CDM_CH_RECEIVED, .dot = from->dot, .clock = from->clock,
+	struct cdm_change c = {.op = from->op, .flags = from->flags, .dot = from->dot, .clock = from->clock, .version = from->version,
 		.path = from->path, .path_len = fits ? from->path_len : 0, .path2 = from->path2, .path2_len = fits ? from->path2_len : 0,
 		.parent_mtime_ns = from->parent_mtime_ns, .parent2_mtime_ns = from->parent2_mtime_ns};
-	if (from->op == CDM_OP_SKIP)
-		c.flags |= from->flags & (CDM_CH_WHOLE | CDM_CH_OVERTAKEN);
-	else if (overtaken && (from->op == CDM_OP_SAVE || from->op == CDM_OP_RENAME || from->op == CDM_OP_LINK))
-		c.flags |= CDM_CH_OVERTAKEN;
+	if (from->op != CDM_OP_SKIP && overtaken)
+		overtaken_skip(&c);
+	c.flags = CDM_CH_RECEIVED | (c.op == CDM_OP_SKIP ? c.flags & (CDM_CH_WHOLE | CDM_CH_OVERTAKEN) : 0);
+	c.op = CDM_OP_SKIP;
 	raise_parents(pub, in);
 	add_record(pub, &c);
-	pub->records_matter |= c.path_len && c.parent_mtime_ns;
+	pub->records_matter |= (c.path_len && c.parent_mtime_ns) || (c.path2_len && c.parent2_mtime_ns) || c.flags & CDM_CH_OVERTAKEN;
 	count_up(&pub->set->counters.skipped, 1);
 }
 

@@ -177,7 +177,7 @@ struct incoming *removal_incoming(const struct removal *r, const struct cdm_vect
 	return in;
 }
 
-static void removal_add(struct compare *c, const char *path, size_t len, const struct entry *e, bool top)
+static void removal_add(struct compare *c, const char *path, size_t len, const struct entry *e, bool top, bool orphaned)
 {
 	struct removal *r = calloc(1, sizeof *r);
 	if (!r || !(r->path = malloc(len + 1)))
@@ -187,6 +187,7 @@ static void removal_add(struct compare *c, const char *path, size_t len, const s
 	r->len = len;
 	r->directory = S_ISDIR(e->mode);
 	r->top = top;
+	r->orphaned = orphaned;
 	r->version = e->stamp.content;
 	*c->removals_tail = r;
 	c->removals_tail = &r->next;
@@ -271,10 +272,17 @@ static bool is_ahead(const struct compare *c, struct cdm_dot dot)
 	return !cdm_dot_is_none(dot) && !cdm_vector_covers(&c->shared->mine, dot) && !cdm_vector_covers(&c->shared->sender, dot);
 }
 
-/* The sender's vector covers what was overtaken before he got it. */
-static bool is_behind(const struct compare *c, const char *path, size_t len)
+/* The sender's vector covers it, but it was overtaken before he got it. */
+static bool is_behind(const struct compare *c, const char *path, size_t len, struct cdm_dot dot)
 {
-	return c->shared->overtaken && overtaken_has(c->shared->overtaken, path, len);
+	return c->shared->overtaken && overtaken_lacks(c->shared->overtaken, path, len, dot);
+}
+
+static void stays_here(struct compare *c, const char *path, size_t len)
+{
+	c->stays = true;
+	if (c->shared->overtaken)
+		overtaken_is_here(c->shared->overtaken, path, len);
 }
 
 /* The sender does not have it, and its author lost it: he has begun anew. */
@@ -309,20 +317,23 @@ static void only_here(struct compare *c, const char *dir, size_t dir_len, const 
 	_cleanup_free_ char *path = cdm_path_join(dir, dir_len, e->name, e->name_len, &len);
 	struct cdm_dot dot = e->stamp.content.dot;
 	c->seen++;
-	bool came = unseen_came(c->shared->unseen, path, len), behind = is_behind(c, path, len);
+	bool came = unseen_came(c->shared->unseen, path, len), behind = is_behind(c, path, len, dot);
 	c->ahead |= is_ahead(c, dot);
-	c->stays |= came || behind || !cdm_vector_covers(&c->shared->sender, dot);
+	c->stays |= came || !cdm_vector_covers(&c->shared->sender, dot);
+	if (behind)
+		stays_here(c, path, len);
 	if (came)
 		return; /* the rename or link ships, with all that is below */
 	bool orphan = is_orphan(c, dot, behind);
 	if (orphan && take_over(c, path, len))
 		return;
 	bool known = orphan || (cdm_vector_covers(&c->shared->sender, dot) && !behind);
-	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && known && !is_unread(c, path, len);
+	bool holds = S_ISDIR(e->mode) && c->shared->overtaken && overtaken_has_below(c->shared->overtaken, path, len);
+	bool goes = !c->shared->incomplete && !cdm_dot_is_none(dot) && known && !holds && !is_unread(c, path, len);
 	if (cdm_dot_is_none(dot))
 		touch(c, path, len);
 	else if (goes && !paths_have(c->shared->there, path, len))
-		removal_add(c, path, len, e, top);
+		removal_add(c, path, len, e, top, orphan && behind);
 	if (!S_ISDIR(e->mode))
 		return;
 	struct listing below;
@@ -495,10 +506,10 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 		}
 		return;
 	}
-	bool behind = is_behind(c, path, len), orphan = is_orphan(c, ours->stamp.content.dot, behind);
+	bool behind = is_behind(c, path, len, ours->stamp.content.dot), orphan = is_orphan(c, ours->stamp.content.dot, behind);
 	bool newer = cdm_version_compare(&ours->stamp.content, &theirs->stamp.content) > 0;
 	if (orphan ? newer && take_over(c, path, len) : ours_stays(c, theirs, ours) || (newer && (behind || is_unread(c, path, len)))) {
-		c->stays = true;
+		stays_here(c, path, len);
 		return;
 	}
 	if (joins_group(c, path, len, theirs, ours, false))
@@ -506,7 +517,7 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	forget_inode(c, theirs);
 	struct want *w = want_add(c, path, len);
 	take_along(c, w, theirs, ours);
-	w->behind = behind;
+	w->orphaned = orphan && behind && newer;
 	w->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
 	if (S_ISREG(theirs->mode) && S_ISREG(ours->mode)) {
 		w->base = ours->stamp.content.dot;

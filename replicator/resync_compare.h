@@ -33,7 +33,7 @@ struct want { /* something that must become as the sender has it */
 	uint64_t ticket;      /* 0 = not asked for yet */
 	bool answered;
 	bool again;           /* incoming.again */
-	bool behind;          /* the sender is: the higher version counts, however much he knew */
+	bool orphaned;        /* incoming.orphaned */
 	struct cdm_dot base;  /* of the content that is here, none: there is none that is like it */
 	uint64_t base_size;
 	struct cdm_dot along; /* incoming.along */
@@ -46,6 +46,7 @@ struct removal {
 	size_t len;
 	bool directory;
 	bool top; /* the directory that holds it stays */
+	bool orphaned; /* incoming.orphaned */
 	struct cdm_version version;
 };
 
@@ -83,7 +84,7 @@ struct compare_shared { /* of one resync; the walker's once it began */
 	struct unseen *unseen;
 	struct paths *there;  /* names that the sender had, in this or an earlier round: should one be gone there by now, his stream tells of it. As
 			       * many as it takes; the removals of others are decided on with all others */
-	struct overtaken *overtaken; /* what is behind at the sender, NULL = nothing (overtaken.h) */
+	struct overtaken *overtaken; /* what is behind at the sender, NULL = nothing (overtaken.h); the walker says what of it is here */
 	struct groups *groups;
 	struct left_out *left_out;
 };

@@ -272,6 +272,8 @@ int resync_in_dir(struct peer *p, uint8_t flags, const uint8_t *payload, size_t 
 int resync_in_overtaken(struct peer *p, const uint8_t *payload, size_t len, struct cdm_error *err)
 {
 	struct resync_in *in = p->resync ? p->resync->in : NULL;
+	if (!in && p->tree_refused)
+		return 0; /* it has not heard of that yet */
 	if (!in || in->began || in->shared.overtaken || !(in->shared.overtaken = overtaken_decode(payload, len)))
 		return cdm_fail_plain(err, EBADMSG, "RESYNC_OVERTAKEN out of place or malformed");
 	return 0;
@@ -377,7 +379,8 @@ void resync_answer(struct peer *p, struct incoming *answer)
 	} else {
 		c->parent_mtime_ns = w->parent_mtime_ns;
 		answer->resync = true;
-		answer->decisive = in->shared.decisive && !w->behind;
+		answer->decisive = in->shared.decisive;
+		answer->orphaned = w->orphaned;
 		answer->keeps_own = in->keeps_own;
 		answer->again = w->again && c->op == CDM_OP_SAVE;
 		answer->along = w->along;
@@ -447,10 +450,12 @@ static void submit_ready(struct resync_in *in)
 			}
 			if (w->in) {
 				w->in->resync = true;
-				w->in->decisive = in->shared.decisive && !w->behind;
+				w->in->decisive = in->shared.decisive;
 				w->in->keeps_own = in->keeps_own;
 				w->in->began_clock = in->shared.began_clock;
 				in->changed++;
+				if (w->in->carried.change.op != CDM_OP_SETATTR && !(in->shared.overtaken && overtaken_has(in->shared.overtaken, w->path, w->len)))
+					overtaken_compared(in->set->overtaken, w->path, w->len);
 				job_add(job, w->in);
 				w->in = NULL;
 			}
@@ -668,6 +673,8 @@ static void submit_removals(struct resync_in *in)
 		}
 		struct incoming *removal = removal_incoming(r, &in->shared.sender);
 		removal->decisive = in->shared.decisive;
+		removal->orphaned = r->orphaned;
+		overtaken_compared(in->set->overtaken, r->path, r->len);
 		/* After a conflict the sender may lack what nobody removed: a node between had set it aside, and its author has the only copy. */
 		removal->keeps_own = in->keeps_own || in->verify;
 		job_add(job, removal);
@@ -723,6 +730,8 @@ static void finish(struct resync_in *in)
 			doubt_none_is_ahead(s, in->taken_ahead);
 		if (decisive && !in->unlooked)
 			overtaken_settled(s->overtaken, in->overtaken_before, in->shared.overtaken);
+		if (in->shared.overtaken)
+			overtaken_taken_over(s->overtaken, in->shared.overtaken);
 		resync_in_free(&p->resync->in);
 		p->root_due = p->towards_parent; /* take_end */
 		unsure_compared(p);

@@ -5,6 +5,7 @@
 #include "replicator/fetch.h"
 #include "replicator/publish.h"
 #include "replicator/content_cache.h"
+#include "replicator/overtaken.h"
 #include "replicator/ship.h"
 
 #include <errno.h>
@@ -168,8 +169,7 @@ static void send_without_content(struct ship *ship)
 static void send_skip(struct ship *ship)
 {
 	struct cdm_change *c = &ship->current->change;
-	c->op = CDM_OP_SKIP;
-	c->flags = CDM_CH_OVERTAKEN;
+	overtaken_skip(c);
 	cdm_change_fini(&(struct cdm_change){.ranges_mem = c->ranges_mem});
 	c->ranges_mem = NULL;
 	c->ranges = NULL;

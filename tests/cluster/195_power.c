@@ -614,8 +614,8 @@ static void what_overtook_it_is_lost(void **state)
 	everywhere_equal();
 	checkpoints_stand_still("n1");
 	killed("n2", LAB_REPLICATOR);
-	shell("n1", "cd over && echo newer > page && echo new > fresh && echo new > .next && mv .next saved");
-	gets_text("n3", "over/saved", "new\n");
+	shell("n1", "cd over && echo newer > page && echo new > fresh && mkdir tmp && echo new > tmp/next && mv tmp/next saved && touch tmp && ln saved linked");
+	gets_text("n3", "over/linked", "new\n");
 	static const char *const overtaken[] = {"over/page", "over/fresh", "over/saved"};
 	int fds[3];
 	for (unsigned i = 0; i < 3; i++) {
@@ -629,7 +629,7 @@ static void what_overtook_it_is_lost(void **state)
 	node_off("n1");
 	for (unsigned i = 0; i < 3; i++)
 		close(fds[i]);
-	here("cd %s/over && rm fresh saved", lab_store(lab, "n1"));
+	here("cd %s/over && rm fresh saved linked", lab_store(lab, "n1"));
 	killed("n3", LAB_REPLICATOR);
 	here("touch %s/.cdmfs/doubt", lab_store(lab, "n3"));
 	struct line compared = {"n3", "event=resync_ends.*peer=\"n2\"", lines_in_log("n3", "event=resync_ends.*peer=\"n2\"")};
@@ -645,6 +645,7 @@ static void what_overtook_it_is_lost(void **state)
 	has_text("n1", "over/page", "newer\n");
 	has_text("n2", "over/fresh", "new\n");
 	has_text("n1", "over/saved", "new\n");
+	has_text("n2", "over/linked", "new\n");
 	remove_tree("n1", "over");
 	everywhere_equal();
 	administrator("route", "set", LAB_SET, "n2", "--auto", NULL);

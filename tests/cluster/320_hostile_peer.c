@@ -599,6 +599,9 @@ static void compare_begins(struct hostile *h)
 static void names_behind(struct hostile *h, const char *name, size_t len)
 {
 	struct bytes p = {0};
+	bytes_put_u64(&p, SOURCE_ORIGIN);
+	bytes_put_u64(&p, 1); /* number, */
+	bytes_put_u64(&p, 1); /* clock */
 	bytes_put_u16(&p, (uint16_t)len);
 	bytes_put(&p, name, len);
 	put_frame(h, FRAME_RESYNC_OVERTAKEN, &p);

@@ -18,14 +18,35 @@
 
 /* --- changes that wait --- */
 
+/* One change that came from two peers is published once, so one of them gets the file: a second name of it in staging would be among the links that the
+ * mount counts, until the kernel looks again. Should the other's turn come first after all, its batch ends there, and comes again. */
+static void pass_over_twins(const struct fetch *f)
+{
+	for (const struct waiter *w = f->waiters; w; w = w->next)
+		for (const struct waiter *twin = w->next; twin && !w->in->lost && set_peer_by_serial(f->set, w->peer_serial); twin = twin->next)
+			twin->in->lost |= !(twin->in->carried.flags & CARRIED_ANSWER) && cdm_dot_equal(twin->in->carried.change.dot, w->in->carried.change.dot);
+}
+
+static bool is_last(const struct fetch *f)
+{
+	const struct waiter *w = f->waiters;
+	while (w && w->in->lost)
+		w = w->next;
+	return !w;
+}
+
 /* A name of its own for each change: what the mount has looked up once is not used again. */
 static int hand_over(struct fetch *f, struct incoming *in)
 {
 	static unsigned number;
 	char name[STAGING_NAME_MAX];
 	int dir = f->set->staging_fd;
+	if (in->lost) {
+		in->carried.kind = CONTENT_WHOLE;
+		return 0;
+	}
 	snprintf(name, sizeof name, "%016" PRIx64 "-%" PRIx64 ".f%x", f->version.origin, f->version.number, ++number);
-	bool last = !f->waiters;
+	bool last = is_last(f);
 	int r = last ? renameat(dir, f->name, dir, name) : linkat(dir, f->name, dir, name, 0);
 	if (r < 0)
 		return -errno;
@@ -41,6 +62,8 @@ static int hand_over(struct fetch *f, struct incoming *in)
 /* All that wait get it, or are told that this version is not to be had (superseded: a later save has what it needs). */
 void fetch_settle_waiters(struct fetch *f)
 {
+	if (f->whole)
+		pass_over_twins(f);
 	while (f->waiters) {
 		struct waiter *w = f->waiters;
 		struct peer *p = set_peer_by_serial(f->set, w->peer_serial);

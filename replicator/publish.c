@@ -447,6 +447,8 @@ static bool apply_all(struct publisher *pub, struct job *job)
 			cdm_vector_raise(&pub->applied, in->carried.change.dot);
 			continue;
 		}
+		if (in->lost)
+			return false;
 		bool nothing = c->op == CDM_OP_SKIP || in->superseded;
 		if (nothing && !publisher_wait_for_mount(pub))
 			return false;

@@ -136,6 +136,19 @@ static int gives_way(struct publisher *pub, struct incoming *in, int parent, con
 	return AGAIN;
 }
 
+/* The subject is at its new name already: only the old one goes, and who follows this node hears of the rename. */
+static int remove_old_name(struct publisher *pub, struct incoming *in, int parent, const char *name, struct cdm_dot here)
+{
+	struct cdm_change record = record_of(pub, in);
+	struct two_names n = {.dir = parent, .name = name};
+	struct step step;
+	raise_parent(pub, in, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.parent2_mtime_ns);
+	step_init(&step, CDM_CALL_UNLINK, in, &record);
+	expect_version(&step, here);
+	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
+	return r == -ENOENT || r == -ESTALE ? APPLY_RETRY : r < 0 ? r : APPLIED;
+}
+
 /* The rename failed with r. AGAIN: once more, as *step says now; else what comes of it, with *is_lost the end of the change. */
 static int make_way(struct publisher *pub, struct incoming *in, struct two_names *n, bool directory, struct cdm_dot here, int r,
 	const struct cdm_announcement *found, struct step *step, bool *is_lost)
@@ -148,6 +161,8 @@ static int make_way(struct publisher *pub, struct incoming *in, struct two_names
 		return gives_way(pub, in, n->dir2, n->name2, step);
 	enum verdict verdict = refused ? conflict_decide(pub, in, found) : TYPE_CLASH;
 	*is_lost = !directory && (verdict == LOCAL_WINS || verdict == SAME || verdict == TYPE_CLASH);
+	if (*is_lost && verdict == SAME) /* an answer brought it there */
+		return remove_old_name(pub, in, n->dir, n->name, here);
 	if (*is_lost)
 		return rename_lost(pub, in, n->dir, n->name, here, verdict == TYPE_CLASH || conflict_seen(pub, in, found) != AHEAD);
 	step->a.flags = verdict == INCOMING_WINS_KEEP_OLD ? CDM_AN_KEEP_OLD : 0;
@@ -192,18 +207,6 @@ static int are_one_file(struct publisher *pub, const struct cdm_change *c, const
 	struct stat st2;
 	int r = st->st_nlink > 1 ? stamp_here(pub, c->path2, c->path2_len, &stamp, &st2) : 0;
 	return r <= 0 ? r : st2.st_dev == st->st_dev && st2.st_ino == st->st_ino;
-}
-
-static int remove_old_name(struct publisher *pub, struct incoming *in, int parent, const char *name, struct cdm_dot here)
-{
-	struct cdm_change record = record_of(pub, in);
-	struct two_names n = {.dir = parent, .name = name};
-	struct step step;
-	raise_parent(pub, in, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.parent2_mtime_ns);
-	step_init(&step, CDM_CALL_UNLINK, in, &record);
-	expect_version(&step, here);
-	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
-	return r == -ENOENT || r == -ESTALE ? APPLY_RETRY : r < 0 ? r : APPLIED;
 }
 
 int apply_rename(struct publisher *pub, struct incoming *in, struct cdm_error *err)

@@ -62,6 +62,16 @@ static int64_t mtime_of_parent(struct fs *fs, const char *path, size_t len)
 	return st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
 }
 
+/* `path` is another name of what is saved. */
+static void put_link(struct fs *fs, const struct cdm_change *saved, const char *path, size_t len)
+{
+	struct cdm_change c = {.op = CDM_OP_LINK, .flags = CDM_CH_LINKED, .path = saved->path, .path_len = saved->path_len, .path2 = path, .path2_len = len,
+		.parent2_mtime_ns = mtime_of_parent(fs, path, len), .handle = saved->handle, .version = saved->version, .base = saved->version.dot,
+		.attr = saved->attr};
+
+	cdm_journal_put(fs->journal, &c);
+}
+
 /* The other names of a file: their LINK records were not shipped if nobody knew it before, and came to nothing where the content that
  * was to be linked was overtaken by this one. Who has them already does nothing. */
 static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change *saved)
@@ -73,10 +83,7 @@ static void link_other_names(struct fs *fs, uint64_t id, const struct cdm_change
 		bool is_saved = p.len == saved->path_len && memcmp(p.path, saved->path, p.len) == 0;
 		if (is_saved || p.place != PLACE_CONTENT || policy_is_local(fs, p.path, p.len))
 			continue;
-		struct cdm_change c = {.op = CDM_OP_LINK, .flags = CDM_CH_LINKED, .path = saved->path, .path_len = saved->path_len,
-			.path2 = p.path, .path2_len = p.len, .parent2_mtime_ns = mtime_of_parent(fs, p.path, p.len), .handle = saved->handle, .version = saved->version,
-			.base = saved->version.dot, .attr = saved->attr};
-		cdm_journal_put(fs->journal, &c);
+		put_link(fs, saved, p.path, p.len);
 	}
 	free(buf);
 }
@@ -261,7 +268,7 @@ static int found_file(struct fs *fs, const struct object *o, struct cdm_change *
 	if (o->st.st_nlink > 1)
 		c->flags |= CDM_CH_LINKED;
 	r = cdm_journal_put(fs->journal, c);
-	if (r == 0 && o->st.st_nlink > 1)
+	if (r == 0 && !known && !(c->flags & CDM_CH_LOCAL) && o->st.st_nlink > 1)
 		link_other_names(fs, o->id, c); /* those that were recorded before have an older version by now */
 	return r;
 }
@@ -317,6 +324,20 @@ int save_found(struct fs *fs, int dirfd, const char *name, const char *path, siz
 	unlock_stripes(&nodes);
 	object_close(&o);
 	return r;
+}
+
+void save_found_link(struct fs *fs, const struct object *o, const char *first, size_t first_len, const char *path, size_t len)
+{
+	struct cdm_change saved = {.path = first, .path_len = first_len, .handle = o->handle};
+	struct cdm_stamp stamp = {0};
+	struct stripes nodes;
+
+	set_attr(&saved, &o->st);
+	lock_nodes(fs, &nodes, o->id, 0);
+	if (cdm_stamp_get(o->fd, &stamp) == 0)
+		saved.version = stamp.content;
+	put_link(fs, &saved, path, len);
+	unlock_stripes(&nodes);
 }
 
 static int record_again(struct fs *fs, int dir, const char *name, struct cdm_change *c)

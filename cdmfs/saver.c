@@ -2,6 +2,7 @@
 /* The thread that decides when something counts as saved: it hears the watcher and has the clock. */
 #include <errno.h>
 #include <poll.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -367,17 +368,76 @@ static bool invalidate_queued(struct saver *s)
 	return left;
 }
 
+/* A file with several names that was told of, by the first of these. */
+struct first_name {
+	uint64_t id;
+	size_t len;
+	char path[];
+};
+
+static int order_by_id(const void *a, const void *b)
+{
+	const struct first_name *x = a, *y = b;
+
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static const struct first_name *first_name_of(void *const *firsts, uint64_t id)
+{
+	struct first_name *const *found = tfind(&(struct first_name){.id = id}, firsts, order_by_id);
+
+	return found ? *found : NULL;
+}
+
+/* Without memory: its next name is told of as a file of its own. */
+static void first_name_add(void **firsts, uint64_t id, const struct walk_entry *e)
+{
+	struct first_name *f = malloc(sizeof(*f) + e->len);
+
+	if (!f)
+		return;
+	f->id = id;
+	f->len = e->len;
+	memcpy(f->path, e->path, e->len);
+	if (!tsearch(f, firsts, order_by_id))
+		free(f);
+}
+
+static void publish_found(struct fs *fs, const struct walk_entry *e, void **firsts)
+{
+	bool several = S_ISREG(e->st->st_mode) && e->st->st_nlink > 1 && !policy_is_local(fs, e->path, e->len);
+	const struct first_name *first = NULL;
+	struct object o = {.fd = -1};
+
+	if (several && object_find(fs, e->dirfd, e->name, &o) == 0 && o.fd >= 0)
+		first = first_name_of(firsts, o.id);
+	if (first)
+		save_found_link(fs, &o, first->path, first->len, e->path, e->len);
+	else if (save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW, NULL) >= 0 && o.fd >= 0)
+		first_name_add(firsts, o.id, e);
+	object_close(&o);
+}
+
 static int publish_one(struct fs *fs, const struct walk_entry *e, void *arg)
 {
 	pthread_rwlock_rdlock(&fs->tree);
-	save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW, NULL);
+	publish_found(fs, e, arg);
 	pthread_rwlock_unlock(&fs->tree);
 	return 0;
 }
 
+static int publish_tree(struct fs *fs, const char *path, size_t len)
+{
+	void *firsts = NULL;
+	int r = walk_tree(fs, path, len, publish_one, &firsts);
+
+	tdestroy(firsts, free);
+	return r;
+}
+
 int saver_renew_tree(struct fs *fs, const char *path, size_t len)
 {
-	return atomic_load(&fs->read_only) ? -EROFS : walk_tree(fs, path, len, publish_one, NULL);
+	return atomic_load(&fs->read_only) ? -EROFS : publish_tree(fs, path, len);
 }
 
 static bool overlaps(const struct tree_job *j, const char *path, size_t len)
@@ -458,7 +518,7 @@ static void run_jobs(struct saver *s)
 	struct tree_job *j;
 
 	while ((j = first_job(s))) {
-		walk_tree(s->fs, j->path, j->len, publish_one, NULL);
+		publish_tree(s->fs, j->path, j->len);
 		publish_forget(s->fs, j->note);
 		drop_first_job(s);
 	}

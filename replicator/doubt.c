@@ -207,8 +207,9 @@ void doubt_ready(struct set *s)
 	if (is_remembered(s, AHEAD_NAME))
 		s->doubt.ahead = 1; /* and maybe an author began anew, and nobody had read that yet */
 	bool lost = false; /* noted, and its author had begun anew, before anybody could say so */
-	for (size_t i = 0; i < s->follow.visible.count; i++)
+	for (size_t i = 0; i < s->follow.visible.count && !s->doubt.looked_back; i++)
 		lost |= overtaken_is_lost(s->overtaken, s->follow.visible.entries[i].origin);
+	s->doubt.looked_back = true;
 	if (s->doubt.ahead || lost || is_remembered(s, FILE_NAME))
 		doubt_raise(s);
 }

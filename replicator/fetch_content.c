@@ -27,6 +27,18 @@ static void pass_over_twins(const struct fetch *f)
 			twin->in->lost |= !(twin->in->carried.flags & CARRIED_ANSWER) && cdm_dot_equal(twin->in->carried.change.dot, w->in->carried.change.dot);
 }
 
+/* New ones were put in front. */
+static void oldest_first(struct fetch *f)
+{
+	struct waiter *in_order = NULL;
+	for (struct waiter *w = f->waiters, *next; w; w = next) {
+		next = w->next;
+		w->next = in_order;
+		in_order = w;
+	}
+	f->waiters = in_order;
+}
+
 static bool is_last(const struct fetch *f)
 {
 	const struct waiter *w = f->waiters;
@@ -62,6 +74,7 @@ static int hand_over(struct fetch *f, struct incoming *in)
 /* All that wait get it, or are told that this version is not to be had (superseded: a later save has what it needs). */
 void fetch_settle_waiters(struct fetch *f)
 {
+	oldest_first(f);
 	if (f->whole)
 		pass_over_twins(f);
 	while (f->waiters) {

@@ -167,7 +167,7 @@ static void note_save(struct overtaken *o, const struct cdm_change *c)
 
 void overtaken_skip(struct cdm_change *c)
 {
-	bool has_content = c->op == CDM_OP_SAVE || c->op == CDM_OP_RENAME || c->op == CDM_OP_LINK;
+	bool is_link = c->op == CDM_OP_LINK, has_content = c->op == CDM_OP_SAVE || c->op == CDM_OP_RENAME || is_link;
 	if (c->op == CDM_OP_SAVE && c->path2_len) { /* there it is where the file was before it got its name: as of a rename */
 		struct cdm_change was = *c;
 		c->path = was.path2;
@@ -178,18 +178,26 @@ void overtaken_skip(struct cdm_change *c)
 		c->parent2_mtime_ns = was.parent_mtime_ns;
 	}
 	c->op = CDM_OP_SKIP;
-	c->flags = has_content ? CDM_CH_OVERTAKEN : 0;
+	c->flags = has_content ? CDM_CH_OVERTAKEN | (is_link ? CDM_CH_LINKED : 0) : 0;
 }
 
-void overtaken_compared(struct overtaken *o, const char *path, size_t len)
+void overtaken_compared(struct overtaken *o, const char *path, size_t len, bool removed)
 {
 	remove_name(o, path, len);
-	drop_below(o, path, len);
+	if (removed)
+		drop_below(o, path, len);
+}
+
+void overtaken_missed(struct overtaken *o, const char *path, size_t len, struct cdm_dot dot, uint64_t clock)
+{
+	add(o, path, len, dot, clock);
 }
 
 void overtaken_note(struct overtaken *o, const struct cdm_change *c)
 {
 	bool behind = c->op == CDM_OP_SKIP && c->flags & CDM_CH_OVERTAKEN && c->path_len, two = c->path2_len;
+	if (behind && two && !(c->flags & CDM_CH_LINKED)) /* it had that name before */
+		remove_name(o, c->path, c->path_len);
 	if (behind)
 		add(o, two ? c->path2 : c->path, two ? c->path2_len : c->path_len, c->dot, c->version.clock ? c->version.clock : c->clock);
 	if (behind || !o->count)
@@ -198,7 +206,10 @@ void overtaken_note(struct overtaken *o, const struct cdm_change *c)
 	case CDM_OP_SAVE:
 		note_save(o, c);
 		break;
-	case CDM_OP_SKIP: /* something later tells of this name, or it is gone */
+	case CDM_OP_SKIP: /* with its directory's time: the name is gone, or something later tells of it */
+		if (c->parent_mtime_ns)
+			remove_name(o, c->path, c->path_len);
+		break;
 	case CDM_OP_MKDIR:
 	case CDM_OP_UNLINK:
 	case CDM_OP_SYMLINK:
@@ -209,7 +220,7 @@ void overtaken_note(struct overtaken *o, const struct cdm_change *c)
 		note_link(o, c);
 		break;
 	case CDM_OP_RMDIR:
-		overtaken_compared(o, c->path, c->path_len);
+		overtaken_compared(o, c->path, c->path_len, true);
 		break;
 	case CDM_OP_RENAME:
 		note_rename(o, c);
@@ -237,11 +248,22 @@ uint64_t overtaken_number(const struct overtaken *o)
 	return o->number;
 }
 
-void overtaken_settled(struct overtaken *o, uint64_t number, const struct overtaken *theirs)
+static bool is_over(const struct cdm_vector *vector, cdm_origin origin)
 {
-	for (size_t i = o->count; i-- > 0;)
-		if (o->names[i].number <= number && !(theirs && overtaken_has(theirs, o->names[i].path, o->names[i].len)))
+	bool over = false;
+	for (size_t i = 0; i < vector->count; i++)
+		over |= CDM_ORIGIN_NODE(vector->entries[i].origin) == CDM_ORIGIN_NODE(origin) && vector->entries[i].origin > origin;
+	return over;
+}
+
+void overtaken_settled(struct overtaken *o, uint64_t number, const struct overtaken *theirs, const struct cdm_vector *vector)
+{
+	for (size_t i = o->count; i-- > 0;) {
+		const struct name *n = &o->names[i];
+		bool named = theirs && overtaken_has(theirs, n->path, n->len);
+		if (n->number <= number && !named && !is_over(vector, n->dot.origin))
 			drop(o, i);
+	}
 }
 
 void overtaken_is_here(struct overtaken *theirs, const char *path, size_t len)
@@ -255,7 +277,9 @@ void overtaken_taken_over(struct overtaken *o, const struct overtaken *theirs)
 {
 	for (size_t i = 0; i < theirs->count; i++) {
 		const struct name *n = &theirs->names[i];
-		if (!n->here && !overtaken_has(o, n->path, n->len))
+		size_t at = find(o, n->path, n->len);
+		bool known = at < o->count && (o->names[at].dot.origin != n->dot.origin || o->names[at].dot.number >= n->dot.number);
+		if (!n->here && !known)
 			add(o, n->path, n->len, n->dot, n->clock);
 	}
 }

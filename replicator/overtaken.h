@@ -33,12 +33,15 @@ bool overtaken_is_lost(const struct overtaken *o, cdm_origin now);
 bool overtaken_lacks(const struct overtaken *o, const char *path, size_t len, struct cdm_dot version);
 bool overtaken_has_below(const struct overtaken *o, const char *dir, size_t len);
 /* A comparison of trees removed it, with all below it, or made it as the sender has it: no record tells of that. */
-void overtaken_compared(struct overtaken *o, const char *path, size_t len);
+void overtaken_compared(struct overtaken *o, const char *path, size_t len, bool removed);
+/* What a comparison was to bring was not to be had: the content that `dot` made, or one before it. */
+void overtaken_missed(struct overtaken *o, const char *path, size_t len, struct cdm_dot dot, uint64_t clock);
 
 /* Names noted so far: for overtaken_settled. */
 uint64_t overtaken_number(const struct overtaken *o);
-/* Trees were compared with a node that knew all this one does: of those noted up to `number` only the ones it names (overtaken_encode) are left. */
-void overtaken_settled(struct overtaken *o, uint64_t number, const struct overtaken *theirs);
+/* Trees were compared with a node that knew all this one does: of those noted up to `number` only the ones it names (overtaken_encode) are left, and those
+ * whose author has begun anew since, as its vector says: they come from somebody else, or not at all. */
+void overtaken_settled(struct overtaken *o, uint64_t number, const struct overtaken *theirs, const struct cdm_vector *vector);
 
 /* In what a sender told: this node has it all the same. */
 void overtaken_is_here(struct overtaken *theirs, const char *path, size_t len);

@@ -51,7 +51,7 @@ void record_skip(struct publisher *pub, struct incoming *in, bool overtaken)
 		.parent_mtime_ns = from->parent_mtime_ns, .parent2_mtime_ns = from->parent2_mtime_ns};
 	if (from->op != CDM_OP_SKIP && overtaken)
 		overtaken_skip(&c);
-	c.flags = CDM_CH_RECEIVED | (c.op == CDM_OP_SKIP ? c.flags & (CDM_CH_WHOLE | CDM_CH_OVERTAKEN) : 0);
+	c.flags = CDM_CH_RECEIVED | (c.op == CDM_OP_SKIP ? c.flags & (CDM_CH_WHOLE | CDM_CH_OVERTAKEN | CDM_CH_LINKED) : 0);
 	c.op = CDM_OP_SKIP;
 	raise_parents(pub, in);
 	add_record(pub, &c);

@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include "replicator/overtaken.h"
 #include "replicator/quarantine.h"
 #include "replicator/view.h"
 
@@ -33,6 +34,7 @@ struct rescan {
 	size_t len;
 	bool is_file, target, dry;
 	struct unseen *unseen;
+	struct overtaken *overtaken; /* as the set had it at the beginning */
 	struct cdm_vector theirs, ours;
 	/* the walker's while it works */
 	uint64_t looked, counts[KINDS], aside, failed;
@@ -56,6 +58,8 @@ struct rescan *rescan_new(struct set *s, const char *path, size_t len, const str
 	r->is_file = len > 0 && (fstatat(s->store_fd, r->path, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode));
 	r->target = !(s->policy.role & CDM_ROLE_SOURCE);
 	r->unseen = unseen_new(s, theirs);
+	r->overtaken = overtaken_new();
+	overtaken_taken_over(r->overtaken, s->overtaken);
 	cdm_vector_copy(&r->theirs, theirs);
 	cdm_vector_copy(&r->ours, &s->follow.visible);
 	return r;
@@ -77,6 +81,7 @@ void rescan_free(struct rescan **pr)
 	findings_free(r->findings, r->count);
 	findings_free(r->first, r->first_count);
 	unseen_free(&r->unseen);
+	overtaken_free(&r->overtaken);
 	cdm_vector_fini(&r->theirs);
 	cdm_vector_fini(&r->ours);
 	free(r->path);
@@ -188,7 +193,8 @@ bool rescan_look(struct rescan *r, const char *path, size_t len, const struct en
 		struct cdm_dot dot = theirs->stamp.content.dot;
 		if (!has_version(theirs) || !cdm_vector_covers(&r->ours, dot) || unseen_went(r->unseen, path, len))
 			return false;
-		if (quarantine_may_have_below(r->set->quarantine, path, len)) /* our vector covers it, but it never came here: nobody removed it */
+		/* Our vector covers it, but it never came here: nobody removed it. */
+		if (quarantine_may_have_below(r->set->quarantine, path, len) || overtaken_lacks(r->overtaken, path, len, dot))
 			r->aside += !r->again;
 		else
 			find(r, GONE, path, len, theirs, NULL);

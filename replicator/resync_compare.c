@@ -412,7 +412,7 @@ static void only_there(struct compare *c, const char *path, size_t len, const st
 	paths_add(c->shared->there, path, len);
 	if (joins_group(c, path, len, e, NULL, false))
 		return;
-	want_add(c, path, len);
+	want_add(c, path, len)->theirs = S_ISREG(e->mode) ? e->stamp.content : (struct cdm_version){0};
 	if (S_ISDIR(e->mode))
 		subdir_add(c, path, len, e, false);
 }
@@ -519,6 +519,8 @@ static void in_both(struct compare *c, const char *path, size_t len, const struc
 	take_along(c, w, theirs, ours);
 	w->orphaned = orphan && behind && newer;
 	w->again = ours->stamp.content.clock == CDM_CLOCK_UNSURE; /* what was found is in the journal, and might be shipped (unsure.h) */
+	if (S_ISREG(theirs->mode))
+		w->theirs = theirs->stamp.content;
 	if (S_ISREG(theirs->mode) && S_ISREG(ours->mode)) {
 		w->base = ours->stamp.content.dot;
 		w->base_size = ours->size;

@@ -37,6 +37,7 @@ struct want { /* something that must become as the sender has it */
 	struct cdm_dot base;  /* of the content that is here, none: there is none that is like it */
 	uint64_t base_size;
 	struct cdm_dot along; /* incoming.along */
+	struct cdm_version theirs; /* of a file */
 	struct incoming *in;  /* the answer, or what is to be done without asking */
 };
 

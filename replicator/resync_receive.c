@@ -65,6 +65,7 @@ struct resync_in {
 	unsigned taken_ahead;        /* doubt_taken_ahead, when it began */
 	uint64_t aside_before;       /* set.aside_number, when it began */
 	uint64_t overtaken_before;   /* overtaken_number, likewise */
+	struct overtaken *missed;    /* what was overtaken while we asked for it */
 	bool had_aside;              /* something was set aside then */
 	bool lacking;                /* not all that differs was had */
 	bool unlooked;               /* some of it could not be looked at here: trees are compared again */
@@ -123,6 +124,7 @@ static void really_free(struct resync_in *in)
 	incoming_free(in->root, in->set->staging_fd);
 	listing_free(&in->listing);
 	compare_shared_fini(&in->shared);
+	overtaken_free(&in->missed);
 	free(in);
 }
 
@@ -349,6 +351,14 @@ static void take_root(struct peer *p, struct incoming *answer)
 	publisher_submit(job);
 }
 
+/* The vector that we take over covers what was there. */
+static void note_missed(struct resync_in *in, const struct want *w)
+{
+	struct cdm_dot dot = {w->theirs.dot.origin, cdm_vector_get(&in->shared.sender, w->theirs.dot.origin)};
+	if (dot.number)
+		overtaken_missed(in->missed, w->path, w->len, dot, w->theirs.clock);
+}
+
 void resync_answer(struct peer *p, struct incoming *answer)
 {
 	struct resync_in *in = p->resync ? p->resync->in : NULL;
@@ -374,7 +384,8 @@ void resync_answer(struct peer *p, struct incoming *answer)
 	struct cdm_change *c = &answer->carried.change;
 	bool same_path = c->path_len == w->len && memcmp(c->path, w->path, w->len) == 0;
 	if (c->op == CDM_OP_SKIP || answer->superseded || !same_path) {
-		incoming_free(answer, p->set->staging_fd); /* gone meanwhile: the stream will tell; or it could not be read there */
+		incoming_free(answer, p->set->staging_fd); /* gone or changed meanwhile: the stream will tell; or it could not be read there */
+		note_missed(in, w);
 		in->lacking |= quarantine_may_have_below(p->set->quarantine, w->path, w->len);
 	} else {
 		c->parent_mtime_ns = w->parent_mtime_ns;
@@ -455,7 +466,7 @@ static void submit_ready(struct resync_in *in)
 				w->in->began_clock = in->shared.began_clock;
 				in->changed++;
 				if (w->in->carried.change.op != CDM_OP_SETATTR && !(in->shared.overtaken && overtaken_has(in->shared.overtaken, w->path, w->len)))
-					overtaken_compared(in->set->overtaken, w->path, w->len);
+					overtaken_compared(in->set->overtaken, w->path, w->len, false);
 				job_add(job, w->in);
 				w->in = NULL;
 			}
@@ -674,7 +685,7 @@ static void submit_removals(struct resync_in *in)
 		struct incoming *removal = removal_incoming(r, &in->shared.sender);
 		removal->decisive = in->shared.decisive;
 		removal->orphaned = r->orphaned;
-		overtaken_compared(in->set->overtaken, r->path, r->len);
+		overtaken_compared(in->set->overtaken, r->path, r->len, true);
 		/* After a conflict the sender may lack what nobody removed: a node between had set it aside, and its author has the only copy. */
 		removal->keeps_own = in->keeps_own || in->verify;
 		job_add(job, removal);
@@ -729,9 +740,10 @@ static void finish(struct resync_in *in)
 		if (!incomplete && !changed && !in->ahead && !in->unlooked)
 			doubt_none_is_ahead(s, in->taken_ahead);
 		if (decisive && !in->unlooked)
-			overtaken_settled(s->overtaken, in->overtaken_before, in->shared.overtaken);
+			overtaken_settled(s->overtaken, in->overtaken_before, in->shared.overtaken, &in->shared.sender);
 		if (in->shared.overtaken)
 			overtaken_taken_over(s->overtaken, in->shared.overtaken);
+		overtaken_taken_over(s->overtaken, in->missed);
 		resync_in_free(&p->resync->in);
 		p->root_due = p->towards_parent; /* take_end */
 		unsure_compared(p);
@@ -807,6 +819,7 @@ void resync_in_start(struct peer *p, const struct cdm_vector *sender, uint8_t fl
 	in->taken_ahead = doubt_taken_ahead(s);
 	in->aside_before = s->aside_number;
 	in->overtaken_before = overtaken_number(s->overtaken);
+	in->missed = overtaken_new();
 	in->had_aside = quarantine_count_aside(s->quarantine, "", 0) || quarantine_ran_over(s->quarantine);
 	in->asked_tail = &in->asked;
 	in->wants_tail = &in->wants;

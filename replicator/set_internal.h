@@ -105,6 +105,7 @@ struct doubt_state { /* doubt.c */
 	bool raised;       /* trees are to be compared with the parent's, or, at the root, by those it feeds */
 	bool raised_since; /* while trees are being compared */
 	bool only_unlooked; /* for no other reason than that something could not be looked at */
+	bool looked_back;  /* for what was lost before this program ran */
 	bool owed;         /* children that are not here are to compare when they come */
 	_Atomic unsigned ahead; /* what was taken ahead of the stream since a comparison saw none of that */
 	unsigned rounds;   /* comparisons that found something */

@@ -64,7 +64,11 @@ static void the_next_save_settles_it(void **state)
 	assert_true(has("a") && has("b") && has("c"));
 	happens(CDM_OP_SAVE, "a", "");
 	happens(CDM_OP_UNLINK, "b", "");
-	happens(CDM_OP_SKIP, "c", "");
+	happens(CDM_OP_SKIP, "c", ""); /* of attributes, say */
+	assert_true(has("c"));
+	struct cdm_change gone = change(CDM_OP_SKIP, "c", "");
+	gone.parent_mtime_ns = 1;
+	overtaken_note(o, &gone);
 	assert_true(!has("a") && !has("b") && !has("c"));
 }
 
@@ -163,12 +167,16 @@ static void a_comparison_leaves_what_the_other_lacks_too(void **state)
 	uint64_t number = overtaken_number(o);
 	skipped("since", "");
 	struct overtaken *theirs = overtaken_new(), *mine = o;
+	struct cdm_dot dots[] = {{AUTHOR, 1000}, {AUTHOR_ANEW, 1}};
+	const struct cdm_vector vector = {.entries = dots, .count = 1}, anew = {.entries = dots, .count = 2};
 	o = theirs;
 	skipped("b", "");
 	o = mine;
-	overtaken_settled(o, number, theirs);
+	overtaken_settled(o, number, theirs, &vector);
 	assert_true(!has("a") && has("b") && has("since"));
-	overtaken_settled(o, overtaken_number(o), NULL);
+	overtaken_settled(o, overtaken_number(o), NULL, &anew);
+	assert_true(has("b") && has("since")); /* who has them may be another one */
+	overtaken_settled(o, overtaken_number(o), NULL, &vector);
 	assert_true(!has("b") && !has("since"));
 	overtaken_free(&theirs);
 }
@@ -184,8 +192,10 @@ static void what_is_behind_a_vector_goes_with_it(void **state)
 	overtaken_taken_over(o, theirs);
 	assert_true(has("a") && !has("b") && overtaken_is_lost(o, AUTHOR_ANEW));
 	skipped("dir/c", "");
-	overtaken_compared(o, "dir", 3);
-	overtaken_compared(o, "a", 1);
+	overtaken_compared(o, "dir", 3, false);
+	assert_true(has("dir/c"));
+	overtaken_compared(o, "dir", 3, true);
+	overtaken_compared(o, "a", 1, false);
 	assert_true(!has("a") && !has("dir/c"));
 	overtaken_free(&theirs);
 }

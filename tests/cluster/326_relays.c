@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A source below nodes that only receive: they carry what it makes, whichever of them it is fed by at the moment, and nobody loses anything where routes
  * of different age meet. What is tried by a node that carries nothing: 320_hostile_peer. */
+#include "tests/cluster/held.h"
 #include "tests/cluster/story.h"
 
 #include <stdio.h>
@@ -168,6 +169,26 @@ static void the_only_source_takes_back_what_it_lost(void **state)
 	shell("n2", "cd %s; passed_over() { grep -c event=change_passed_over $1; }; [ $(passed_over log-before) = $(passed_over logs/n1-replicator.log) ]", lab_dir(lab));
 }
 
+/* n2, in need of what the first change builds on, gets what the second one brings there. Both are what n1 did, and no conflict. */
+static void a_rename_to_where_it_is_already_is_passed_on(void **state)
+{
+	fed_by("n2", "n1");
+	started_to_be_held("n2");
+	shell("n1", "mkdir ended && head -c 100k /dev/urandom > ended/page && echo x > ended/next");
+	everywhere_equal();
+	int64_t before = counter("n2", "conflicts");
+	shell("n2", "rm %s/ended/page", lab_store(lab, "n2"));
+	hold("receive.batch_whole_not_applied");
+	shell("n1", "echo more >> ended/page");
+	int there = arrived("receive.batch_whole_not_applied");
+	shell("n1", "echo end > ended/next && mv ended/next ended/page");
+	close(there);
+	everywhere_equal();
+	has_text("n4", "ended/page", "end\n");
+	assert_int_equal(counter("n2", "conflicts"), before);
+	remove_tree("n1", "ended");
+}
+
 int main(void)
 {
 	const struct CMUnitTest stories[] = {
@@ -178,6 +199,7 @@ int main(void)
 		cmocka_unit_test(what_was_sent_in_time_comes_through),
 		cmocka_unit_test(what_comes_too_late_is_left_out_behind_a_relay),
 		cmocka_unit_test(a_source_gets_everything_back_from_targets),
+		cmocka_unit_test(a_rename_to_where_it_is_already_is_passed_on),
 		cmocka_unit_test(the_only_source_takes_back_what_it_lost),
 	};
 	return STORIES("relays", ((struct lab_options){.nodes = 4, .sources = "n1,n4", .netns = true}), stories);

@@ -17,6 +17,7 @@
 #define LOOK_MS 1000                  /* between looks at how fast others get it */
 #define SLOW_FACTOR 3                 /* slower than the fastest by this: the ring has a slow link before us … */
 #define SLOW_LOOKS 2                  /* … so many times in a row … */
+#define USUAL_LOOKS 4                 /* … not by one second alone: a busy machine stops for as long … */
 #define SLOW_LEFT (4u << 20)          /* … and so much is left that another feeder pays */
 #define RING_AGAIN_LEFT (32u << 20)   /* so much that going back to the ring does */
 #define RING_FAILURES_MAX 6
@@ -114,6 +115,7 @@ static void ask(struct fetch *f, struct link *l)
 	f->heard_ms = f->fed_ms = f->looked_ms = cdm_now_ms();
 	f->heard_bytes = received_by(l);
 	f->slow_looks = 0;
+	f->usual_pace = 0;
 	f->answered = false;
 	f->starved_ms = 0;
 	f->looked_came = f->came;
@@ -242,7 +244,7 @@ int fetch_take_at(struct node *node, const struct link *l, const uint8_t *payloa
 	}
 	if (!f || !f->from_ring || !f->answered || feeder_starves(f) || !at.elapsed || f->size - f->came < SLOW_LEFT || at.bytes <= f->came)
 		return 0;
-	bool slower = (double)at.bytes * 1000 / (double)at.elapsed >= (double)f->pace * SLOW_FACTOR;
+	bool slower = (double)at.bytes * 1000 / (double)at.elapsed >= (double)f->usual_pace * SLOW_FACTOR;
 	f->slow_looks = slower ? f->slow_looks + 1 : 0;
 	if (f->slow_looks == SLOW_LOOKS)
 		try_sender(f);
@@ -271,6 +273,7 @@ static void look_at_pace(struct fetch *f, int64_t now)
 		send_ask(f, f->feeder, FRAME_FETCH_LOOK);
 	if (held)
 		return;
+	f->usual_pace = f->usual_pace ? (f->usual_pace * (USUAL_LOOKS - 1) + f->pace) / USUAL_LOOKS : f->pace;
 	if (f->trial == TRIAL_RUNS && !f->from_ring && now >= f->ring_bad_ms)
 		end_trial(f);
 	else if (f->trial == TRIAL_NONE && f->from_ring && sender && is_slow(f) && !feeder_starves(f))

@@ -66,7 +66,8 @@ struct fetch {
 	int64_t gap_ms;              /* the longest silence that ended by itself */
 	uint64_t heard_bytes;        /* what the feeder's link had received then, pieces that are not complete included */
 	int64_t looked_ms;           /* when FETCH_LOOK was sent, and … */
-	uint64_t looked_came, pace;  /* … how far it was then; bytes per second before that */
+	uint64_t looked_came, pace;  /* … how far it was then; bytes per second before that … */
+	uint64_t usual_pace;         /* … and in the looks before, the older the less */
 	enum trial { TRIAL_NONE, TRIAL_RUNS, TRIAL_OVER } trial; /* of the sender in place of the ring */
 	uint64_t trial_pace;         /* what the ring gave */
 	uint64_t marked;

@@ -326,18 +326,33 @@ int save_found(struct fs *fs, int dirfd, const char *name, const char *path, siz
 	return r;
 }
 
-void save_found_link(struct fs *fs, const struct object *o, const char *first, size_t first_len, const char *path, size_t len)
+static bool is_at(struct fs *fs, const char *path, size_t len, uint64_t id)
+{
+	const char *name;
+	struct object there = {.fd = -1};
+	_cleanup_close_ int dir = cdm_open_parent(fs->store.root_fd, path, len, &name);
+	bool is = dir >= 0 && object_find(fs, dir, name, &there) == 0 && there.fd >= 0 && there.id == id;
+
+	object_close(&there);
+	return is;
+}
+
+int save_found_link(struct fs *fs, const struct object *o, const char *first, size_t first_len, const char *path, size_t len)
 {
 	struct cdm_change saved = {.path = first, .path_len = first_len, .handle = o->handle};
 	struct cdm_stamp stamp = {0};
 	struct stripes nodes;
+	int r;
 
 	set_attr(&saved, &o->st);
 	lock_nodes(fs, &nodes, o->id, 0);
-	if (cdm_stamp_get(o->fd, &stamp) == 0)
+	r = !is_at(fs, path, len, o->id) ? -ENOENT : !is_at(fs, first, first_len, o->id) ? -ESTALE : 0;
+	if (r == 0 && cdm_stamp_get(o->fd, &stamp) == 0)
 		saved.version = stamp.content;
-	put_link(fs, &saved, path, len);
+	if (r == 0)
+		put_link(fs, &saved, path, len);
 	unlock_stripes(&nodes);
+	return r;
 }
 
 static int record_again(struct fs *fs, int dir, const char *name, struct cdm_change *c)

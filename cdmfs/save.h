@@ -39,8 +39,9 @@ void saver_wake_waiters(struct fs *fs);
 void save_node(struct fs *fs, uint64_t id, int64_t looked_ns);
 /* The same for a caller that holds fs->tree and the node's lock. 1: saved; 0: nothing to save; -errno. */
 int save_node_locked(struct fs *fs, uint64_t id, char *path_buf);
-/* `path` is another name of a file that was recorded so under `first`. */
-void save_found_link(struct fs *fs, const struct object *o, const char *first, size_t first_len, const char *path, size_t len);
+/* `path` is another name of a file that was recorded so under `first` (both end with NUL). 0; -ENOENT: it is no more; -ESTALE: that one is not, so this
+ * name is to be told of by itself. */
+int save_found_link(struct fs *fs, const struct object *o, const char *first, size_t first_len, const char *path, size_t len);
 /* Record what lies at this path once more, under the version that it has: whoever lacks it gets it. A file that is being written is left to its
  * SAVE. -EROFS on a pure target. */
 int save_again(struct fs *fs, const char *path, size_t len);

@@ -372,7 +372,7 @@ static bool invalidate_queued(struct saver *s)
 struct first_name {
 	uint64_t id;
 	size_t len;
-	char path[];
+	char path[]; /* ends with NUL */
 };
 
 static int order_by_id(const void *a, const void *b)
@@ -392,28 +392,35 @@ static const struct first_name *first_name_of(void *const *firsts, uint64_t id)
 /* Without memory: its next name is told of as a file of its own. */
 static void first_name_add(void **firsts, uint64_t id, const struct walk_entry *e)
 {
-	struct first_name *f = malloc(sizeof(*f) + e->len);
+	struct first_name *f = malloc(sizeof(*f) + e->len + 1), **before = tfind(&(struct first_name){.id = id}, firsts, order_by_id), *old = before ? *before : NULL;
 
 	if (!f)
 		return;
 	f->id = id;
 	f->len = e->len;
 	memcpy(f->path, e->path, e->len);
+	f->path[e->len] = 0;
+	if (old)
+		tdelete(old, firsts, order_by_id);
+	free(old);
 	if (!tsearch(f, firsts, order_by_id))
 		free(f);
 }
 
 static void publish_found(struct fs *fs, const struct walk_entry *e, void **firsts)
 {
-	bool several = S_ISREG(e->st->st_mode) && e->st->st_nlink > 1 && !policy_is_local(fs, e->path, e->len);
+	bool several = S_ISREG(e->st->st_mode) && e->st->st_nlink > 1;
 	const struct first_name *first = NULL;
 	struct object o = {.fd = -1};
+	int r = -ESTALE;
 
+	if (several && policy_is_local(fs, e->path, e->len))
+		return; /* a record of it would give the file a version that nobody hears of */
 	if (several && object_find(fs, e->dirfd, e->name, &o) == 0 && o.fd >= 0)
 		first = first_name_of(firsts, o.id);
 	if (first)
-		save_found_link(fs, &o, first->path, first->len, e->path, e->len);
-	else if (save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW, NULL) >= 0 && o.fd >= 0)
+		r = save_found_link(fs, &o, first->path, first->len, e->path, e->len);
+	if (r == -ESTALE && save_found(fs, e->dirfd, e->name, e->path, e->len, CDM_CH_NEW, NULL) >= 0 && o.fd >= 0)
 		first_name_add(firsts, o.id, e);
 	object_close(&o);
 }

@@ -212,7 +212,7 @@ static void try_sender(struct fetch *f)
 		return;
 	count_up(&f->set->counters.fetch_bypassed, 1);
 	f->trial = TRIAL_RUNS;
-	f->trial_pace = f->pace;
+	f->trial_pace = f->usual_pace;
 	f->ring_bad_ms = cdm_now_ms() + TRIAL_MS;
 	fetch_stop_asking(f);
 	fetch_step(f);
@@ -255,7 +255,7 @@ int fetch_take_at(struct node *node, const struct link *l, const uint8_t *payloa
 static bool is_slow(const struct fetch *f)
 {
 	uint64_t left = f->size - f->came;
-	return f->pace < TRIAL_PACE && left > SLOW_LEFT && left > f->pace * TRIAL_LEFT_S;
+	return f->usual_pace < TRIAL_PACE && left > SLOW_LEFT && left > f->usual_pace * TRIAL_LEFT_S;
 }
 
 /* The ring's order may lead over a slow link: how do others fare who take it from whom we heard of it? */

@@ -144,6 +144,7 @@ static int remove_old_name(struct publisher *pub, struct incoming *in, int paren
 	struct step step;
 	raise_parent(pub, in, in->carried.change.path2, in->carried.change.path2_len, in->carried.change.parent2_mtime_ns);
 	step_init(&step, CDM_CALL_UNLINK, in, &record);
+	step.a.flags = cdm_dot_is_none(here) ? CDM_AN_KEEP_OLD : 0; /* somebody's work, written past the mount */
 	expect_version(&step, here);
 	int r = publisher_call(pub, &step, call_unlink, &n, NULL);
 	return r == -ENOENT || r == -ESTALE ? APPLY_RETRY : r < 0 ? r : APPLIED;

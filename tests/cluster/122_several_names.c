@@ -468,14 +468,18 @@ static void local_names_are_none_that_a_comparison_counts(void **state)
 /* Each name is told of as one that is new. */
 static void a_tree_comes_out_of_local_names_with_all_of_its_own(void **state)
 {
-	shell("n1", "mkdir -p mine/out/deep && echo one > mine/out/a && ln mine/out/a mine/out/b && ln mine/out/a mine/out/deep/c");
+	shell("n1", "mkdir -p mine/out/deep && echo one > mine/out/a && for f in b deep/c a.local b.local deep/c.local; do ln mine/out/a mine/out/$f; done");
 	node_killed("n1"); /* the next mount has not seen these names */
 	node_started("n1");
 	shell("n1", "mv mine/out . && rmdir mine && touch .");
-	everywhere_equal();
+	gets_text("n3", "out/a", "one\n");
+	gets_text("n2", "out/b", "one\n");
+	gets_text("n2", "out/deep/c", "one\n");
 	shell("n2", "echo two > out/b");
+	gets_text("n3", "out/deep/c", "two\n");
+	gets_text("n1", "out/a.local", "two\n");
+	shell("n1", "rm out/*.local out/*/*.local && touch out out/deep");
 	everywhere_equal();
-	has_text("n3", "out/deep/c", "two\n");
 	remove_tree("n1", "out");
 	everywhere_equal();
 }
@@ -613,7 +617,7 @@ int main(void)
 		cmocka_unit_test(a_thousand_names_are_found_wherever_they_are), /* last: with its thousand names there all others take longer */
 	};
 	nth_prepare();
-	int status = STORIES("names", ((struct lab_options){.nodes = 3, .local = "mine,mine/**"}), stories);
+	int status = STORIES("names", ((struct lab_options){.nodes = 3, .local = "mine,mine/**,*.local,**/*.local"}), stories);
 	nth_forget();
 	return status;
 }

@@ -108,7 +108,7 @@ static void describe(struct act *a, struct renaming *m)
 		a->c.flags |= CDM_CH_LINKED;
 }
 
-/* What is replaced by a received version it did not know stays in conflicts/. */
+/* What is replaced by a received version that did not know of it stays in conflicts/; what is no file and no directory is noted as removed. */
 static int keep_loser(struct act *a, const struct renaming *m)
 {
 	struct fs *fs = a->rq->fs;

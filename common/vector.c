@@ -134,6 +134,14 @@ bool cdm_vector_covers(const struct cdm_vector *v, struct cdm_dot dot)
 	return cdm_vector_get(v, dot.origin) >= dot.number;
 }
 
+bool cdm_vector_began_anew(const struct cdm_vector *v, cdm_origin origin)
+{
+	for (size_t i = 0; i < v->count; i++)
+		if (CDM_ORIGIN_NODE(v->entries[i].origin) == CDM_ORIGIN_NODE(origin) && v->entries[i].origin > origin)
+			return true;
+	return false;
+}
+
 bool cdm_vector_covers_all(const struct cdm_vector *v, const struct cdm_vector *other)
 {
 	size_t k = 0;

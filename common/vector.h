@@ -68,6 +68,8 @@ uint64_t cdm_vector_get(const struct cdm_vector *v, cdm_origin origin); /* 0 = n
 bool cdm_vector_raise(struct cdm_vector *v, struct cdm_dot dot);
 bool cdm_vector_covers(const struct cdm_vector *v, struct cdm_dot dot);
 bool cdm_vector_covers_all(const struct cdm_vector *v, const struct cdm_vector *other);
+/* Does it tell of a later incarnation of that node? */
+bool cdm_vector_began_anew(const struct cdm_vector *v, cdm_origin origin);
 bool cdm_vector_equal(const struct cdm_vector *a, const struct cdm_vector *b);
 void cdm_vector_merge(struct cdm_vector *into, const struct cdm_vector *other); /* element-wise maximum */
 void cdm_vector_meet(struct cdm_vector *into, const struct cdm_vector *other);  /* element-wise minimum */

@@ -98,12 +98,7 @@ static void note_overtaken(struct set *s, const struct cdm_change *c)
 	overtaken_note(s->overtaken, c);
 	if (!s->ready || c->op != CDM_OP_SKIP || !(c->flags & CDM_CH_OVERTAKEN))
 		return;
-	bool over = CDM_ORIGIN_NODE(c->dot.origin) == s->node->id->number;
-	for (size_t i = 0; i < s->follow.visible.count && !over; i++) {
-		cdm_origin origin = s->follow.visible.entries[i].origin;
-		over = CDM_ORIGIN_NODE(origin) == CDM_ORIGIN_NODE(c->dot.origin) && origin > c->dot.origin;
-	}
-	if (over)
+	if (CDM_ORIGIN_NODE(c->dot.origin) == s->node->id->number || cdm_vector_began_anew(&s->follow.visible, c->dot.origin))
 		doubt_raise(s);
 }
 

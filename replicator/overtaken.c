@@ -248,20 +248,12 @@ uint64_t overtaken_number(const struct overtaken *o)
 	return o->number;
 }
 
-static bool is_over(const struct cdm_vector *vector, cdm_origin origin)
-{
-	bool over = false;
-	for (size_t i = 0; i < vector->count; i++)
-		over |= CDM_ORIGIN_NODE(vector->entries[i].origin) == CDM_ORIGIN_NODE(origin) && vector->entries[i].origin > origin;
-	return over;
-}
-
 void overtaken_settled(struct overtaken *o, uint64_t number, const struct overtaken *theirs, const struct cdm_vector *vector)
 {
 	for (size_t i = o->count; i-- > 0;) {
 		const struct name *n = &o->names[i];
 		bool named = theirs && overtaken_has(theirs, n->path, n->len);
-		if (n->number <= number && !named && !is_over(vector, n->dot.origin))
+		if (n->number <= number && !named && !cdm_vector_began_anew(vector, n->dot.origin))
 			drop(o, i);
 	}
 }

@@ -258,14 +258,6 @@ static void touch(struct compare *c, const char *path, size_t len)
 
 /* --- what was lost with its author --- */
 
-static bool began_anew(const struct cdm_vector *v, cdm_origin origin)
-{
-	for (size_t i = 0; i < v->count; i++)
-		if (CDM_ORIGIN_NODE(v->entries[i].origin) == CDM_ORIGIN_NODE(origin) && v->entries[i].origin > origin)
-			return true;
-	return false;
-}
-
 /* An answer brought it ahead of the stream (or it is being written): neither side's vector tells of it. */
 static bool is_ahead(const struct compare *c, struct cdm_dot dot)
 {
@@ -288,7 +280,7 @@ static void stays_here(struct compare *c, const char *path, size_t len)
 /* The sender does not have it, and its author lost it: he has begun anew. */
 static bool is_orphan(const struct compare *c, struct cdm_dot dot, bool behind)
 {
-	return (behind || is_ahead(c, dot)) && (began_anew(&c->shared->mine, dot.origin) || began_anew(&c->shared->sender, dot.origin));
+	return (behind || is_ahead(c, dot)) && (cdm_vector_began_anew(&c->shared->mine, dot.origin) || cdm_vector_began_anew(&c->shared->sender, dot.origin));
 }
 
 /* It becomes a change of ours, with all below it. False on a pure target: the sender's tree counts. */

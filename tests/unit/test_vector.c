@@ -48,6 +48,14 @@ static void raising_keeps_the_highest_number_and_the_order(void **state)
 	assert_vector(&v, "3.1:5 4.1:1 4.2:17");
 }
 
+static void a_later_incarnation_is_told(void **state)
+{
+	struct cdm_vector v = vector_of("1.3:5 3.1:1");
+	assert_true(cdm_vector_began_anew(&v, CDM_ORIGIN(1, 2)));
+	assert_false(cdm_vector_began_anew(&v, CDM_ORIGIN(1, 3)) || cdm_vector_began_anew(&v, CDM_ORIGIN(1, 4)) || cdm_vector_began_anew(&v, CDM_ORIGIN(2, 1)));
+	cdm_vector_fini(&v);
+}
+
 static void merge_and_meet_are_element_wise(void **state)
 {
 	struct cdm_vector a = vector_of("1.1:5 2.1:9 3.1:1"), b = vector_of("1.1:7 3.1:1 4.1:2"), c = {0};
@@ -214,7 +222,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(raising_keeps_the_highest_number_and_the_order),
-		cmocka_unit_test(merge_and_meet_are_element_wise),
+		cmocka_unit_test(a_later_incarnation_is_told), cmocka_unit_test(merge_and_meet_are_element_wise),
 		cmocka_unit_test(text_that_is_no_vector_is_refused),
 		cmocka_unit_test(dots_name_the_node_for_people),
 		cmocka_unit_test(bytes_come_back_and_every_truncation_is_refused),
